@@ -1,0 +1,1 @@
+//! Opens and closes images, counts every loss, keeps order

@@ -1,0 +1,1 @@
+//! Receives detector packets straight into their place in the open image

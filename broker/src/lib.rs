@@ -1,0 +1,1 @@
+//! The ECS broker: routes requests, jobs and telemetry between agents and tools

@@ -1,0 +1,172 @@
+//! The two parts of every message between a client or agent and the broker.
+//!
+//! ```text
+//! DEALER sends      [ header ][ body ]
+//! ROUTER receives   [ identity ][ header ][ body ]      the identity is the transport's word
+//! ```
+//!
+//! Both parts are MessagePack maps with named fields. The header says what the body is, so a reader
+//! can route or refuse a message without knowing the body's fields.
+//!
+//! # Rules
+//! E1  Every request gets exactly one answer with its `id`: kind `<kind>.reply`, or kind `error`.
+//! E2  Unknown fields are ignored; an unknown `v` is refused with `unsupported_version`.
+//! E3  A decoder reads at most [`HEADER_BYTES_MAX`] and [`BODY_BYTES_MAX`], nests at most
+//!     [`DEPTH_MAX`] deep, and accepts no bytes behind the map.
+
+use crate::error_code::{ErrorCode, Failure};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The version of the protocol that this crate speaks. It rises when a reader of the old one would
+/// misunderstand the new one; a new optional field does not raise it.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// A header is small; a longer one is refused as malformed.
+pub const HEADER_BYTES_MAX: usize = 4 * 1024;
+/// The longest body. Pixels never travel here; the largest honest body is a list of jobs.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How deep a body may nest: deep enough for any parameter, too shallow to exhaust a stack.
+pub const DEPTH_MAX: usize = 32;
+/// Kind of the message that answers a request with a [`Failure`].
+pub const KIND_ERROR: &str = "error";
+
+/// First part of every message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Protocol version, [`PROTOCOL_VERSION`].
+    pub v: u16,
+    /// What the body is: `job.submit`, `job.submit.reply`, `error`, …
+    pub kind: String,
+    /// Chosen by whoever asks, unique among its open requests; the answer carries it back. 0 for a
+    /// notice, which is not answered.
+    pub id: u64,
+    /// How long the sender will wait for the answer, in milliseconds. Required in a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u32>,
+}
+
+/// A body that asks for an answer of a known type.
+pub trait Request: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+    type Reply: Serialize + DeserializeOwned;
+}
+
+/// A body that is not answered.
+pub trait Notice: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("{part} of {got} bytes; at most {limit} are accepted")]
+    TooLong { part: &'static str, got: usize, limit: usize },
+    #[error("{part} is not the expected MessagePack map: {reason}")]
+    Malformed { part: &'static str, reason: String },
+    #[error("protocol version {got}; this side speaks {PROTOCOL_VERSION}")]
+    Version { got: u16 },
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        let code = match error {
+            DecodeError::Version { .. } => ErrorCode::UnsupportedVersion,
+            _ => ErrorCode::BadMessage,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl Header {
+    pub fn request(kind: &str, id: u64, deadline_ms: u32) -> Self {
+        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id, deadline_ms: Some(deadline_ms) }
+    }
+
+    pub fn notice(kind: &str) -> Self {
+        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id: 0, deadline_ms: None }
+    }
+
+    /// The header of the good answer to `self`.
+    pub fn reply(&self) -> Self {
+        let kind = format!("{}.reply", self.kind);
+        Self { v: PROTOCOL_VERSION, kind, id: self.id, deadline_ms: None }
+    }
+
+    /// The header of the answer to `self` whose body is a [`Failure`].
+    pub fn error(&self) -> Self {
+        Self { v: PROTOCOL_VERSION, kind: KIND_ERROR.to_owned(), id: self.id, deadline_ms: None }
+    }
+
+    /// Decodes the first part of a message.
+    ///
+    /// # Errors
+    /// Too long, not the map, or of another protocol version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let header: Self = decode_part("header", bytes, HEADER_BYTES_MAX)?;
+        if header.v != PROTOCOL_VERSION {
+            return Err(DecodeError::Version { got: header.v });
+        }
+        Ok(header)
+    }
+}
+
+/// Encodes a header or body as a MessagePack map with named fields.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    rmp_serde::to_vec_named(value).expect("messages are maps, lists and scalars; writing to a Vec cannot fail")
+}
+
+/// Decodes a message's body under rule E3.
+///
+/// # Errors
+/// Too long, too deep, cut, followed by other bytes, or not a `T`.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    decode_part("body", bytes, BODY_BYTES_MAX)
+}
+
+fn decode_part<T: DeserializeOwned>(part: &'static str, bytes: &[u8], limit: usize) -> Result<T, DecodeError> {
+    if bytes.len() > limit {
+        return Err(DecodeError::TooLong { part, got: bytes.len(), limit });
+    }
+    let malformed = |reason: String| DecodeError::Malformed { part, reason };
+    let mut rest = bytes;
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    reader.set_max_depth(DEPTH_MAX);
+    let value = T::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(malformed(format!("{} bytes follow it", rest.len())));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    #[test]
+    fn header_round_trips_and_its_answers_carry_its_id() {
+        let header = Header::request("job.submit", 7, 2000);
+        assert_eq!(Header::decode(&encode(&header)), Ok(header.clone()));
+        assert_eq!((header.reply().kind.as_str(), header.reply().id), ("job.submit.reply", 7));
+        assert_eq!((header.error().kind.as_str(), header.error().id), ("error", 7));
+    }
+
+    #[test]
+    fn header_with_an_unknown_field_is_read_and_with_another_version_refused() {
+        let mut fields = Value::map([("v", Value::from(1)), ("kind", "x".into()), ("id", 3.into())]);
+        fields.insert("colour", "blue".into());
+        assert_eq!(Header::decode(&encode(&fields)).map(|header| header.id), Ok(3));
+        fields.insert("v", 2.into());
+        assert_eq!(Header::decode(&encode(&fields)), Err(DecodeError::Version { got: 2 }));
+    }
+
+    #[test]
+    fn hostile_bytes_are_an_error_and_never_a_panic() {
+        let deep = [vec![0x91; 4000], vec![0xc0]].concat(); // arrays in arrays in arrays
+        let huge_claim = [0xdd, 0xff, 0xff, 0xff, 0xff].to_vec(); // an array of 4 G entries, none there
+        let trailing = [encode(&Header::notice("x")), vec![0]].concat();
+        for bytes in [deep, huge_claim, trailing, vec![], vec![0xc1]] {
+            assert!(decode::<Value>(&bytes).is_err(), "{bytes:02x?}");
+            assert!(Header::decode(&bytes).is_err(), "{bytes:02x?}");
+        }
+    }
+}

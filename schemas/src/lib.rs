@@ -1,0 +1,34 @@
+//! The contract of ECS: what goes over the wire, what a detector's packets look like, and what a
+//! beamline's configuration may say.
+//!
+//! Everything here is a plain value with a documented form. Nothing here opens a socket, a file or a
+//! clock, so that the same definitions serve the broker's core under simulation, the agents, the tools
+//! and the tests. The normative text, with tables that another language can be written from, is in
+//! `schemas/spec/`; the golden vectors in `schemas/vectors/` pin the bytes.
+//!
+//! | module | what it defines | spec |
+//! |---|---|---|
+//! | [`envelope`] | the two parts of every message, and how they are decoded safely | `spec/envelope.md` |
+//! | [`error_code`] | the stable codes of refusals and failures | `spec/envelope.md` |
+//! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
+//! | [`value`] | the self-describing value of job parameters, results and telemetry | `spec/kv.md` |
+//! | [`telemetry`] | what agents publish, and the PUB header | `spec/telemetry.md` |
+//! | [`job`] | a job and its life | `spec/job.md` |
+//! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
+//! | [`image`] | status of an image and why one is lost | `spec/image.md` |
+//! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
+//! | [`beamline`] | the TOML file that describes a beamline | `spec/beamline.md` |
+
+pub mod beamline;
+pub mod detector;
+pub mod envelope;
+pub mod error_code;
+pub mod image;
+pub mod job;
+pub mod registry;
+pub mod telemetry;
+pub mod value;
+pub mod write_job;
+
+/// Version of ECS, as `ecs-cli --version` prints it and as agents report it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,1 @@
+//! The ECS ring: detector images in shared memory, without copies

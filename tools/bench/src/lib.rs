@@ -1,0 +1,1 @@
+//! The benchmarks of ECS, each with its baseline beside it

@@ -1,0 +1,1 @@
+//! Simulated detectors: packets whose every pixel can be recomputed

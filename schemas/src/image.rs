@@ -50,10 +50,12 @@ pub enum LossCause {
     RunEnded = 20,
     /// The ring went away under the job.
     RingGone = 21,
+    /// It was there before the job ran: the job began too late for the `start` that it was given.
+    BeforeJob = 22,
 }
 
 impl LossCause {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::None,
         Self::NotReceived,
         Self::RingFull,
@@ -66,6 +68,7 @@ impl LossCause {
         Self::Timeout,
         Self::RunEnded,
         Self::RingGone,
+        Self::BeforeJob,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -82,6 +85,7 @@ impl LossCause {
             Self::Timeout => "timeout",
             Self::RunEnded => "run_ended",
             Self::RingGone => "ring_gone",
+            Self::BeforeJob => "before_job",
         }
     }
 }

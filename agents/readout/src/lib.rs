@@ -1,1 +1,35 @@
-//! Receives detector packets straight into their place in the open image
+//! Readout: detector packets from the kernel straight into their place in the open image.
+//!
+//! ```text
+//! UDP port ─▶ recvmmsg ─▶ header | payload ─scatter─▶ rows of the open image in the ring
+//!                              │  as predicted: marked, nothing is copied again
+//!                              └▶ another packet than predicted (stray): copied to its own place
+//! ```
+//!
+//! One process receives some ports (all, by default). For each batch it predicts which packets come
+//! next on that port and gives the kernel the places of those; what came instead is moved. A packet may
+//! be late, early, doubled, cut, foreign or hostile: each is counted by cause, and none is written
+//! outside its own place in its own image.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `run` | attaches to the ring, waits for packets, goes round the ports |
+//! | `socket` | the UDP socket: buffer size, `recvmmsg`, the kernel's drop counter |
+//! | `batch` | the memory of one batch, and the scatter lists |
+//! | `receive` | one batch: predict, receive, mark, move strays |
+//! | `runs` | what an id outside the window means: late, early, or a new run |
+//! | `port` | what is known of one port: what comes next, how far it is |
+//! | `decode` | one detector's packet header; a new detector starts here |
+
+mod batch;
+mod decode;
+mod metrics;
+mod port;
+mod receive;
+mod run;
+mod runs;
+mod socket;
+
+pub use receive::Receiver;
+pub use run::{ReadoutError, run};
+pub use socket::{ReceiveBuffer, SocketError};

@@ -1,1 +1,68 @@
-//! What every ECS agent and tool is built on: connect, register, heartbeats, jobs, telemetry
+//! What every ECS agent and tool is built on: connect, register, heartbeats, jobs, telemetry.
+//!
+//! An agent starts whether the broker is there or not, and never waits for it: everything that it says is
+//! taken in at once and told when it can be. Its jobs run on threads of their own.
+//!
+//! ```no_run
+//! use ecs_sdk::{Agent, AgentConfig, Job, JobEnd, Service, stop};
+//! use ecs_schemas::{registry::AgentState, value::Value};
+//! use std::{sync::Arc, time::Duration};
+//!
+//! struct Count;
+//! impl Service for Count {
+//!     fn name(&self) -> &str {
+//!         "count"
+//!     }
+//!     fn on_request(&self, job: &Job) -> JobEnd {
+//!         job.running();
+//!         match job.wait_killed(Duration::from_secs(10)) {
+//!             true => JobEnd::Cancelled { result: None },
+//!             false => JobEnd::Done(Value::from(10)),
+//!         }
+//!     }
+//! }
+//!
+//! let stop = stop::install();
+//! let config = AgentConfig {
+//!     name: "x01/counter".to_owned(),
+//!     kind: "counter".to_owned(),
+//!     request_endpoint: "tcp://127.0.0.1:7750".to_owned(),
+//!     ended_jobs: vec![],
+//! };
+//! let agent = Agent::start(config, vec![Arc::new(Count)])?;
+//! agent.set_state(AgentState::Ready);
+//! while !stop.wait(Duration::from_secs(1)) {
+//!     agent.publish([("counts_per_s".to_owned(), Value::from(1.0))].into());
+//! }
+//! agent.stop(Duration::from_secs(5));
+//! # Ok::<(), ecs_sdk::StartError>(())
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `agent` | the handle, and the I/O thread |
+//! | `session` | the conversation with the broker; no socket, no clock |
+//! | `job`, `workers` | services and their jobs |
+//! | `outbox` | where the threads meet |
+//! | `client`, `subscriber` | for tools: ask, and listen |
+//! | `link` | ZeroMQ |
+//! | [`stop`] | SIGTERM and SIGINT |
+//! | [`limits`] | every limit and interval |
+
+mod agent;
+mod client;
+mod job;
+pub mod limits;
+mod link;
+mod outbox;
+mod session;
+pub mod stop;
+mod subscriber;
+mod workers;
+
+pub use agent::{Agent, AgentConfig, StartError};
+pub use client::{CallError, Client};
+pub use job::{Job, JobEnd, Service};
+pub use link::LinkError;
+pub use stop::Stop;
+pub use subscriber::Subscriber;

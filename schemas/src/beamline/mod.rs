@@ -9,6 +9,21 @@
 //! [detector]
 //! config = "detector.json"      # relative to this file
 //! ```
+//!
+//! [`Beamline::parse`] reads it. It reports every error at once, each with its line, its key, what was
+//! found and what is allowed.
+
+mod detector_section;
+mod error;
+mod keys;
+mod parse;
+mod section;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use error::{BeamlineError, BeamlineErrors, Problem};
+pub use units::{bytes_text, duration_text};
 
 use crate::detector::{DetectorConfig, Placement};
 use std::{path::PathBuf, time::Duration};

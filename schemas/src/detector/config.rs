@@ -33,6 +33,11 @@ pub struct DetectorConfig {
     pub module_positions: BTreeMap<u32, [i64; 4]>,
 }
 
+/// Rows and columns that an image may have, and modules that a detector may have: far above any real
+/// one, and low enough that no product of them overflows.
+pub const IMAGE_PIXELS_MAX: usize = 65_535;
+pub const MODULES_MAX: u32 = 1024;
+
 /// Why a detector's configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DetectorConfigError {
@@ -68,10 +73,21 @@ impl DetectorConfig {
     /// Names the first field that is wrong.
     pub fn check(&self) -> Result<(), DetectorConfigError> {
         let wrong = DetectorConfigError::field;
+        let sizes = [("image_pixel_height", self.image_pixel_height), ("image_pixel_width", self.image_pixel_width)];
+        if let Some((field, pixels)) = sizes.into_iter().find(|(_, pixels)| !(1..=IMAGE_PIXELS_MAX).contains(pixels)) {
+            return Err(wrong(field, pixels.to_string(), &format!("1 to {IMAGE_PIXELS_MAX}")));
+        }
+        if self.n_modules > MODULES_MAX {
+            return Err(wrong("n_modules", self.n_modules.to_string(), &format!("1 to {MODULES_MAX}")));
+        }
         let modules = self.module_positions.len() as u32;
         if modules == 0 || modules > self.n_modules {
             let allowed = format!("1 to n_modules = {} entries", self.n_modules);
             return Err(wrong("module_positions", format!("{modules} entries"), &allowed));
+        }
+        if let Some(module) = self.module_positions.keys().find(|&&module| module >= self.n_modules) {
+            let allowed = format!("modules 0 to n_modules - 1 = {}", i64::from(self.n_modules) - 1);
+            return Err(wrong(&format!("module_positions.{module}"), module.to_string(), &allowed));
         }
         if self.start_udp_port == 0 {
             return Err(wrong("start_udp_port", "0".to_owned(), "1 to 65535"));

@@ -194,7 +194,7 @@ mod tests {
             frame_number: 0x1122_3344_5566_7788,
             exposure_length: 376,
             packet_number: 127,
-            timestamp: 0xd296_5bae_c7,
+            timestamp: 0x00d2_965b_aec7,
             detector_type: DETECTOR_TYPE,
             version: HEADER_VERSION,
         };

@@ -120,7 +120,7 @@ impl Placement {
             pixel_bytes: pixel.bytes(),
         })?;
         let packets = packets_per_module * ports.len();
-        assert!(packets > 0 && segments.len() % packets == 0, "segments are not the same for every packet");
+        assert!(packets > 0 && segments.len().is_multiple_of(packets), "segments are not the same for every packet");
         let segments_per_packet = segments.len() / packets;
         let mut taken = vec![false; image_bytes / pixel.bytes()];
         for (packet, of_packet) in segments.chunks(segments_per_packet).enumerate() {

@@ -1,1 +1,19 @@
-//! The benchmarks of ECS, each with its baseline beside it
+//! Every figure that ECS claims, with its baseline from the same run beside it.
+//!
+//! A machine is noisy and two machines differ; so nothing here is an absolute claim. Each leg of ours
+//! runs next to a leg of its baseline (the bare operation that limits it), in alternating order, and
+//! what is reported is the median of each and the median of the ratios of neighbours.
+//!
+//! | benchmark | ours | baseline |
+//! |---|---|---|
+//! | [`ring::run`] | images through the ring, in place, and copied in and read out | memcpy of the same bytes |
+//! | [`path::run`] | generator → readout → assembler → reader, as processes | a bare `recvmmsg` loop, same generator |
+//! | | images from the ring into an HDF5 file | `write` of the same bytes to the same file system |
+
+pub mod path;
+mod receive_floor;
+pub mod report;
+pub mod ring;
+mod write_leg;
+
+pub use report::{Machine, Report, Row};

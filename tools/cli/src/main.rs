@@ -1,1 +1,29 @@
-fn main() {}
+//! `ecs-cli`: everything that a person does with ECS, and every process that `up` starts.
+//!
+//! One file per command under `commands/`. A command returns how it ended ([`exit::Exit`]) or an error
+//! that says what to do next; here both become the exit code.
+
+mod beamline_file;
+mod cli;
+mod commands;
+mod connection;
+mod exit;
+mod human;
+mod logging;
+mod picture;
+mod progress;
+mod report;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    logging::install(&cli.logging, &cli.command.process_name());
+    let is_service = cli.command.is_service();
+    match commands::run(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error, is_service).into(),
+    }
+}

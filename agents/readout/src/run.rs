@@ -1,0 +1,185 @@
+//! The process: binds the ports, attaches to the ring, and goes round the ports until it is stopped.
+
+use crate::{
+    metrics::Metrics,
+    port::Port,
+    receive::Receiver,
+    socket::{PortSocket, SocketError, wait_readable},
+};
+use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
+use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
+use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How often telemetry is published and the kernel's counters are read.
+const METRICS_PERIOD: Duration = Duration::from_secs(1);
+/// How often a ring that is not there is looked for again, and how soon a stop is noticed.
+const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Rounds over ports that have packets, before stop and telemetry are looked at again.
+const ROUNDS_MAX: usize = 64;
+/// How long the broker may keep a stopping agent.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a readout process ends other than by being stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadoutError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("cannot receive: {0}")]
+    Receive(#[source] io::Error),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Full(#[from] TooManyParticipants),
+    #[error(
+        "ring {path} carries {found}, the configuration says {wanted}; restart the beamline with one configuration"
+    )]
+    OtherImages { path: String, found: String, wanted: String },
+    #[error(transparent)]
+    Agent(#[from] StartError),
+}
+
+/// Runs the readout process `index` of a beamline until `stop` is set.
+///
+/// # Errors
+/// See [`ReadoutError`]. A ring that is not there yet is waited for; a broker that is not there changes
+/// nothing.
+pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutError> {
+    let mut ports = bind_ports(beamline, index)?;
+    let slots = beamline.agents();
+    let name =
+        slots.iter().find(|agent| agent.kind == "readout" && agent.index == index).map(|agent| agent.name.clone());
+    let name = name.unwrap_or_else(|| format!("{}/readout-{index}", beamline.name));
+    let agent = Agent::start(
+        AgentConfig {
+            name: name.clone(),
+            kind: "readout".to_owned(),
+            request_endpoint: beamline.broker.request_endpoint.clone(),
+            ended_jobs: Vec::new(),
+        },
+        Vec::new(),
+    )?;
+    let ended = receive_until_stopped(beamline, &name, &mut ports, &agent, stop);
+    agent.stop(STOP_PATIENCE);
+    ended
+}
+
+fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError> {
+    let readout = &beamline.readout;
+    let modules = beamline.readout_modules(index);
+    let bind = |module: usize| {
+        let socket = PortSocket::bind(readout.address, beamline.placement.ports[module], readout.receive_buffer_bytes)?;
+        Ok(Port::new(socket, module))
+    };
+    let ports: Vec<Port> = modules.map(bind).collect::<Result<_, SocketError>>()?;
+    if let Some(short) = ports.iter().map(|port| port.socket.receive_buffer).find(|buffer| buffer.is_short()) {
+        tracing::warn!(
+            asked_bytes = short.asked_bytes,
+            given_bytes = short.given_bytes,
+            "the kernel gave a smaller receive buffer than asked; raise net.core.rmem_max or run with CAP_NET_ADMIN"
+        );
+    }
+    Ok(ports)
+}
+
+/// Attaches to the ring, receives, and does it again with the next ring when this one is closed.
+fn receive_until_stopped(
+    beamline: &Beamline,
+    name: &str,
+    ports: &mut [Port],
+    agent: &Agent,
+    stop: &Stop,
+) -> Result<(), ReadoutError> {
+    while !stop.is_set() {
+        let Some(ring) = find_ring(&beamline.ring.path)? else {
+            stop.wait(RETRY_PERIOD);
+            continue;
+        };
+        check_images(&beamline.ring.path, &ring, &beamline.placement)?;
+        let contributor = Contributor::join(&ring, ProcessId::current(), name)?;
+        if !ecs_shm_buffer::is_current(&ring, &beamline.ring.path) {
+            continue; // it was replaced while we joined
+        }
+        agent.set_state(AgentState::Ready);
+        tracing::info!(ports = ports.len(), "receiving");
+        let receiver = Receiver::new(beamline.placement.clone(), contributor, beamline.assembler.deadline);
+        receive(receiver, name, ports, agent, stop)?;
+        agent.set_state(AgentState::Starting);
+    }
+    Ok(())
+}
+
+fn find_ring(path: &Path) -> Result<Option<Ring>, RingError> {
+    match ecs_shm_buffer::open(path, PixelAccess::ReadWrite) {
+        Ok(ring) if ring.is_closed() => Ok(None),
+        Ok(ring) => Ok(Some(ring)),
+        Err(RingError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn check_images(path: &Path, ring: &Ring, placement: &Placement) -> Result<(), ReadoutError> {
+    let describe = |height: usize, width: usize, pixel_bytes: usize, packets: usize| {
+        format!("{height} x {width} pixels of {pixel_bytes} bytes in {packets} packets")
+    };
+    let geometry = ring.geometry();
+    let found = describe(
+        geometry.height as usize,
+        geometry.width as usize,
+        geometry.pixel_bytes as usize,
+        geometry.packets_per_image as usize,
+    );
+    let wanted = describe(placement.height, placement.width, placement.pixel.bytes(), placement.packets_per_image());
+    if found == wanted {
+        return Ok(());
+    }
+    Err(ReadoutError::OtherImages { path: path.display().to_string(), found, wanted })
+}
+
+/// Goes round the ports until stop, or until the ring is closed.
+fn receive(
+    mut receiver: Receiver,
+    name: &str,
+    ports: &mut [Port],
+    agent: &Agent,
+    stop: &Stop,
+) -> Result<(), ReadoutError> {
+    let pollfd = |port: &Port| libc::pollfd { fd: port.socket.fd(), events: libc::POLLIN, revents: 0 };
+    let mut polls: Vec<libc::pollfd> = ports.iter().map(pollfd).collect();
+    let mut metrics = Metrics::new();
+    let mut published = Instant::now();
+    while !stop.is_set() && !receiver.contributor().ring_closed() {
+        if wait_readable(&mut polls, RETRY_PERIOD.as_millis() as i32).map_err(ReadoutError::Receive)? {
+            drain(&mut receiver, ports, &polls).map_err(ReadoutError::Receive)?;
+        }
+        if published.elapsed() >= METRICS_PERIOD {
+            published = Instant::now();
+            let dropped = ports.iter_mut().map(|port| port.socket.take_kernel_dropped()).sum();
+            receiver.contributor().count_kernel_dropped(dropped);
+            agent.publish(metrics.read(receiver.contributor().ring(), name, ports));
+        }
+    }
+    Ok(())
+}
+
+/// A batch of each port in turn, so that none runs ahead of the others, until all are empty.
+fn drain(receiver: &mut Receiver, ports: &mut [Port], polls: &[libc::pollfd]) -> io::Result<()> {
+    let mut ready: Vec<usize> = (0..ports.len()).filter(|&index| polls[index].revents != 0).collect();
+    for _ in 0..ROUNDS_MAX {
+        let mut still_ready = Vec::with_capacity(ready.len());
+        for &index in &ready {
+            if receiver.receive(ports, index)? > 0 {
+                still_ready.push(index);
+            }
+        }
+        if still_ready.is_empty() {
+            break;
+        }
+        ready = still_ready;
+    }
+    Ok(())
+}

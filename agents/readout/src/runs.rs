@@ -1,0 +1,109 @@
+//! What an id outside the window means: a packet that is late or early, or a detector that began again.
+//!
+//! | id is | and nothing was placed for | it is |
+//! |---|---|---|
+//! | behind by up to [`NEAR_IDS`] | less than [`NEAR_PAUSE_NS`] | late |
+//! | behind by more | less than [`PAUSE_NS`] | late |
+//! | behind | longer | the begin of a new run |
+//! | ahead by up to [`JUMP_IDS`] | | early: wait for the window; the ids between are lost |
+//! | ahead by more | less than [`PAUSE_NS`] | a stray: dropped, unless [`JUMP_PACKETS`] in a row agree |
+//! | ahead by more | longer | the begin of a new run |
+//!
+//! "Nothing was placed" looks at every readout process: one that lags behind the others, with old
+//! packets in its buffers, must not take them for a new run.
+
+use ecs_shm_buffer::Lookup;
+
+/// Packets overtake each other by no more than this many images, however long they took.
+pub const NEAR_IDS: u64 = 2;
+pub const NEAR_PAUSE_NS: u64 = 2_000_000_000;
+/// A detector that stops and starts again is silent for longer than this; one that runs is not.
+pub const PAUSE_NS: u64 = 100_000_000;
+/// A readout that was away comes back this many ids later at most (16 s at 4 kHz).
+pub const JUMP_IDS: u64 = 1 << 16;
+/// One hostile packet must not end a run; this many in a row, of ids close together, are a detector.
+pub const JUMP_PACKETS: u32 = 64;
+
+/// What to do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Place,
+    /// Ask the owner to move on and try again until it has.
+    Wait,
+    /// Ask the owner for a new run with this id.
+    BeginRun,
+    DropLate,
+    DropEarly,
+    DropNoSlot,
+}
+
+/// Remembers far-away ids of one process, to tell a detector from a stray packet.
+#[derive(Debug, Default)]
+pub struct FarIds {
+    last: u64,
+    in_a_row: u32,
+}
+
+impl FarIds {
+    /// Decides on a packet. `quiet_ns`: for how long nobody has placed a packet.
+    pub fn decide(&mut self, lookup: Lookup, id: u64, quiet_ns: u64) -> Action {
+        match lookup {
+            Lookup::Open => Action::Place,
+            Lookup::NoSlot => Action::DropNoSlot,
+            Lookup::NoRun => Action::BeginRun,
+            Lookup::Behind(ids) if quiet_ns >= if ids <= NEAR_IDS { NEAR_PAUSE_NS } else { PAUSE_NS } => {
+                Action::BeginRun
+            }
+            Lookup::Behind(_) => Action::DropLate,
+            Lookup::Ahead(ids) if ids <= JUMP_IDS => Action::Wait,
+            Lookup::Ahead(_) if quiet_ns >= PAUSE_NS || self.agrees(id) => Action::BeginRun,
+            Lookup::Ahead(_) => Action::DropEarly,
+        }
+    }
+
+    /// A packet was placed: ids far away were strays.
+    pub fn clear(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    fn agrees(&mut self, id: u64) -> bool {
+        self.in_a_row = if id.abs_diff(self.last) <= JUMP_IDS { self.in_a_row + 1 } else { 1 };
+        self.last = id;
+        self.in_a_row >= JUMP_PACKETS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_of_the_table_holds() {
+        let decide = |lookup, quiet_ns| FarIds::default().decide(lookup, 1, quiet_ns);
+        assert_eq!(decide(Lookup::Open, 0), Action::Place);
+        assert_eq!(decide(Lookup::NoRun, 0), Action::BeginRun);
+        assert_eq!(decide(Lookup::Behind(NEAR_IDS), PAUSE_NS), Action::DropLate);
+        assert_eq!(decide(Lookup::Behind(NEAR_IDS), NEAR_PAUSE_NS), Action::BeginRun);
+        assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS - 1), Action::DropLate);
+        assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS), Action::BeginRun);
+        assert_eq!(decide(Lookup::Ahead(JUMP_IDS), NEAR_PAUSE_NS), Action::Wait);
+        assert_eq!(decide(Lookup::Ahead(JUMP_IDS + 1), 0), Action::DropEarly);
+        assert_eq!(decide(Lookup::Ahead(JUMP_IDS + 1), PAUSE_NS), Action::BeginRun);
+        assert_eq!(decide(Lookup::NoSlot, PAUSE_NS), Action::DropNoSlot);
+    }
+
+    #[test]
+    fn a_run_far_ahead_is_believed_after_many_packets_in_a_row_and_a_stray_never() {
+        let far = Lookup::Ahead(JUMP_IDS + 1);
+        let mut ids = FarIds::default();
+        for packet in 1..JUMP_PACKETS {
+            assert_eq!(ids.decide(far, 1_000_000, 0), Action::DropEarly, "packet {packet}");
+        }
+        assert_eq!(ids.decide(far, 1_000_001, 0), Action::BeginRun);
+        let mut ids = FarIds::default();
+        for packet in 0..10 * u64::from(JUMP_PACKETS) {
+            ids.clear(); // packets of the run keep being placed in between
+            assert_eq!(ids.decide(far, 1_000_000 + packet, 0), Action::DropEarly);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A UDP socket of one detector port.
+
+use std::{
+    io, mem,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::{AsRawFd, RawFd},
+    ptr,
+};
+
+/// The socket, and the buffer that the kernel gave it.
+pub struct PortSocket {
+    socket: UdpSocket,
+    pub receive_buffer: ReceiveBuffer,
+    /// The kernel's drop counter when it was last asked.
+    dropped: u32,
+}
+
+/// What was asked of the kernel and what it gave, in bytes of packets with their book-keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiveBuffer {
+    pub asked_bytes: u64,
+    pub given_bytes: u64,
+}
+
+/// Why a port cannot be received on.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("cannot receive on UDP {address}: {source}; is another readout or receiver running on this port?")]
+    Bind { address: SocketAddrV4, source: io::Error },
+    #[error("cannot set {option} on UDP {address}: {source}")]
+    Option { address: SocketAddrV4, option: &'static str, source: io::Error },
+}
+
+impl PortSocket {
+    /// Binds the port and asks for a receive buffer, beyond the host's limit where the process may.
+    ///
+    /// # Errors
+    /// The port is taken, the address is not this host's, or the kernel refuses.
+    pub fn bind(address: Ipv4Addr, port: u16, receive_buffer_bytes: u64) -> Result<Self, SocketError> {
+        let address = SocketAddrV4::new(address, port);
+        let socket = UdpSocket::bind(address).map_err(|source| SocketError::Bind { address, source })?;
+        let failed = |option| move |source| SocketError::Option { address, option, source };
+        socket.set_nonblocking(true).map_err(failed("O_NONBLOCK"))?;
+        let asked = i32::try_from(receive_buffer_bytes).unwrap_or(i32::MAX);
+        let fd = socket.as_raw_fd();
+        // The kernel doubles the number for its book-keeping. FORCE needs CAP_NET_ADMIN; without it the
+        // host's net.core.rmem_max is the limit, which status shows.
+        set_option(fd, libc::SO_RCVBUFFORCE, asked)
+            .or_else(|_| set_option(fd, libc::SO_RCVBUF, asked))
+            .map_err(failed("SO_RCVBUF"))?;
+        let given: i32 = get_option(fd, libc::SO_RCVBUF, 0).map_err(failed("SO_RCVBUF"))?;
+        let receive_buffer =
+            ReceiveBuffer { asked_bytes: receive_buffer_bytes, given_bytes: u64::try_from(given / 2).unwrap_or(0) };
+        Ok(Self { socket, receive_buffer, dropped: 0 })
+    }
+
+    /// Packets that the kernel threw away since the last call, for want of room in the buffer. It is the
+    /// counter that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also
+    /// when no packet follows the loss, and costs nothing per packet.
+    pub fn take_kernel_dropped(&mut self) -> u64 {
+        const SO_MEMINFO: i32 = 55; // asm-generic/socket.h; not in libc for every target
+        const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
+        let Ok(memory) = get_option(self.fd(), SO_MEMINFO, [0_u32; SK_MEMINFO_DROPS + 1]) else { return 0 };
+        let dropped = memory[SK_MEMINFO_DROPS];
+        u64::from(dropped.wrapping_sub(mem::replace(&mut self.dropped, dropped)))
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl ReceiveBuffer {
+    pub fn is_short(&self) -> bool {
+        self.given_bytes < self.asked_bytes
+    }
+}
+
+/// Receives what is there, at most one packet for each of `messages`, without waiting. `Ok(0)`: nothing.
+///
+/// # Safety
+/// Every iovec of every message leads to memory that this thread may write until the call returns.
+///
+/// # Errors
+/// The socket is broken; an empty one and an interrupted call are not errors.
+pub unsafe fn receive(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    // SAFETY: the caller's promise covers what the messages lead to; the slice covers the messages.
+    let received = unsafe {
+        libc::recvmmsg(fd, messages.as_mut_ptr(), messages.len() as u32, libc::MSG_DONTWAIT, ptr::null_mut())
+    };
+    if let Ok(received) = usize::try_from(received) {
+        return Ok(received);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+        _ => Err(error),
+    }
+}
+
+/// Sleeps until one of the sockets has a packet or the time is over. Returns which have one.
+///
+/// # Errors
+/// The kernel refuses; an interrupted call is not an error.
+pub fn wait_readable(polls: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<bool> {
+    // SAFETY: the slice covers the entries.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
+    if ready >= 0 {
+        return Ok(ready > 0);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
+}
+
+fn set_option(fd: RawFd, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the value lives over the call and has the size that is told.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), size_of::<i32>() as u32) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn get_option<T: Copy>(fd: RawFd, option: i32, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the value lives over the call and has the size that is told; the kernel writes at most
+    // that much, and T is a plain number or array of numbers here.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}

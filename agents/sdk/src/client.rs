@@ -1,0 +1,139 @@
+//! Requests of tools: ask the broker, wait for the answer.
+
+use crate::{
+    limits::CONNECT_PATIENCE,
+    link::{Link, LinkError},
+};
+use ecs_schemas::{
+    envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode, encode},
+    error_code::Failure,
+};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Why a call has no reply. What the broker did is not known after `Timeout`; after all others it did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody listens at the endpoint.
+    #[error("no broker at {endpoint}: is it running? start it with `ecs-cli up beamline.toml`")]
+    NoBroker { endpoint: String },
+    /// The broker, or the service behind it, said no.
+    #[error("{}", described(.0))]
+    Refused(Failure),
+    /// There is a connection, but no answer came.
+    #[error(
+        "the broker at {endpoint} did not answer `{kind}` within {seconds:.1} s: is it stopped or overloaded? see its log"
+    )]
+    Timeout { endpoint: String, kind: &'static str, seconds: f64 },
+    /// An answer that is not of the expected form.
+    #[error("the broker at {endpoint} answered `{kind}` with something else ({reason}): are both of the same version?")]
+    BadReply { endpoint: String, kind: &'static str, reason: String },
+    /// The request is longer than a message may be.
+    #[error("a request of {bytes} bytes; at most {BODY_BYTES_MAX} are accepted")]
+    TooLong { bytes: usize },
+    /// The endpoint is not one, or no socket could be made.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Asks the broker, one request at a time.
+///
+/// ```no_run
+/// use ecs_schemas::registry::GetStatus;
+/// use std::time::Duration;
+/// let client = ecs_sdk::Client::new("tcp://127.0.0.1:7750")?;
+/// let status = client.call(&GetStatus {}, Duration::from_secs(2))?;
+/// println!("{} agents", status.agents.len());
+/// # Ok::<(), ecs_sdk::CallError>(())
+/// ```
+pub struct Client {
+    endpoint: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None after a timeout: what was queued in the old one must not leave later.
+    link: Option<Link>,
+    last_id: u64,
+}
+
+impl Client {
+    /// A client of the broker at `endpoint`; it need not be there yet.
+    ///
+    /// # Errors
+    /// `Link`.
+    pub fn new(endpoint: &str) -> Result<Self, CallError> {
+        let link = Some(Link::connect(endpoint)?);
+        Ok(Self { endpoint: endpoint.to_owned(), state: Mutex::new(State { link, last_id: 0 }) })
+    }
+
+    /// Sends `request` and waits for its reply, at most for `timeout`. Without a connection it gives up
+    /// after `CONNECT_PATIENCE` (1.5 s), or `timeout` if that is shorter. Calls from several threads
+    /// follow one another.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call<R: Request>(&self, request: &R, timeout: Duration) -> Result<R::Reply, CallError> {
+        let deadline = Instant::now() + timeout;
+        let body = encode(request);
+        if body.len() > BODY_BYTES_MAX {
+            return Err(CallError::TooLong { bytes: body.len() });
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_id += 1;
+        let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let header = Header::request(R::KIND, state.last_id, deadline_ms);
+        let link = match state.link.take() {
+            Some(link) => link,
+            None => Link::connect(&self.endpoint)?,
+        };
+        if !link.wait_writable(CONNECT_PATIENCE.min(timeout)) || !link.send(&header, body) {
+            state.link = Some(link);
+            return Err(CallError::NoBroker { endpoint: self.endpoint.clone() });
+        }
+        let Some((kind, body)) = await_answer(&link, header.id, deadline) else {
+            let (endpoint, seconds) = (self.endpoint.clone(), timeout.as_secs_f64());
+            return Err(CallError::Timeout { endpoint, kind: R::KIND, seconds });
+        };
+        state.link = Some(link);
+        self.read_answer::<R>(&kind, &body)
+    }
+
+    fn read_answer<R: Request>(&self, kind: &str, body: &[u8]) -> Result<R::Reply, CallError> {
+        let bad = |reason: String| CallError::BadReply { endpoint: self.endpoint.clone(), kind: R::KIND, reason };
+        if kind == KIND_ERROR {
+            let failure = decode(body).map_err(|error| bad(error.to_string()))?;
+            return Err(CallError::Refused(failure));
+        }
+        if kind.strip_suffix(".reply") != Some(R::KIND) {
+            return Err(bad(format!("a message of kind {kind:?}")));
+        }
+        decode(body).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// The answer to request `id`: its kind and body. Answers to other requests, late ones, are skipped.
+fn await_answer(link: &Link, id: u64, deadline: Instant) -> Option<(String, Vec<u8>)> {
+    loop {
+        while let Some(mut parts) = link.receive() {
+            let header = parts.first().and_then(|bytes| Header::decode(bytes).ok());
+            if let Some(header) = header.filter(|header| header.id == id && parts.len() == 2) {
+                return Some((header.kind, parts.remove(1)));
+            }
+        }
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return None;
+        }
+        link.wait_readable(rest);
+    }
+}
+
+fn described(failure: &Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{}: {hint}", failure.message),
+        None => failure.message.clone(),
+    }
+}

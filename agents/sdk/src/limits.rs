@@ -1,0 +1,43 @@
+//! Every limit and interval of the SDK: why it is there, and what happens at it.
+
+use std::time::Duration;
+
+/// First and longest pause between two attempts to register. Doubled in between.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// libzmq's own pauses between attempts to connect.
+pub const CONNECT_INTERVAL_MS: i32 = 50;
+pub const CONNECT_INTERVAL_MAX_MS: i32 = 500;
+/// Silence after which the connection is made anew, until the broker has said what its timeout is.
+pub const SILENCE_DEFAULT: Duration = Duration::from_secs(3);
+/// A report that was not answered is sent again after this long.
+pub const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Progress is sent at most this often, for all jobs of an agent together.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Deadline written into the requests of an agent; it repeats them itself.
+pub const AGENT_DEADLINE_MS: u32 = 3000;
+/// Jobs that run at the same time in one agent. The broker gives one; more can only come from a job that
+/// does not end when it is killed. Beyond it a job is rejected with `busy`.
+pub const JOBS_MAX: usize = 16;
+/// Messages taken from the socket before the agent's own are sent again.
+pub const RECEIVE_BURST: usize = 256;
+/// Messages that wait in each direction in one socket. Beyond it an agent's message is dropped and, where it
+/// matters, repeated.
+pub const LINK_HWM: i32 = 1000;
+/// Messages that wait for a subscriber. A slower one misses messages and sees the gap in `seq`.
+pub const SUBSCRIBER_HWM: i32 = 10_000;
+/// Parts of a message that are looked at; longer messages are malformed.
+pub const PARTS_MAX: usize = 4;
+/// Topics whose newest sequence number a subscriber remembers, to skip repeats. Beyond it all are
+/// forgotten, and repeats are seen once more.
+pub const TOPICS_MAX: usize = 8192;
+/// A client that has no connection after this long says that there is no broker.
+pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long the answer to a leave is waited for.
+pub const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long closing waits for what was already sent.
+pub const LINGER_MS: i32 = 100;
+/// A subscriber's connection is probed this often, and given up after this long without a sign: half-open
+/// connections are not noticed otherwise.
+pub const PROBE_INTERVAL_MS: i32 = 2000;
+pub const PROBE_TIMEOUT_MS: i32 = 6000;

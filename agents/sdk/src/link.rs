@@ -1,0 +1,184 @@
+//! The sockets of agents and tools: the only place of the SDK that knows ZeroMQ.
+//!
+//! # Rules
+//! L1  No send ever blocks. Without a connection nothing is queued (`ZMQ_IMMEDIATE`): a message that could
+//!     not leave now is refused, and whoever sends decides whether it still matters later.
+//! L2  A [`Link`] belongs to one thread. Other threads reach it through a [`Waker`], which ends its wait at once.
+//! L3  What comes in is bounded: message length by the socket, parts by `PARTS_MAX`.
+
+use crate::limits::{
+    CONNECT_INTERVAL_MAX_MS, CONNECT_INTERVAL_MS, LINGER_MS, LINK_HWM, PARTS_MAX, PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS,
+    SUBSCRIBER_HWM,
+};
+use ecs_schemas::envelope::{BODY_BYTES_MAX, Header, encode};
+use std::{
+    io::{self, Read, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    time::Duration,
+};
+
+/// Why a socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("{endpoint:?} is not an endpoint ({reason}); it is tcp://ADDRESS:PORT or ipc://PATH")]
+    Endpoint { endpoint: String, reason: String },
+    /// Out of memory or file descriptors.
+    #[error("no socket: {0}")]
+    System(String),
+}
+
+/// One request connection to the broker (DEALER).
+pub struct Link {
+    socket: zmq::Socket,
+}
+
+/// One subscription to what the broker publishes (SUB).
+pub struct Feed {
+    socket: zmq::Socket,
+}
+
+/// Ends the wait of a link from any thread.
+pub struct Waker(UnixStream);
+
+/// The link's side of its waker.
+pub struct WakeSource(UnixStream);
+
+/// A waker and what it wakes.
+///
+/// # Errors
+/// Out of file descriptors.
+pub fn waker() -> io::Result<(Waker, WakeSource)> {
+    let (waker, source) = UnixStream::pair()?;
+    waker.set_nonblocking(true)?;
+    source.set_nonblocking(true)?;
+    Ok((Waker(waker), WakeSource(source)))
+}
+
+impl Waker {
+    pub fn wake(&self) {
+        let _ = (&self.0).write(&[1]); // full means that it is awake already
+    }
+}
+
+impl WakeSource {
+    fn drain(&self) {
+        let mut bytes = [0; 64];
+        while matches!((&self.0).read(&mut bytes), Ok(count) if count == bytes.len()) {}
+    }
+}
+
+impl Link {
+    /// Begins to connect, and goes on trying for ever.
+    ///
+    /// # Errors
+    /// See [`LinkError`]; a broker that is not there is no error.
+    pub fn connect(endpoint: &str) -> Result<Self, LinkError> {
+        let socket = zmq::Context::new().socket(zmq::DEALER).map_err(system)?;
+        configure(&socket, LINK_HWM).and_then(|()| socket.set_immediate(true)).map_err(system)?;
+        connect(&socket, endpoint)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a message; false when there is no connection or its queue is full (rule L1).
+    pub fn send(&self, header: &Header, body: Vec<u8>) -> bool {
+        self.socket.send_multipart([encode(header), body], zmq::DONTWAIT).is_ok()
+    }
+
+    /// The next message that waits, if any.
+    pub fn receive(&self) -> Option<Vec<Vec<u8>>> {
+        receive(&self.socket)
+    }
+
+    /// Waits until a message can be received, until the waker is used, or for `patience`.
+    pub fn wait(&self, source: &WakeSource, patience: Duration) {
+        let wake = zmq::PollItem::from_fd(source.0.as_raw_fd(), zmq::POLLIN);
+        let mut items = [self.socket.as_poll_item(zmq::POLLIN), wake];
+        let _ = zmq::poll(&mut items, milliseconds(patience)); // EINTR: the caller looks again
+        source.drain();
+    }
+
+    /// As [`Link::wait`], and also until a message can be sent.
+    pub fn wait_to_send(&self, source: &WakeSource, patience: Duration) {
+        let wake = zmq::PollItem::from_fd(source.0.as_raw_fd(), zmq::POLLIN);
+        let mut items = [self.socket.as_poll_item(zmq::POLLIN | zmq::POLLOUT), wake];
+        let _ = zmq::poll(&mut items, milliseconds(patience));
+        source.drain();
+    }
+
+    /// Waits until a message can be received, at most for `patience`.
+    pub fn wait_readable(&self, patience: Duration) {
+        let _ = self.socket.poll(zmq::POLLIN, milliseconds(patience));
+    }
+
+    /// Waits for a connection, at most for `patience`; true when there is one.
+    pub fn wait_writable(&self, patience: Duration) -> bool {
+        self.socket.poll(zmq::POLLOUT, milliseconds(patience)).is_ok_and(|events| events > 0)
+    }
+}
+
+impl Feed {
+    /// Subscribes to all topics that begin with one of `prefixes`, and goes on connecting for ever.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn connect<'a>(endpoint: &str, prefixes: impl Iterator<Item = &'a [u8]>) -> Result<Self, LinkError> {
+        let socket = zmq::Context::new().socket(zmq::SUB).map_err(system)?;
+        configure(&socket, SUBSCRIBER_HWM).map_err(system)?;
+        socket.set_heartbeat_ivl(PROBE_INTERVAL_MS).map_err(system)?;
+        socket.set_heartbeat_timeout(PROBE_TIMEOUT_MS).map_err(system)?;
+        for prefix in prefixes {
+            socket.set_subscribe(prefix).map_err(system)?;
+        }
+        connect(&socket, endpoint)?;
+        Ok(Self { socket })
+    }
+
+    /// The next message, waited for at most for `patience`.
+    pub fn next(&self, patience: Duration) -> Option<Vec<Vec<u8>>> {
+        if let Some(parts) = receive(&self.socket) {
+            return Some(parts);
+        }
+        let _ = self.socket.poll(zmq::POLLIN, milliseconds(patience));
+        receive(&self.socket)
+    }
+}
+
+fn configure(socket: &zmq::Socket, hwm: i32) -> zmq::Result<()> {
+    socket.set_maxmsgsize(BODY_BYTES_MAX as i64)?;
+    socket.set_sndhwm(hwm)?;
+    socket.set_rcvhwm(hwm)?;
+    socket.set_linger(LINGER_MS)?;
+    socket.set_reconnect_ivl(CONNECT_INTERVAL_MS)?;
+    socket.set_reconnect_ivl_max(CONNECT_INTERVAL_MAX_MS)
+}
+
+fn connect(socket: &zmq::Socket, endpoint: &str) -> Result<(), LinkError> {
+    let not_one =
+        |error: zmq::Error| LinkError::Endpoint { endpoint: endpoint.to_owned(), reason: error.message().to_owned() };
+    socket.connect(endpoint).map_err(not_one)
+}
+
+fn system(error: zmq::Error) -> LinkError {
+    LinkError::System(error.message().to_owned())
+}
+
+/// One message if one waits; parts beyond `PARTS_MAX` are dropped.
+fn receive(socket: &zmq::Socket) -> Option<Vec<Vec<u8>>> {
+    let mut parts = Vec::new();
+    loop {
+        match socket.recv_bytes(zmq::DONTWAIT) {
+            Ok(part) if parts.len() < PARTS_MAX => parts.push(part),
+            Ok(_) => {}
+            Err(zmq::Error::EINTR) => continue,
+            Err(_) => return None, // nothing waits; parts come all together
+        }
+        if !socket.get_rcvmore().unwrap_or(false) {
+            return Some(parts);
+        }
+    }
+}
+
+/// Rounded up, so that the rest of a wait is not polled for.
+fn milliseconds(patience: Duration) -> i64 {
+    i64::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i64::MAX)
+}

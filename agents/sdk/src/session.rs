@@ -1,0 +1,409 @@
+//! An agent's side of the conversation with the broker. It sees no socket and no clock.
+//!
+//! ```text
+//! greeting ──register──▶ registered ──heartbeat, report, telemetry──▶ … ──leave──▶ leaving ──▶ left
+//!    ▲                       │
+//!    └── no connection, ─────┘   silence, or `not_registered`: everything unanswered is sent again
+//! ```
+//!
+//! # Rules
+//! A1  A report is kept until it was answered, over any number of connections and brokers. Only the newest
+//!     of a job is repeated: its state says what went before.
+//! A2  A job is this agent's from `job.run` until the report of its end was answered; all of these are
+//!     listed at every registration (rule J4 of `schemas::job`). A `job.run` for one of them changes
+//!     nothing. After the answer none can come: the broker sent it before, on the same connection.
+//! A3  Whatever the broker says, the agent goes on: an answer that it does not understand is logged.
+
+use crate::{
+    limits::{
+        AGENT_DEADLINE_MS, BACKOFF_MAX, BACKOFF_MIN, LEAVE_PATIENCE, PROGRESS_INTERVAL, REPEAT_INTERVAL,
+        SILENCE_DEFAULT,
+    },
+    outbox::{News, Outbox},
+};
+use ecs_schemas::{
+    envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
+    error_code::{ErrorCode, Failure},
+    job::{JobId, JobState, KillJob, ReportJob, ReportProgress, RunJob},
+    registry::{AgentState, Heartbeat, Leave, Register, Registered},
+    telemetry::Telemetry,
+    value::Value,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// What the broker wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    Run(RunJob),
+    Kill(JobId),
+}
+
+/// A message to the broker.
+pub type Message = (Header, Vec<u8>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not registered; the next attempt is at `attempt_at`.
+    Greeting {
+        attempt_at: Instant,
+        pause: Duration,
+    },
+    Registered {
+        heartbeat_at: Instant,
+        heartbeat: Duration,
+    },
+    Leaving {
+        until: Instant,
+    },
+    Left,
+}
+
+struct Pending {
+    report: ReportJob,
+    request_id: u64,
+    /// None when it is to be sent at once.
+    sent: Option<Instant>,
+}
+
+pub struct Session {
+    endpoint: String,
+    /// What is said at each registration; state and jobs are filled in.
+    register: Register,
+    phase: Phase,
+    last_id: u64,
+    register_id: u64,
+    leave_id: u64,
+    heard: Instant,
+    silence: Duration,
+    /// Rule A2.
+    jobs: BTreeSet<JobId>,
+    pending: BTreeMap<JobId, Pending>,
+    telemetry: Option<BTreeMap<String, Value>>,
+    progress_at: Instant,
+    stop_by: Option<Instant>,
+    /// The last refusal that was logged, so that it is logged once.
+    refusal: String,
+}
+
+impl Session {
+    /// A conversation that begins now; `ended` are reports from before this start of the process.
+    pub fn new(endpoint: String, register: Register, ended: Vec<ReportJob>, now: Instant) -> Self {
+        let mut session = Self {
+            endpoint,
+            register,
+            phase: Phase::Greeting { attempt_at: now, pause: BACKOFF_MIN },
+            last_id: 0,
+            register_id: 0,
+            leave_id: 0,
+            heard: now,
+            silence: SILENCE_DEFAULT,
+            jobs: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            telemetry: None,
+            progress_at: now,
+            stop_by: None,
+            refusal: String::new(),
+        };
+        for report in ended {
+            session.keep(report);
+        }
+        session
+    }
+
+    pub fn is_registered(&self) -> bool {
+        matches!(self.phase, Phase::Registered { .. })
+    }
+
+    pub fn is_greeting(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. })
+    }
+
+    pub fn is_left(&self) -> bool {
+        self.phase == Phase::Left
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop_by.is_some()
+    }
+
+    /// Whether a job is this agent's (rule A2).
+    pub fn has(&self, id: JobId) -> bool {
+        self.jobs.contains(&id)
+    }
+
+    /// The agent has taken a job.
+    pub fn add(&mut self, id: JobId) {
+        self.jobs.insert(id);
+    }
+
+    /// Takes in what the agent's threads said.
+    pub fn take(&mut self, news: News, now: Instant) {
+        if let Some(state) = news.state.filter(|state| *state != self.register.state) {
+            self.register.state = state;
+            if let Phase::Registered { heartbeat_at, .. } = &mut self.phase {
+                *heartbeat_at = now;
+            }
+        }
+        self.telemetry = news.telemetry.or(self.telemetry.take());
+        self.stop_by = news.stop_by.or(self.stop_by);
+        news.reports.into_iter().for_each(|report| self.keep(report));
+    }
+
+    /// Keeps a report until it is answered. The one before it leaves no trace but what was sent of it.
+    pub fn keep(&mut self, report: ReportJob) {
+        self.jobs.insert(report.id);
+        let request_id = self.next_id();
+        self.pending.insert(report.id, Pending { report, request_id, sent: None });
+    }
+
+    /// A job's end is to be reported again at once, if it is known.
+    pub fn repeat(&mut self, id: JobId) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.sent = None;
+        }
+    }
+
+    /// True when the broker was silent for so long that the connection is to be made anew.
+    pub fn is_link_dead(&self, now: Instant) -> bool {
+        now.duration_since(self.heard) >= self.silence
+    }
+
+    /// The connection was made anew.
+    pub fn link_renewed(&mut self, now: Instant) {
+        self.heard = now;
+        self.lost("the broker does not answer", now);
+    }
+
+    /// All that is to be said now. `can_send` is whether there is a connection.
+    pub fn due(&mut self, now: Instant, outbox: &Outbox, is_idle: bool, can_send: bool) -> Vec<Message> {
+        let mut out = Vec::new();
+        if !can_send {
+            self.lost("no connection to the broker", now);
+        }
+        match self.phase {
+            Phase::Greeting { attempt_at, pause } if can_send && now >= attempt_at => self.greet(pause, now, &mut out),
+            Phase::Registered { heartbeat_at, heartbeat } => {
+                if now >= heartbeat_at {
+                    let state = self.register.state;
+                    self.ask(&Heartbeat { state }, &mut out);
+                    self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
+                }
+                self.tell(now, outbox, &mut out);
+            }
+            _ => {}
+        }
+        self.leave_if_due(now, is_idle, &mut out);
+        out
+    }
+
+    fn greet(&mut self, pause: Duration, now: Instant, out: &mut Vec<Message>) {
+        self.register.jobs = self.jobs.iter().copied().collect();
+        let register = self.register.clone();
+        self.register_id = self.ask(&register, out);
+        self.phase = Phase::Greeting { attempt_at: now + pause, pause: (pause * 2).min(BACKOFF_MAX) };
+    }
+
+    /// Reports, telemetry and progress of a registered agent.
+    fn tell(&mut self, now: Instant, outbox: &Outbox, out: &mut Vec<Message>) {
+        for pending in self.pending.values_mut() {
+            if pending.sent.is_none_or(|sent| now >= sent + REPEAT_INTERVAL) {
+                pending.sent = Some(now);
+                out.push((request_header::<ReportJob>(pending.request_id), encode(&pending.report)));
+            }
+        }
+        if let Some(values) = self.telemetry.take() {
+            out.push((Header::notice(Telemetry::KIND), encode(&Telemetry { values })));
+        }
+        if now >= self.progress_at && outbox.has_progress() {
+            self.progress_at = now + PROGRESS_INTERVAL;
+            for (id, progress) in outbox.take_progress() {
+                out.push((Header::notice(ReportProgress::KIND), encode(&ReportProgress { id, progress })));
+            }
+        }
+    }
+
+    /// Takes leave once nothing is left to do or to say, or when the time is over.
+    fn leave_if_due(&mut self, now: Instant, is_idle: bool, out: &mut Vec<Message>) {
+        let Some(stop_by) = self.stop_by else { return };
+        match self.phase {
+            Phase::Leaving { until } if now >= until => self.phase = Phase::Left,
+            Phase::Leaving { .. } | Phase::Left => {}
+            _ if now < stop_by && !(is_idle && self.pending.is_empty()) => {}
+            Phase::Registered { .. } => {
+                self.leave_id = self.ask(&Leave {}, out);
+                self.phase = Phase::Leaving { until: stop_by.min(now + LEAVE_PATIENCE) };
+            }
+            Phase::Greeting { .. } => self.phase = Phase::Left,
+        }
+    }
+
+    /// When to look again while there is no connection.
+    pub fn connect_wake(&self) -> Instant {
+        let silence_ends = self.heard + self.silence;
+        self.stop_by.map_or(silence_ends, |stop_by| stop_by.min(silence_ends))
+    }
+
+    /// When [`Session::due`] has something to say next, if nothing happens before.
+    pub fn next_wake(&self, now: Instant, outbox: &Outbox) -> Instant {
+        let mut wake = self.heard + self.silence;
+        let mut sooner = |at: Instant| wake = wake.min(at);
+        match self.phase {
+            Phase::Greeting { attempt_at, .. } => sooner(attempt_at),
+            Phase::Registered { heartbeat_at, .. } => {
+                sooner(heartbeat_at);
+                self.pending
+                    .values()
+                    .for_each(|pending| sooner(pending.sent.map_or(now, |sent| sent + REPEAT_INTERVAL)));
+                if outbox.has_progress() {
+                    sooner(self.progress_at);
+                }
+            }
+            Phase::Leaving { until } => sooner(until),
+            Phase::Left => sooner(now),
+        }
+        self.stop_by.into_iter().for_each(|at| sooner(at));
+        wake
+    }
+
+    /// Takes a message of the broker's.
+    pub fn received(&mut self, parts: &[Vec<u8>], now: Instant) -> Option<Order> {
+        let [header, body] = parts else { return None };
+        let Ok(header) = Header::decode(header) else { return None };
+        self.heard = now;
+        match header.kind.as_str() {
+            RunJob::KIND => decode(body).ok().map(Order::Run),
+            KillJob::KIND => decode(body).ok().map(|kill: KillJob| Order::Kill(kill.id)),
+            KIND_ERROR => {
+                let failure = decode(body).unwrap_or_else(|error| Failure::new(ErrorCode::Other, error.to_string()));
+                self.refused(header.id, failure, now);
+                None
+            }
+            _ => {
+                self.answered(header.id, body, now);
+                None
+            }
+        }
+    }
+
+    fn answered(&mut self, id: u64, body: &[u8], now: Instant) {
+        if id == self.register_id && self.is_greeting() {
+            match decode(body) {
+                Ok(welcome) => self.welcome(&welcome, now),
+                Err(error) => self.log_refusal(&error.to_string()),
+            }
+        } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
+            self.phase = Phase::Left;
+        } else if let Some(job) = self.report_with(id) {
+            self.settle(job);
+        }
+    }
+
+    fn welcome(&mut self, welcome: &Registered, now: Instant) {
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
+        self.silence = Duration::from_millis(welcome.timeout_ms.into()).max(heartbeat);
+        self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
+        self.pending.values_mut().for_each(|pending| pending.sent = None);
+        self.refusal.clear();
+        tracing::info!(agent = self.register.name, broker = self.endpoint, "registered");
+    }
+
+    fn refused(&mut self, id: u64, failure: Failure, now: Instant) {
+        if id == self.register_id && self.is_greeting() {
+            self.log_refusal(&described(&failure));
+        } else if failure.code == ErrorCode::NotRegistered {
+            self.lost("the broker does not know this agent (any more)", now);
+        } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
+            self.phase = Phase::Left;
+        } else if let Some(job) = self.report_with(id) {
+            self.report_refused(job, &failure);
+        } else {
+            tracing::warn!(agent = self.register.name, code = failure.code.as_str(), "refused: {failure}");
+        }
+    }
+
+    /// The job whose newest report was sent as request `id`.
+    fn report_with(&self, id: u64) -> Option<JobId> {
+        self.pending.iter().find(|(_, pending)| pending.request_id == id).map(|(job, _)| *job)
+    }
+
+    fn settle(&mut self, job: JobId) {
+        if self.pending.remove(&job).is_some_and(|pending| pending.report.state.is_end()) {
+            self.jobs.remove(&job);
+        }
+    }
+
+    /// A report that may be taken later stays; one that never will ends, but a job's end must be known.
+    fn report_refused(&mut self, job: JobId, failure: &Failure) {
+        if matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout) {
+            return; // repeated after REPEAT_INTERVAL
+        }
+        tracing::warn!(agent = self.register.name, job = job.0, "report refused: {}", described(failure));
+        let is_too_much = matches!(failure.code, ErrorCode::BadParameter | ErrorCode::BadMessage);
+        let report = self.pending.get(&job).map(|pending| pending.report.clone());
+        self.settle(job);
+        if let Some(report) = report.filter(|report| is_too_much && report.state.is_end() && has_content(report)) {
+            let reason =
+                Failure::new(failure.code, format!("{}, but its report was refused: {failure}", report.state.as_str()));
+            self.keep(ReportJob { id: job, state: JobState::Failed, reason: Some(shortened(reason)), result: None });
+        }
+    }
+
+    /// Begins again with registering; nothing if that is going on.
+    fn lost(&mut self, why: &str, now: Instant) {
+        if self.is_registered() {
+            tracing::warn!(
+                agent = self.register.name,
+                broker = self.endpoint,
+                "{why}; registering again until it does"
+            );
+            self.phase = Phase::Greeting { attempt_at: now, pause: BACKOFF_MIN };
+        }
+    }
+
+    fn log_refusal(&mut self, refusal: &str) {
+        if self.refusal != refusal {
+            tracing::warn!(agent = self.register.name, "not registered, trying again: {refusal}");
+            refusal.clone_into(&mut self.refusal);
+        }
+    }
+
+    fn ask<R: Request>(&mut self, request: &R, out: &mut Vec<Message>) -> u64 {
+        let id = self.next_id();
+        out.push((request_header::<R>(id), encode(request)));
+        id
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+fn request_header<R: Request>(id: u64) -> Header {
+    Header::request(R::KIND, id, AGENT_DEADLINE_MS)
+}
+
+fn described(failure: &Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{} ({hint})", failure.message),
+        None => failure.message.clone(),
+    }
+}
+
+/// There is something that can be left out of the report.
+fn has_content(report: &ReportJob) -> bool {
+    report.result.is_some() || report.reason.as_ref().is_some_and(|reason| *reason != shortened(reason.clone()))
+}
+
+/// The longest reason that is always taken, in characters.
+const REASON_CHARS_MAX: usize = 1000;
+
+fn shortened(reason: Failure) -> Failure {
+    Failure { code: reason.code, message: reason.message.chars().take(REASON_CHARS_MAX).collect(), hint: None }
+}
+
+/// The state that an agent registers with before it said another.
+pub const FIRST_STATE: AgentState = AgentState::Starting;

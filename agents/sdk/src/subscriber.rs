@@ -1,0 +1,82 @@
+//! What the broker publishes, for tools.
+
+use crate::{
+    limits::TOPICS_MAX,
+    link::{Feed, LinkError},
+};
+use ecs_schemas::{
+    envelope::{PROTOCOL_VERSION, decode},
+    telemetry::PubHeader,
+    value::Value,
+};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+/// Listens to all topics that begin with one of some prefixes. It connects and reconnects by itself, and
+/// gets the last value of each topic when it does.
+pub struct Subscriber {
+    feed: Feed,
+    /// Sequence number and time of the newest message of each topic.
+    newest: HashMap<String, (u64, u64)>,
+    malformed: u64,
+}
+
+impl Subscriber {
+    /// Subscribes at `publish_endpoint`; an empty prefix selects everything.
+    ///
+    /// # Errors
+    /// The endpoint is not one, or no socket could be made.
+    pub fn new<P: AsRef<str>>(
+        publish_endpoint: &str,
+        prefixes: impl IntoIterator<Item = P>,
+    ) -> Result<Self, LinkError> {
+        let prefixes: Vec<P> = prefixes.into_iter().collect();
+        let feed = Feed::connect(publish_endpoint, prefixes.iter().map(|prefix| prefix.as_ref().as_bytes()))?;
+        Ok(Self { feed, newest: HashMap::new(), malformed: 0 })
+    }
+
+    /// The next message: topic, header and payload; none if none came within `timeout`. Last values that
+    /// the broker repeats for others are skipped.
+    pub fn next(&mut self, timeout: Duration) -> Option<(String, PubHeader, Value)> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            match self.feed.next(rest).map(|parts| read(&parts)) {
+                Some(Some(message)) if self.is_repeat(&message.0, &message.1) => {}
+                Some(Some(message)) => return Some(message),
+                Some(None) => self.malformed += 1,
+                None if rest.is_zero() => return None,
+                None => {}
+            }
+            if rest.is_zero() {
+                return None;
+            }
+        }
+    }
+
+    /// Messages that were not of the published form and were skipped.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    fn is_repeat(&mut self, topic: &str, header: &PubHeader) -> bool {
+        let seen = (header.seq, header.time_ns);
+        if self.newest.get(topic) == Some(&seen) {
+            return true;
+        }
+        if self.newest.len() >= TOPICS_MAX {
+            self.newest.clear();
+        }
+        self.newest.insert(topic.to_owned(), seen);
+        false
+    }
+}
+
+fn read(parts: &[Vec<u8>]) -> Option<(String, PubHeader, Value)> {
+    let [topic, header, payload] = parts else { return None };
+    let topic = String::from_utf8(topic.clone()).ok()?;
+    let header = decode(header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
+    Some((topic, header, decode(payload).ok()?))
+}

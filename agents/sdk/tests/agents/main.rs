@@ -1,0 +1,14 @@
+//! Agents and tools against a real broker, over real sockets.
+//!
+//! | module | what |
+//! |---|---|
+//! | `connection` | registering, losing and finding the broker, leaving |
+//! | `jobs` | services: ends, kills, panics, restarts of the broker |
+//! | `tools` | clients and subscribers |
+//! | `signals` | the wish to stop |
+
+mod connection;
+mod jobs;
+mod setup;
+mod signals;
+mod tools;

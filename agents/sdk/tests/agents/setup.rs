@@ -1,0 +1,208 @@
+//! A broker on a thread, an agent with a service that does what the test says, and a client.
+
+use ecs_broker::BrokerOptions;
+use ecs_schemas::{
+    error_code::{ErrorCode, Failure},
+    job::{GetJob, JobId, JobRecord, JobState, Progress, Submit},
+    registry::{AgentState, GetStatus, Status},
+    value::Value,
+};
+use ecs_sdk::{Agent, AgentConfig, Client, Job, JobEnd, Service};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// No condition takes this long unless something is broken.
+pub const WATCHDOG: Duration = Duration::from_secs(20);
+pub const CALL: Duration = Duration::from_secs(10);
+
+/// A beamline in a folder of its own: endpoints, state, and a broker that comes and goes.
+pub struct Beamline {
+    folder: TempDir,
+    broker: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+}
+
+impl Beamline {
+    pub fn without_broker() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), broker: None }
+    }
+
+    pub fn new() -> Self {
+        let mut beamline = Self::without_broker();
+        beamline.start_broker();
+        beamline
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn request_endpoint(&self) -> String {
+        format!("ipc://{}/requests", self.folder().display())
+    }
+
+    pub fn publish_endpoint(&self) -> String {
+        format!("ipc://{}/topics", self.folder().display())
+    }
+
+    pub fn start_broker(&mut self) {
+        let options = BrokerOptions {
+            beamline: "x01".to_owned(),
+            request_endpoint: self.request_endpoint(),
+            publish_endpoint: self.publish_endpoint(),
+            heartbeat: Duration::from_millis(100),
+            timeout: Duration::from_millis(500),
+            state_folder: self.folder().join("state"),
+            expected: vec![],
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let its_stop = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || ecs_broker::run(options, || its_stop.load(Ordering::Relaxed)).unwrap());
+        self.broker = Some((stop, thread));
+    }
+
+    pub fn stop_broker(&mut self) {
+        if let Some((stop, thread)) = self.broker.take() {
+            stop.store(true, Ordering::Relaxed);
+            thread.join().unwrap();
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.request_endpoint()).unwrap()
+    }
+
+    pub fn config(&self) -> AgentConfig {
+        AgentConfig {
+            name: "x01/writer".to_owned(),
+            kind: "writer".to_owned(),
+            request_endpoint: self.request_endpoint(),
+            ended_jobs: vec![],
+        }
+    }
+
+    /// A ready agent that offers `service`.
+    pub fn agent(&self, service: Arc<Scripted>) -> Agent {
+        let agent = Agent::start(self.config(), vec![service]).unwrap();
+        agent.set_state(AgentState::Ready);
+        agent
+    }
+}
+
+impl Drop for Beamline {
+    fn drop(&mut self) {
+        self.stop_broker();
+    }
+}
+
+/// What a test wants to be done with a job.
+type Script = dyn Fn(&Job) -> JobEnd + Send + Sync;
+
+/// A service `write` that does what the test says, and counts how often it is asked and killed.
+pub struct Scripted {
+    script: Box<Script>,
+    pub requests: AtomicU32,
+    pub kills: AtomicU32,
+}
+
+impl Scripted {
+    pub fn new(script: impl Fn(&Job) -> JobEnd + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { script: Box::new(script), requests: AtomicU32::new(0), kills: AtomicU32::new(0) })
+    }
+
+    /// Runs until it is killed.
+    pub fn endless() -> Arc<Self> {
+        Self::new(|job| {
+            job.accept();
+            job.running();
+            job.progress(Progress { done: 1, total: 2, unit: "images".to_owned(), bytes: 3 });
+            assert!(job.wait_killed(WATCHDOG));
+            JobEnd::Cancelled { result: Some(Value::from("part")) }
+        })
+    }
+
+    /// Runs until `gate` is opened.
+    pub fn until(gate: Arc<AtomicBool>) -> Arc<Self> {
+        Self::new(move |job| {
+            job.running();
+            wait_for("the gate opens", || gate.load(Ordering::Relaxed));
+            JobEnd::Done(Value::from(5))
+        })
+    }
+}
+
+impl Service for Scripted {
+    fn name(&self) -> &str {
+        "write"
+    }
+
+    fn on_request(&self, job: &Job) -> JobEnd {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        (self.script)(job)
+    }
+
+    fn on_kill(&self, job: &Job) {
+        assert!(job.is_killed());
+        self.kills.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub fn failure(code: ErrorCode) -> Failure {
+    Failure::new(code, "as the test wants it")
+}
+
+pub fn status(client: &Client) -> Option<Status> {
+    client.call(&GetStatus {}, CALL).ok()
+}
+
+pub fn state_of(client: &Client, name: &str) -> Option<AgentState> {
+    status(client)?.agents.into_iter().find(|agent| agent.name == name).map(|agent| agent.state)
+}
+
+pub fn wait_state(client: &Client, name: &str, state: AgentState) {
+    wait_for(&format!("{name} is {}", state.as_str()), || state_of(client, name) == Some(state));
+}
+
+/// Submits as soon as somebody offers the service.
+pub fn submit(client: &Client, key: &str) -> JobId {
+    let submit = Submit { service: "write".to_owned(), params: Value::from(9), key: key.to_owned() };
+    let mut id = None;
+    wait_for("the job is taken", || {
+        id = client.call(&submit, CALL).ok().map(|job| job.id);
+        id.is_some()
+    });
+    id.unwrap()
+}
+
+pub fn wait_job(client: &Client, id: JobId, condition: impl Fn(&JobRecord) -> bool) -> JobRecord {
+    let mut last = None;
+    wait_for(&format!("job {id}"), || {
+        last = client.call(&GetJob { id }, CALL).ok();
+        last.as_ref().is_some_and(&condition)
+    });
+    last.unwrap()
+}
+
+pub fn wait_end(client: &Client, id: JobId) -> JobRecord {
+    wait_job(client, id, |job| job.state.is_end())
+}
+
+pub fn wait_running(client: &Client, id: JobId) -> JobRecord {
+    wait_job(client, id, |job| job.state == JobState::Running)
+}
+
+/// Waits for a condition under the watchdog; looks a hundred times a second.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < WATCHDOG, "watchdog: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}

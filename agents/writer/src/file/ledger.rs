@@ -1,0 +1,147 @@
+//! The ledger in the file: fixed places for numbers and texts, under `/entry/ledger`.
+
+use super::{layout::Layout, spec::EndState};
+use ecs_schemas::{image::LossCause, write_job::Ledger};
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
+
+/// Bytes of the texts, padded with zeros.
+pub(super) const STATE_BYTES: usize = 16;
+pub(super) const REASON_BYTES: usize = 256;
+/// The state of a file that has not ended.
+pub(super) const STATE_WRITING: &str = "writing";
+
+/// One dataset of `/entry/ledger`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LedgerField {
+    Job,
+    Asked,
+    FirstId,
+    Written,
+    Partial,
+    Lost,
+    MissingPackets,
+    LostByCause,
+    Reason,
+    State,
+}
+
+impl LedgerField {
+    pub const COUNT: usize = 10;
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Job,
+        Self::Asked,
+        Self::FirstId,
+        Self::Written,
+        Self::Partial,
+        Self::Lost,
+        Self::MissingPackets,
+        Self::LostByCause,
+        Self::Reason,
+        Self::State,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::Asked => "asked",
+            Self::FirstId => "first_id",
+            Self::Written => "written",
+            Self::Partial => "partial",
+            Self::Lost => "lost",
+            Self::MissingPackets => "missing_packets",
+            Self::LostByCause => "lost_by_cause",
+            Self::Reason => "reason",
+            Self::State => "state",
+        }
+    }
+
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Job => "number of the job that wrote the file",
+            Self::Asked => "images asked for: written + partial + lost",
+            Self::FirstId => "first image id asked for",
+            Self::Written => "images with every packet in its place",
+            Self::Partial => "images with missing packets",
+            Self::Lost => "images that are not there",
+            Self::MissingPackets => "packets missing in the partial images",
+            Self::LostByCause => "lost images by cause; the attribute names has the causes in order",
+            Self::Reason => "why the file ended as it did, for people",
+            Self::State => "writing, done, failed or cancelled; counts are final unless it is writing",
+        }
+    }
+}
+
+/// Writes one number of the ledger.
+pub(super) fn write_number(file: &File, layout: &Layout, field: LedgerField, value: u64) -> io::Result<()> {
+    file.write_all_at(&value.to_le_bytes(), layout.ledger_offset(field))
+}
+
+/// Writes the counts; the state is left as it is.
+pub(super) fn write_counts(file: &File, layout: &Layout, ledger: &Ledger) -> io::Result<()> {
+    let number = |field, value| write_number(file, layout, field, value);
+    number(LedgerField::Written, ledger.written)?;
+    number(LedgerField::Partial, ledger.partial)?;
+    number(LedgerField::Lost, ledger.lost_total())?;
+    number(LedgerField::MissingPackets, ledger.missing_packets)?;
+    let counts = LossCause::ALL.map(|cause| ledger.lost.get(&cause).copied().unwrap_or(0));
+    let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+    file.write_all_at(&bytes, layout.ledger_offset(LedgerField::LostByCause))
+}
+
+/// Writes a text into its field of `field_bytes`, cut at a character where it is too long.
+pub(super) fn write_text(file: &File, layout: &Layout, field: LedgerField, text: &str) -> io::Result<()> {
+    let mut bytes = vec![0; text_bytes(field)];
+    let mut end = text.len().min(bytes.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+    file.write_all_at(&bytes, layout.ledger_offset(field))
+}
+
+/// The text of a field, up to its padding.
+pub(super) fn read_text(file: &File, layout: &Layout, field: LedgerField) -> io::Result<String> {
+    let mut bytes = vec![0; text_bytes(field)];
+    file.read_exact_at(&mut bytes, layout.ledger_offset(field))?;
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
+}
+
+fn text_bytes(field: LedgerField) -> usize {
+    if field == LedgerField::State { STATE_BYTES } else { REASON_BYTES }
+}
+
+pub(super) fn read_number(file: &File, layout: &Layout, field: LedgerField) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, layout.ledger_offset(field))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The state that a file ended with; none while it is being written.
+pub(super) fn read_end_state(file: &File, layout: &Layout) -> io::Result<Option<EndState>> {
+    let text = read_text(file, layout, LedgerField::State)?;
+    Ok(EndState::ALL.into_iter().find(|state| state.as_str() == text))
+}
+
+/// The ledger of a file that has ended. Path and duration are not in the file and left empty.
+pub(super) fn read_ledger(file: &File, layout: &Layout) -> io::Result<Ledger> {
+    let number = |field| read_number(file, layout, field);
+    let mut counts = [0; LossCause::ALL.len() * 8];
+    file.read_exact_at(&mut counts, layout.ledger_offset(LedgerField::LostByCause))?;
+    let counts = counts.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let lost: BTreeMap<_, _> = LossCause::ALL.into_iter().zip(counts).filter(|&(_, count)| count > 0).collect();
+    let (asked, first_id) = (number(LedgerField::Asked)?, number(LedgerField::FirstId)?);
+    let (written, partial) = (number(LedgerField::Written)?, number(LedgerField::Partial)?);
+    Ok(Ledger {
+        output: String::new(),
+        asked,
+        first_id: Some(first_id),
+        last_id: Some(first_id.wrapping_add(asked.wrapping_sub(1))),
+        written,
+        partial,
+        lost,
+        missing_packets: number(LedgerField::MissingPackets)?,
+        bytes: (written + partial).saturating_mul(layout.image_bytes()),
+        seconds: 0.0,
+    })
+}

@@ -1,0 +1,83 @@
+//! A file that a killed writer left behind.
+
+use super::{
+    error::RecoverError,
+    image_file::ImageFile,
+    layout::{Layout, open_in_library, with_library},
+    ledger::{LedgerField, read_end_state, read_ledger, read_number, read_text},
+    publish::temporary_path,
+    spec::{End, EndState},
+};
+use ecs_schemas::write_job::Ledger;
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+};
+
+/// How a file ended, now or before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recovered {
+    pub state: EndState,
+    pub reason: String,
+    /// `seconds` is 0: who knew it is gone.
+    pub ledger: Ledger,
+}
+
+/// Ends what a killed writer left of job `job`, as `end` says; its pending cause is meant to be
+/// `WriterDown`. Images whose pixels were written but whose row was not are lost with the others.
+///
+/// A temporary file of the job is removed. A file that had ended is left as it is, and says how it
+/// ended. None comes back where no file of this job is left: none was published, or another file has its
+/// name now; such a file is not touched. It may be called again at any time, also after it was killed.
+///
+/// Nobody else may be writing the file.
+///
+/// # Errors
+/// The file cannot be opened, read or written, or is not one of this module.
+pub fn recover(output: &Path, job: u64, end: &End) -> Result<Option<Recovered>, RecoverError> {
+    let wrong = |source| RecoverError::Io { path: output.to_owned(), source };
+    remove_if_there(&temporary_path(output, job)).map_err(wrong)?;
+    let file = match OpenOptions::new().read(true).write(true).open(output) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(wrong)?,
+    };
+    let layout = read_layout(&file).map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
+    if read_number(&file, &layout, LedgerField::Job).map_err(wrong)? != job {
+        return Ok(None);
+    }
+    if let Some(state) = read_end_state(&file, &layout).map_err(wrong)? {
+        return recovered_earlier(&file, &layout, output, state).map_err(wrong).map(Some);
+    }
+    let asked = read_number(&file, &layout, LedgerField::Asked).map_err(wrong)?;
+    let first_id = read_number(&file, &layout, LedgerField::FirstId).map_err(wrong)?;
+    check_numbers(asked, first_id, &layout)
+        .map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
+    let ledger = ImageFile::adopt(file, layout, output, asked, first_id).finish(end)?;
+    Ok(Some(Recovered { state: end.state, reason: end.reason.clone(), ledger }))
+}
+
+fn read_layout(file: &File) -> Result<Layout, String> {
+    with_library(|| Layout::read(&open_in_library(file, false).map_err(|error| error.to_string())?))
+}
+
+/// A damaged ledger must not make the sums of a recovery overflow.
+fn check_numbers(asked: u64, first_id: u64, layout: &Layout) -> Result<(), String> {
+    let ids_fit = asked > 0 && first_id.checked_add(asked - 1).is_some();
+    if ids_fit && layout.rows <= asked {
+        return Ok(());
+    }
+    Err(format!("{} rows for {asked} images from id {first_id} on", layout.rows))
+}
+
+fn recovered_earlier(file: &File, layout: &Layout, output: &Path, state: EndState) -> io::Result<Recovered> {
+    let ledger = Ledger { output: output.display().to_string(), ..read_ledger(file, layout)? };
+    Ok(Recovered { state, reason: read_text(file, layout, LedgerField::Reason)?, ledger })
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

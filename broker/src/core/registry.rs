@@ -1,0 +1,369 @@
+//! Agents and their sessions: who is here, who was, and who should be.
+//!
+//! ```text
+//! missing ──register──▶ starting | ready ──silence or leave──▶ gone ──register──▶ …
+//! ```
+//!
+//! # Rules (R1 to R4 of `schemas::registry` hold here; these add to them)
+//! G1  A name is bound to the session that registered it. The binding ends when the agent is gone, so
+//!     whatever still comes over that session is answered with `not_registered`.
+//! G2  The same instance may register over itself (it reconnected); another one must wait until the
+//!     holder is gone. Why not let the newest win? Two readouts on one detector, started by mistake,
+//!     would take the name from each other for ever.
+//! G3  `knows` are the jobs that the agent spoke of since it registered. An accepted job that is not in
+//!     it is lost (rule J4).
+
+use super::{CoreOptions, Session, nanoseconds};
+use crate::limits::{AGENTS_MAX, OPEN_JOBS_MAX, SERVICES_MAX, TEXT_BYTES_MAX};
+use ecs_schemas::{
+    error_code::{ErrorCode, Failure},
+    job::JobId,
+    registry::{AgentState, AgentStatus, Register, check_name},
+    value::Value,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Second part of a name that the topics of jobs use.
+const RESERVED_PART: &str = "jobs";
+
+struct Agent {
+    kind: String,
+    host: String,
+    pid: u32,
+    version: String,
+    instance: u64,
+    state: AgentState,
+    services: Vec<String>,
+    /// The session while it is here.
+    session: Option<Session>,
+    since_ns: u64,
+    seen_ns: u64,
+    /// From when it is away; meaningful without a session.
+    away_since_ns: u64,
+    knows: BTreeSet<JobId>,
+    telemetry: BTreeMap<String, Value>,
+    /// The configuration names it.
+    expected: bool,
+}
+
+/// Whether an agent can be reached, as the rules for jobs ask it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Here,
+    /// Not reachable; counts as gone from `since_ns` on, which may be still to come: after a start of
+    /// the broker every agent has the time of a heartbeat timeout to register.
+    Away {
+        since_ns: u64,
+    },
+}
+
+pub struct Registry {
+    beamline: String,
+    timeout_ns: u64,
+    started_ns: u64,
+    agents: BTreeMap<String, Agent>,
+    names: BTreeMap<Session, String>,
+    /// Agents whose state is to be published, and those with new telemetry.
+    changed: BTreeSet<String>,
+    telemetered: BTreeSet<String>,
+}
+
+impl Registry {
+    pub fn new(options: &CoreOptions, started_ns: u64) -> Self {
+        let mut registry = Self {
+            beamline: options.beamline.clone(),
+            timeout_ns: nanoseconds(options.timeout),
+            started_ns,
+            agents: BTreeMap::new(),
+            names: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            telemetered: BTreeSet::new(),
+        };
+        for (name, kind) in &options.expected {
+            registry.agents.insert(name.clone(), registry.missing(kind));
+            registry.changed.insert(name.clone());
+        }
+        registry
+    }
+
+    fn missing(&self, kind: &str) -> Agent {
+        Agent {
+            kind: kind.to_owned(),
+            host: String::new(),
+            pid: 0,
+            version: String::new(),
+            instance: 0,
+            state: AgentState::Missing,
+            services: Vec::new(),
+            session: None,
+            since_ns: 0,
+            seen_ns: 0,
+            away_since_ns: self.started_ns + self.timeout_ns,
+            knows: BTreeSet::new(),
+            telemetry: BTreeMap::new(),
+            expected: true,
+        }
+    }
+
+    /// The name that a session registered.
+    pub fn name_of(&self, session: &Session) -> Option<&str> {
+        self.names.get(session).map(String::as_str)
+    }
+
+    /// Rule R3: a message came over `session`.
+    pub fn heard(&mut self, session: &Session, now_ns: u64) {
+        if let Some(agent) = self.names.get(session).and_then(|name| self.agents.get_mut(name)) {
+            agent.seen_ns = now_ns;
+        }
+    }
+
+    /// Takes in an agent that was admitted, and whose listed jobs `knows` were found to be its own.
+    pub fn register(&mut self, session: &Session, register: Register, knows: BTreeSet<JobId>, now_ns: u64) {
+        let before = self.agents.get(&register.name);
+        let same_start = before.is_some_and(|agent| agent.instance == register.instance && agent.since_ns > 0);
+        let since_ns = before.filter(|_| same_start).map_or(now_ns, |agent| agent.since_ns);
+        let expected = before.is_some_and(|agent| agent.expected);
+        if let Some(old_session) = before.and_then(|agent| agent.session.clone()) {
+            self.names.remove(&old_session);
+        }
+        let agent = Agent {
+            kind: register.kind,
+            host: register.host,
+            pid: register.pid,
+            version: register.version,
+            instance: register.instance,
+            state: register.state,
+            services: register.services,
+            session: Some(session.clone()),
+            since_ns,
+            seen_ns: now_ns,
+            away_since_ns: 0,
+            knows,
+            telemetry: BTreeMap::new(),
+            expected,
+        };
+        self.names.insert(session.clone(), register.name.clone());
+        self.changed.insert(register.name.clone());
+        self.agents.insert(register.name, agent);
+    }
+
+    /// Checks whether `register` may be taken in, and makes room for it.
+    ///
+    /// # Errors
+    /// `bad_parameter`, `name_taken`, `conflict` (the session has another name), `busy`; nothing changed.
+    pub fn admit(&mut self, session: &Session, register: &Register) -> Result<(), Failure> {
+        self.check_texts(register)?;
+        if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
+            let message = format!("this connection is already registered as {name}");
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        match self.agents.get(&register.name) {
+            Some(holder) if holder.session.is_some() && holder.instance != register.instance => {
+                Err(self.name_taken(&register.name, holder))
+            }
+            _ => self.make_room(&register.name),
+        }
+    }
+
+    fn check_texts(&self, register: &Register) -> Result<(), Failure> {
+        let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
+        check_name(&register.name).or_else(bad)?;
+        let mut parts = register.name.split('/');
+        if parts.next() != Some(self.beamline.as_str()) || parts.next() == Some(RESERVED_PART) {
+            let beamline = &self.beamline;
+            return bad(format!(
+                "{} is not a name of this beamline: {beamline}/<agent>, not {beamline}/{RESERVED_PART}",
+                register.name
+            ));
+        }
+        let texts = [&register.kind, &register.host, &register.version].into_iter().chain(&register.services);
+        if texts.into_iter().any(|text| text.len() > TEXT_BYTES_MAX) {
+            return bad(format!("kind, host, version and services have at most {TEXT_BYTES_MAX} bytes each"));
+        }
+        if register.services.len() > SERVICES_MAX || register.jobs.len() > OPEN_JOBS_MAX {
+            return bad(format!("at most {SERVICES_MAX} services and {OPEN_JOBS_MAX} jobs"));
+        }
+        check_state(register.state)
+    }
+
+    fn name_taken(&self, name: &str, holder: &Agent) -> Failure {
+        let message = format!("{name} is held by process {} on {}", holder.pid, holder.host);
+        let seconds = self.timeout_ns as f64 / 1e9;
+        Failure::new(ErrorCode::NameTaken, message).with_hint(format!(
+            "stop that process; if it is dead, the name is free {seconds} s after its last heartbeat"
+        ))
+    }
+
+    /// Forgets a gone agent where a new name needs its place.
+    fn make_room(&mut self, name: &str) -> Result<(), Failure> {
+        if self.agents.contains_key(name) || self.agents.len() < AGENTS_MAX {
+            return Ok(());
+        }
+        let can_go = self.agents.iter().filter(|(_, agent)| agent.session.is_none() && !agent.expected);
+        let Some(oldest) = can_go.min_by_key(|(_, agent)| agent.seen_ns).map(|(name, _)| name.clone()) else {
+            return Err(Failure::new(
+                ErrorCode::Busy,
+                format!("{AGENTS_MAX} agents are registered, no more are taken"),
+            ));
+        };
+        self.agents.remove(&oldest);
+        self.changed.remove(&oldest);
+        self.telemetered.remove(&oldest);
+        Ok(())
+    }
+
+    /// Notes an agent's state; true when it is another one than before.
+    ///
+    /// # Errors
+    /// `not_registered`, or `bad_parameter` for a state that only the broker gives.
+    pub fn set_state(&mut self, session: &Session, state: AgentState) -> Result<bool, Failure> {
+        check_state(state)?;
+        let name = self.registered(session)?.to_owned();
+        let agent = self.agents.get_mut(&name).expect("a session's name is in the list");
+        let is_new = agent.state != state;
+        if is_new {
+            agent.state = state;
+            self.changed.insert(name);
+        }
+        Ok(is_new)
+    }
+
+    /// Notes an agent's newest figures.
+    ///
+    /// # Errors
+    /// `not_registered`.
+    pub fn set_telemetry(&mut self, session: &Session, values: BTreeMap<String, Value>) -> Result<(), Failure> {
+        let name = self.registered(session)?.to_owned();
+        let agent = self.agents.get_mut(&name).expect("a session's name is in the list");
+        agent.telemetry = values;
+        self.telemetered.insert(name);
+        Ok(())
+    }
+
+    /// The name behind a session.
+    ///
+    /// # Errors
+    /// `not_registered`.
+    pub fn registered(&self, session: &Session) -> Result<&str, Failure> {
+        let unknown =
+            || Failure::new(ErrorCode::NotRegistered, "this connection has not registered").with_hint("register again");
+        self.name_of(session).ok_or_else(unknown)
+    }
+
+    /// An agent spoke of a job.
+    pub fn note_job(&mut self, name: &str, id: JobId) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.knows.insert(id);
+        }
+    }
+
+    /// An agent took its leave.
+    pub fn leave(&mut self, session: &Session, now_ns: u64) {
+        if let Some(name) = self.names.get(session).cloned() {
+            self.part(&name, now_ns);
+        }
+    }
+
+    /// Rule R2: whoever was silent for too long is gone.
+    pub fn expire(&mut self, now_ns: u64) {
+        let silent = |agent: &Agent| agent.session.is_some() && now_ns.saturating_sub(agent.seen_ns) >= self.timeout_ns;
+        let gone: Vec<_> =
+            self.agents.iter().filter(|(_, agent)| silent(agent)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            tracing::warn!(agent = name, "agent is gone: no sign of life for {} s", self.timeout_ns as f64 / 1e9);
+            self.part(&name, now_ns);
+        }
+    }
+
+    fn part(&mut self, name: &str, now_ns: u64) {
+        let agent = self.agents.get_mut(name).expect("only listed agents part");
+        if let Some(session) = agent.session.take() {
+            self.names.remove(&session);
+        }
+        agent.state = AgentState::Gone;
+        agent.away_since_ns = now_ns;
+        agent.knows.clear();
+        self.changed.insert(name.to_owned());
+    }
+
+    pub fn presence(&self, name: &str) -> Presence {
+        match self.agents.get(name) {
+            Some(agent) if agent.session.is_some() => Presence::Here,
+            Some(agent) => Presence::Away { since_ns: agent.away_since_ns },
+            None => Presence::Away { since_ns: self.started_ns + self.timeout_ns },
+        }
+    }
+
+    pub fn session_of(&self, name: &str) -> Option<&Session> {
+        self.agents.get(name).and_then(|agent| agent.session.as_ref())
+    }
+
+    pub fn knows(&self, name: &str, id: JobId) -> bool {
+        self.agents.get(name).is_some_and(|agent| agent.knows.contains(&id))
+    }
+
+    /// Names of the agents that can take a job for `service` now, if they have none.
+    pub fn ready_for<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
+        let is_ready = |agent: &Agent| agent.session.is_some() && agent.state == AgentState::Ready;
+        let offers = move |agent: &Agent| agent.services.iter().any(|offered| offered == service);
+        self.agents.iter().filter(move |(_, agent)| is_ready(agent) && offers(agent)).map(|(name, _)| name.as_str())
+    }
+
+    /// All services that agents offer that are here.
+    pub fn services(&self) -> BTreeSet<&str> {
+        let here = self.agents.values().filter(|agent| agent.session.is_some());
+        here.flat_map(|agent| agent.services.iter().map(String::as_str)).collect()
+    }
+
+    /// Every agent with its `jobs` (name to ids), sorted by name.
+    pub fn statuses(&self, mut jobs: BTreeMap<&str, Vec<JobId>>) -> Vec<AgentStatus> {
+        let full = |name: &String| {
+            let mut status = self.status_of(name, jobs.remove(name.as_str()).unwrap_or_default());
+            status.telemetry = self.agents[name].telemetry.clone();
+            status
+        };
+        self.agents.keys().map(full).collect()
+    }
+
+    /// One agent's status without its telemetry.
+    pub fn status_of(&self, name: &str, jobs: Vec<JobId>) -> AgentStatus {
+        let agent = &self.agents[name];
+        AgentStatus {
+            name: name.to_owned(),
+            kind: agent.kind.clone(),
+            state: agent.state,
+            host: agent.host.clone(),
+            pid: agent.pid,
+            version: agent.version.clone(),
+            since_ns: agent.since_ns,
+            seen_ns: agent.seen_ns,
+            services: agent.services.clone(),
+            jobs,
+            telemetry: BTreeMap::new(),
+        }
+    }
+
+    /// Every agent that the configuration names is ready, and there is at least one that is.
+    pub fn is_ready(&self) -> bool {
+        let ready = |agent: &Agent| agent.state == AgentState::Ready;
+        self.agents.values().filter(|agent| agent.expected).all(ready) && self.agents.values().any(ready)
+    }
+
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub fn take_telemetry(&mut self) -> Vec<(String, BTreeMap<String, Value>)> {
+        let names = std::mem::take(&mut self.telemetered);
+        names.into_iter().map(|name| (name.clone(), self.agents[&name].telemetry.clone())).collect()
+    }
+}
+
+fn check_state(state: AgentState) -> Result<(), Failure> {
+    match state {
+        AgentState::Starting | AgentState::Ready => Ok(()),
+        AgentState::Gone | AgentState::Missing => {
+            Err(Failure::new(ErrorCode::BadParameter, format!("an agent is starting or ready, not {}", state.as_str())))
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Every limit of the broker: why it is there, and what happens at it.
+//!
+//! A hostile or broken sender reaches a limit long before the broker's memory does, and pays alone.
+
+use std::time::Duration;
+
+/// Agents that are listed, gone ones included. At the limit the one that is gone longest and that the
+/// configuration does not name is forgotten; if there is none, a new name is refused with `busy`.
+pub const AGENTS_MAX: usize = 256;
+/// Services of one agent. More are refused with `bad_parameter`.
+pub const SERVICES_MAX: usize = 16;
+/// Bytes of a service's name, kind, host name or version text. Longer ones are refused.
+pub const TEXT_BYTES_MAX: usize = 128;
+/// Bytes of one agent's telemetry. More is refused. 256 agents stay below one body (16 MiB) in `status.get`.
+pub const TELEMETRY_BYTES_MAX: usize = 48 * 1024;
+/// Jobs that have not ended. At the limit a submission is refused with `busy`.
+pub const OPEN_JOBS_MAX: usize = 1000;
+/// Jobs that are kept, ended ones included. Beyond it the oldest ended jobs are forgotten, on disk too.
+pub const KEPT_JOBS_MAX: usize = 10_000;
+/// Bytes of the kept records together, so that few large jobs cannot take what many small ones may not.
+pub const KEPT_JOBS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of a job's parameters, and of its result with its reason. Larger ones are refused: a job names
+/// files and images, it does not carry them.
+pub const JOB_VALUE_BYTES_MAX: usize = 256 * 1024;
+/// Nesting of values that others are given again inside lists and records. It stays well below
+/// `envelope::DEPTH_MAX`, so that no sender can make a list that nobody can decode.
+pub const VALUE_DEPTH_MAX: usize = 16;
+/// Bytes of records in the answer to `job.list`; older jobs beyond it are left out.
+pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Topics whose last value is kept for new subscribers. Beyond it the one that was silent longest is
+/// forgotten, and its sequence begins again if it speaks again.
+pub const TOPICS_MAX: usize = 2048;
+/// Last values are sent again at most this often, whatever the number of new subscribers.
+pub const REPLAY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// An accepted or running job whose agent is gone waits this long for it to come back: time for a
+/// supervisor to start it again, and for it to say how the job ended. Then the job is lost.
+pub const LOST_GRACE: Duration = Duration::from_secs(30);
+/// `job.run` and `job.kill` are sent again after this long without a report.
+pub const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Messages of one batch (one transaction). What waits beyond it is taken by the next batch.
+pub const BATCH_MESSAGES_MAX: usize = 256;
+/// Bytes of one batch, for the same reason.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Parts of one message that are looked at; an honest one has two. Further parts are dropped unread and
+/// the message counts as malformed.
+pub const PARTS_MAX: usize = 3;
+/// Messages that wait in each direction for one peer of the ROUTER. Inwards the peer's own socket
+/// waits then; outwards further messages are dropped and counted as undeliverable.
+pub const REQUEST_HWM: i32 = 1000;
+/// Messages that wait for one subscriber. A slower one misses messages and sees the gap in `seq`.
+pub const PUBLISH_HWM: i32 = 1000;
+/// Longest subscription: a topic is an agent's name and a word. A longer one costs the connection.
+pub const SUBSCRIPTION_BYTES_MAX: i64 = 1024;
+/// How often time is looked at: agents that fall silent, repeats, the order to stop.
+pub const TICK: Duration = Duration::from_millis(50);
+/// How long answers may still leave after the broker was told to stop.
+pub const LINGER_MS: i32 = 200;
+/// How long SQLite waits for somebody else's lock (a person's shell) before the batch fails.
+pub const STORE_PATIENCE: Duration = Duration::from_millis(100);

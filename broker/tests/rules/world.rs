@@ -1,0 +1,221 @@
+//! A broker core with a disk that works or does not, a clock that the test moves, and people to talk to it.
+
+use ecs_broker::core::{Change, Core, CoreOptions, Input, Outgoing, Publication, Session};
+use ecs_schemas::{
+    envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
+    error_code::{ErrorCode, Failure},
+    job::{Ack, JobId, JobRecord, JobState, KillJob, ReportJob, RunJob, Submit},
+    registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, Status},
+    value::Value,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+pub const SECOND_NS: u64 = 1_000_000_000;
+pub const TIMEOUT_S: u64 = 3;
+/// Some instant in 2023.
+const START_NS: u64 = 1_700_000_000 * SECOND_NS;
+
+pub struct World {
+    pub core: Core,
+    pub now_ns: u64,
+    /// The disk: what a broker that starts now would read.
+    pub stored: BTreeMap<JobId, JobRecord>,
+    pub disk_works: bool,
+    /// Messages that lie at each session.
+    pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
+    pub published: Vec<Publication>,
+    last_id: u64,
+}
+
+pub fn session(text: &str) -> Session {
+    Session(text.as_bytes().to_vec())
+}
+
+pub fn register(name: &str, instance: u64, jobs: &[JobId]) -> Register {
+    Register {
+        name: name.to_owned(),
+        kind: "writer".to_owned(),
+        host: "host".to_owned(),
+        pid: 7,
+        version: "1".to_owned(),
+        instance,
+        state: AgentState::Ready,
+        services: vec!["write".to_owned()],
+        jobs: jobs.to_vec(),
+    }
+}
+
+fn options() -> CoreOptions {
+    CoreOptions {
+        beamline: "x01".to_owned(),
+        heartbeat: Duration::from_secs(1),
+        timeout: Duration::from_secs(TIMEOUT_S),
+        expected: vec![("x01/writer".to_owned(), "writer".to_owned())],
+        pid: 1,
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            core: Core::new(options(), vec![], START_NS),
+            now_ns: START_NS,
+            stored: BTreeMap::new(),
+            disk_works: true,
+            inboxes: BTreeMap::new(),
+            published: vec![],
+            last_id: 0,
+        }
+    }
+
+    /// A world whose agent `x01/writer`, session `a`, instance 1, is ready.
+    pub fn with_writer() -> Self {
+        let mut world = Self::new();
+        world.register("a", "x01/writer", 1, &[]).unwrap();
+        world
+    }
+
+    /// The broker dies and starts again from what is on the disk. All sessions are gone.
+    pub fn restart_broker(&mut self) {
+        self.core = Core::new(options(), self.stored.values().cloned().collect(), self.now_ns);
+        self.inboxes.clear();
+    }
+
+    /// One batch, as the broker's loop handles it.
+    pub fn batch(&mut self, inputs: &[Input]) {
+        let outgoing: Vec<_> = inputs.iter().flat_map(|input| self.core.step(self.now_ns, input)).collect();
+        let changes = self.core.changes();
+        if !changes.is_empty() && !self.disk_works {
+            self.core.rollback();
+            match inputs {
+                [input] => {
+                    let refusal = self.core.refuse(input, "disk full");
+                    self.deliver(refusal.into_iter().collect());
+                }
+                _ => inputs.iter().for_each(|input| self.batch(std::slice::from_ref(input))),
+            }
+            return;
+        }
+        for change in changes {
+            match change {
+                Change::Save(record) => drop(self.stored.insert(record.id, record)),
+                Change::Forget(id) => drop(self.stored.remove(&id)),
+            }
+        }
+        self.published.extend(self.core.commit(self.now_ns));
+        self.deliver(outgoing);
+    }
+
+    fn deliver(&mut self, outgoing: Vec<Outgoing>) {
+        for message in outgoing {
+            self.inboxes.entry(message.session).or_default().push_back((message.header, message.body));
+        }
+    }
+
+    pub fn send_parts(&mut self, from: &str, parts: Vec<Vec<u8>>) {
+        self.batch(&[Input::Message { session: session(from), parts }]);
+    }
+
+    pub fn notify<N: Notice>(&mut self, from: &str, notice: &N) {
+        self.send_parts(from, vec![encode(&Header::notice(N::KIND)), encode(notice)]);
+    }
+
+    pub fn request_input<R: Request>(&mut self, from: &str, request: &R) -> (u64, Input) {
+        self.last_id += 1;
+        let header = Header::request(R::KIND, self.last_id, 1000);
+        let input = Input::Message { session: session(from), parts: vec![encode(&header), encode(request)] };
+        (self.last_id, input)
+    }
+
+    /// Asks and returns the one answer; what else came for the session stays in its inbox.
+    pub fn ask<R: Request>(&mut self, from: &str, request: &R) -> Result<R::Reply, Failure> {
+        let (id, input) = self.request_input(from, request);
+        self.batch(&[input]);
+        self.take_answer::<R>(from, id)
+    }
+
+    pub fn take_answer<R: Request>(&mut self, from: &str, id: u64) -> Result<R::Reply, Failure> {
+        let inbox = self.inboxes.entry(session(from)).or_default();
+        let at: Vec<_> = inbox.iter().enumerate().filter(|(_, message)| message.0.id == id).map(|(at, _)| at).collect();
+        assert_eq!(at.len(), 1, "rule E1: one answer to {} of {from}", R::KIND);
+        let (header, body) = inbox.remove(at[0]).unwrap();
+        if header.kind == KIND_ERROR {
+            return Err(decode(&body).unwrap());
+        }
+        assert_eq!(header.kind, format!("{}.reply", R::KIND));
+        Ok(decode(&body).unwrap())
+    }
+
+    /// Everything that lies at a session, and empties it.
+    pub fn take_inbox(&mut self, of: &str) -> Vec<(Header, Vec<u8>)> {
+        self.inboxes.remove(&session(of)).unwrap_or_default().into()
+    }
+
+    fn take_notices<N: Notice>(&mut self, of: &str) -> Vec<Result<N, DecodeError>> {
+        let is_one = |message: &(Header, Vec<u8>)| message.0.kind == N::KIND;
+        let (notices, others) = self.take_inbox(of).into_iter().partition(is_one);
+        let others: Vec<(Header, Vec<u8>)> = others;
+        self.inboxes.insert(session(of), others.into());
+        let notices: Vec<(Header, Vec<u8>)> = notices;
+        notices.iter().map(|(_, body)| decode(body)).collect()
+    }
+
+    /// Ids of the jobs that a session was told to run.
+    pub fn runs(&mut self, of: &str) -> Vec<JobId> {
+        self.take_notices::<RunJob>(of).into_iter().map(|run| run.unwrap().id).collect()
+    }
+
+    pub fn kills(&mut self, of: &str) -> Vec<JobId> {
+        self.take_notices::<KillJob>(of).into_iter().map(|kill| kill.unwrap().id).collect()
+    }
+
+    pub fn register(&mut self, from: &str, name: &str, instance: u64, jobs: &[JobId]) -> Result<Registered, Failure> {
+        self.ask(from, &register(name, instance, jobs))
+    }
+
+    pub fn heartbeat(&mut self, from: &str) -> Result<Ack, Failure> {
+        self.ask(from, &Heartbeat { state: AgentState::Ready })
+    }
+
+    pub fn submit(&mut self, key: &str) -> Result<JobRecord, Failure> {
+        self.ask("client", &Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() })
+    }
+
+    pub fn report(&mut self, from: &str, id: JobId, state: JobState) -> Result<Ack, Failure> {
+        self.ask(from, &ReportJob { id, state, reason: None, result: None })
+    }
+
+    pub fn job(&mut self, id: JobId) -> JobRecord {
+        self.ask("client", &ecs_schemas::job::GetJob { id }).unwrap()
+    }
+
+    pub fn state(&mut self, id: JobId) -> JobState {
+        self.job(id).state
+    }
+
+    pub fn status(&mut self) -> Status {
+        self.ask("client", &GetStatus {}).unwrap()
+    }
+
+    pub fn agent(&mut self, name: &str) -> AgentStatus {
+        self.status().agents.into_iter().find(|agent| agent.name == name).unwrap()
+    }
+
+    /// Lets time pass, second by second, while the agents of `alive` show that they live.
+    pub fn pass(&mut self, seconds: u64, alive: &[&str]) {
+        for _ in 0..seconds {
+            self.now_ns += SECOND_NS;
+            for session in alive {
+                self.heartbeat(session).unwrap();
+            }
+            self.batch(&[Input::Tick]);
+        }
+    }
+}
+
+pub fn code<T: std::fmt::Debug>(result: Result<T, Failure>) -> ErrorCode {
+    result.unwrap_err().code
+}

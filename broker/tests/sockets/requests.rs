@@ -1,0 +1,130 @@
+//! Answers, silence, strangers and what they send.
+
+use crate::peers::{Peer, TestBroker, options, wait_for};
+use ecs_broker::store;
+use ecs_schemas::{
+    envelope::{BODY_BYTES_MAX, Header, Request, encode},
+    error_code::ErrorCode,
+    job::{JobState, ReportJob, RunJob, Submit},
+    registry::{AgentState, GetStatus, Heartbeat},
+    value::Value,
+};
+use std::{io::Write, net::TcpStream};
+
+fn submit(key: &str) -> Submit {
+    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() }
+}
+
+#[test]
+fn agent_that_falls_silent_is_gone_while_its_connection_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    agent.register("x01/writer", 1);
+    assert_eq!(client.state_of("x01/writer"), Some(AgentState::Ready));
+    wait_for("the silent agent is gone", || client.state_of("x01/writer") == Some(AgentState::Gone));
+    let refusal = agent.ask(&Heartbeat { state: AgentState::Ready }).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::NotRegistered);
+}
+
+#[test]
+fn hundreds_of_submissions_at_once_are_each_answered_with_a_job_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    agent.register("x01/writer", 1);
+    let asked: Vec<u64> = (0..500).map(|number| client.send(&submit(&number.to_string()))).collect();
+    let mut answered: Vec<u64> = asked.iter().map(|_| client.receive().0.id).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, asked);
+    drop(agent);
+}
+
+/// What strangers send, one connection each, while an honest client goes on working.
+#[test]
+fn hostile_peers_cost_nobody_but_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let request_endpoint = format!("tcp://127.0.0.1:{port}");
+    let broker = TestBroker::start(ecs_broker::BrokerOptions { request_endpoint, ..options(folder.path()) });
+    let mut honest = broker.peer();
+    honest.ask(&GetStatus {}).unwrap();
+    let header = encode(&Header::request(GetStatus::KIND, 1, 1));
+    let many_parts = vec![&b"part"[..]; 1000];
+    let too_long = vec![0; BODY_BYTES_MAX + 1];
+    let messages: [&[&[u8]]; 6] =
+        [&[b""], &[b"", b"", b""], &many_parts, &[&header], &[&header, &too_long], &[&[0xc1; 100], b"x"]];
+    let mut strangers = vec![]; // kept, so that what they sent arrives
+    for message in messages {
+        let stranger = broker.peer();
+        for _ in 0..10 {
+            stranger.send_parts(message);
+        }
+        honest.ask(&GetStatus {}).unwrap();
+        strangers.push(stranger);
+    }
+    for _ in 0..20 {
+        let mut no_zeromq = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        no_zeromq.write_all(b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n").unwrap();
+    }
+    wait_for("what was malformed is counted", || honest.ask(&GetStatus {}).unwrap().broker.malformed >= 50);
+    drop(strangers);
+    honest.ask(&GetStatus {}).unwrap();
+}
+
+#[test]
+fn peer_that_goes_away_before_its_answer_is_counted_and_disturbs_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let mut client = broker.peer();
+    let mut gone = broker.peer();
+    gone.register("x01/writer", 1);
+    drop(gone); // the broker still thinks it is there, so it sends it the job
+    client.ask(&submit("k")).unwrap();
+    wait_for("the order to run is counted", || client.ask(&GetStatus {}).unwrap().broker.undeliverable > 0);
+}
+
+/// The store is made to fail by a second connection that holds SQLite's write lock.
+#[test]
+fn broker_whose_store_fails_refuses_jobs_and_takes_them_when_it_works_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    agent.register("x01/writer", 1);
+    let path = broker.options.state_folder.join(store::FILE_NAME);
+    let blocker = rusqlite::Connection::open(path).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refusal = client.ask(&submit("k")).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::StoreFailed);
+    assert!(refusal.hint.is_some());
+    assert_eq!(client.ask(&GetStatus {}).unwrap().broker.jobs_open, 0);
+    blocker.execute_batch("COMMIT").unwrap();
+    let mut id = None;
+    wait_for("the job is taken", || {
+        let _ = agent.ask(&Heartbeat { state: AgentState::Ready }).map_err(|_| agent.register("x01/writer", 1));
+        id = client.ask(&submit("k")).ok().map(|job| job.id);
+        id.is_some()
+    });
+    assert_eq!(agent.await_notice::<RunJob>().id, id.unwrap());
+}
+
+/// A job runs while the broker is stopped and another one started on the same folder and endpoints.
+#[test]
+fn running_job_survives_a_restart_of_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    agent.register("x01/writer", 1);
+    let job = client.ask(&submit("k")).unwrap();
+    let report = |state| ReportJob { id: job.id, state, reason: None, result: None };
+    agent.ask(&report(JobState::Running)).unwrap();
+    let options = broker.options.clone();
+    broker.stop().unwrap();
+    let broker = TestBroker::start(options);
+    let (mut agent, mut client) = (Peer::connect(&broker.options.request_endpoint), broker.peer());
+    assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Running);
+    let listed = ecs_schemas::registry::Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
+    agent.ask(&listed).unwrap();
+    agent.ask(&report(JobState::Done)).unwrap();
+    assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Done);
+}

@@ -1,0 +1,71 @@
+//! Every section and key that a beamline's file may have, and the nearest one to a misspelt one.
+
+use super::Problem;
+
+/// The sections and their keys; `spec/beamline.md` has the same table for people.
+pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
+    ("beamline", &["name", "data_folder", "state_folder"]),
+    ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout"]),
+    (
+        "detector",
+        &[
+            "config",
+            "detector_name",
+            "detector_type",
+            "n_modules",
+            "bit_depth",
+            "image_pixel_height",
+            "image_pixel_width",
+            "start_udp_port",
+            "module_positions",
+        ],
+    ),
+    ("ring", &["path", "size"]),
+    ("readout", &["processes", "address", "receive_buffer"]),
+    ("assembler", &["deadline", "fill", "open_images"]),
+    ("writer", &["processes", "image_timeout", "sync"]),
+];
+
+/// The keys of a section that there is.
+pub(super) fn keys_of(section: &str) -> Option<&'static [&'static str]> {
+    SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, keys)| *keys)
+}
+
+/// What to say of a section that there is not.
+pub(super) fn unknown_section(section: &str) -> Problem {
+    let names = SECTIONS.map(|(name, _)| name);
+    let hint = match nearest(section, names.iter().copied()) {
+        Some(name) => format!("did you mean [{name}]?"),
+        None => match home_of(section) {
+            Some(home) => format!("did you mean {home}.{section}?"),
+            None => format!("the sections are {}", names.join(", ")),
+        },
+    };
+    Problem::Unknown { what: "section", hint }
+}
+
+/// What to say of a key that its section does not have: a misspelling, or the key of another section.
+pub(super) fn unknown_key(section: &str, keys: &[&str], key: &str) -> Problem {
+    let near = nearest(key, keys.iter().copied()).map(|near| format!("did you mean {section}.{near}?"));
+    let hint = home_of(key)
+        .map(|home| format!("did you mean {home}.{key}?"))
+        .or(near)
+        .unwrap_or_else(|| format!("the keys of [{section}] are {}", keys.join(", ")));
+    Problem::Unknown { what: "key", hint }
+}
+
+/// The section whose key this is, where there is exactly one.
+fn home_of(key: &str) -> Option<&'static str> {
+    let mut homes = SECTIONS.iter().filter(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name);
+    homes.next().filter(|_| homes.next().is_none())
+}
+
+/// The candidate that a third of the word's letters, two at least, turn it into.
+fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let edits_max = (word.len() / 3).max(2);
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
+        .filter(|(edits, candidate)| *edits <= edits_max && *edits < candidate.len())
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,339 @@
+//! A contributor: it writes packets into open images.
+//!
+//! ```text
+//! lookup ids ─▶ protect (hazard word) ─▶ is the window entry still the same? ─▶ write pixels, mark packets ─▶ withdraw
+//! ```
+//!
+//! # Rules
+//! R1  A contributor writes a slot's pixels and bitmap only inside an [`Access`] that names the slot.
+//! R3  An `Access` names a slot only after its hazard word was published and the image's window entry
+//!     was seen to hold that slot afterwards. The owner empties the window entry first and looks at the
+//!     hazard words afterwards; so one of the two always sees the other (the fences marked R3).
+//! R4  A bit in a bitmap is set after the packet's pixels are in their place, by one contributor only:
+//!     ports are not shared.
+
+use crate::{
+    control::Ring,
+    futex::Event,
+    layout::{
+        ContributorCounters, NO_SLOT, NO_SLOT_TOUCHED, Participant, pack_run, pack_slot, run_word_id, unpack_slot,
+    },
+    limits::{HAZARD_SLOTS, IMAGE_ID_MAX},
+    participant::{self, Role, TooManyParticipants},
+    process::ProcessId,
+    sync::{Acquire, AtomicU64, Relaxed, Release, SeqCst, fence},
+};
+use std::{cell::Cell, time::Duration};
+
+/// One process (or thread) that receives packets. Leaves the ring when it is dropped.
+pub struct Contributor {
+    ring: Ring,
+    process: ProcessId,
+    place: usize,
+    /// The run that the caller knows of: what [`Contributor::epoch`] returned last.
+    known_epoch: Cell<u64>,
+}
+
+/// Where an image id stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// Packets may be placed.
+    Open,
+    /// It is due, but there is no slot for it: its packets are lost (`RingFull`).
+    NoSlot,
+    /// It was closed this many ids ago.
+    Behind(u64),
+    /// This many ids beyond the last open one.
+    Ahead(u64),
+    /// No run has begun.
+    NoRun,
+}
+
+/// An open image that an [`Access`] protects: the index of its slot in the hazard word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenImage {
+    slot: u16,
+}
+
+/// What a packet's mark changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    New,
+    /// It was there already; the new copy must not be written over it.
+    Duplicate,
+}
+
+/// What the first packet of an image tells of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PacketInfo {
+    /// Monotonic clock.
+    pub received_ns: u64,
+    pub detector_timestamp: u64,
+    pub exposure_length: u32,
+}
+
+/// What became of a packet, beside being placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketFate {
+    Placed,
+    Duplicate,
+    /// Its image is closed.
+    Late,
+    /// Its image did not open in time.
+    Early,
+    /// The ring had no slot for its image.
+    NoSlot,
+    /// Another detector's, or another version's.
+    Foreign,
+    /// Not a packet of the length and numbers that the detector sends.
+    Malformed,
+}
+
+impl Contributor {
+    /// Takes a place in the ring.
+    ///
+    /// # Errors
+    /// Every place is taken.
+    pub fn join(ring: &Ring, process: ProcessId, name: &str) -> Result<Self, TooManyParticipants> {
+        let place = participant::take(ring, process, Role::Contributor, name, |_| {})?;
+        let contributor = Self { ring: ring.clone(), process, place, known_epoch: Cell::new(0) };
+        contributor.epoch();
+        Ok(contributor)
+    }
+
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The run that packets belong to now; 0 before the first one.
+    ///
+    /// What is told afterwards (progress, a wanted id, a new run) is told of this run: the owner takes
+    /// no notice of it once another one has begun, until the caller has asked here again.
+    pub fn epoch(&self) -> u64 {
+        self.known_epoch.set(self.epoch_now());
+        self.known_epoch.get()
+    }
+
+    fn epoch_now(&self) -> u64 {
+        self.ring.header().epoch.load(Acquire) // pairs with Release in Owner::begin_run
+    }
+
+    pub fn lookup(&self, id: u64) -> Lookup {
+        if self.epoch_now() == 0 {
+            return Lookup::NoRun;
+        }
+        if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+            && open == id
+        {
+            return if slot < NO_SLOT_TOUCHED { Lookup::Open } else { Lookup::NoSlot };
+        }
+        let base = run_word_id(self.ring.header().base.load(Acquire)); // pairs with Release in Owner::open_ahead
+        let end = base + u64::from(self.ring.geometry().window);
+        match id {
+            _ if id < base => Lookup::Behind(base - id),
+            _ => Lookup::Ahead(id.saturating_add(1).saturating_sub(end)),
+        }
+    }
+
+    /// Protects the open ones of `ids` (at most [`HAZARD_SLOTS`]) until the access is dropped. Do not
+    /// sleep with it.
+    ///
+    /// # Panics
+    /// With more ids.
+    pub fn protect(&mut self, ids: &[u64]) -> Access<'_> {
+        assert!(ids.len() <= HAZARD_SLOTS, "{} images at one time", ids.len());
+        let mut images = [None; HAZARD_SLOTS];
+        let mut hazard = 0;
+        for (index, &id) in ids.iter().enumerate() {
+            if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+                && open == id
+                && slot < NO_SLOT_TOUCHED
+            {
+                images[index] = Some((id, slot));
+                hazard |= (u64::from(slot) + 1) << (16 * index);
+            }
+        }
+        self.me().hazard.store(hazard, Relaxed);
+        fence(SeqCst); // R3: pairs with the fence in Owner::close_slot
+        for image in &mut images {
+            let still_open = |&(id, slot): &(u64, u16)| {
+                // Acquire pairs with Release in Owner::open: the cleared bitmap is seen.
+                self.ring.window_entry(id).load(Acquire) == pack_slot(id, slot)
+            };
+            *image = image.filter(still_open);
+        }
+        // A lossy reader that sees one of our pixels must find the slot's old word gone (R2): pairs with
+        // the Acquire fence in Reader::copy_pixels.
+        fence(Release);
+        Access { contributor: self, images }
+    }
+
+    /// Tells the owner of an id beyond the window, so that it moves on when it can.
+    pub fn want(&self, id: u64) {
+        self.ask(&self.me().want, id);
+    }
+
+    /// Tells the owner that `id` begins a new run: everything that is open belongs to the old one.
+    pub fn request_run(&self, id: u64) {
+        self.ask(&self.me().restart, id);
+    }
+
+    fn ask(&self, word: &AtomicU64, id: u64) {
+        let asked = pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX));
+        if word.swap(asked, Release) != asked {
+            self.owner_event().signal(); // Release above pairs with Acquire in Owner::step
+        }
+    }
+
+    /// Read before [`Contributor::lookup`], passed to [`Contributor::wait_for_window`] after it.
+    pub fn window_ticket(&self) -> u32 {
+        self.window_event().ticket()
+    }
+
+    /// Sleeps until the window has moved since `ticket`, or the time is over.
+    pub fn wait_for_window(&self, ticket: u32, timeout: Duration) {
+        self.window_event().wait(ticket, timeout);
+    }
+
+    /// Tells how far this contributor's ports are: the lowest, over its ports that are not silent, of
+    /// the highest id seen in this run, None while one of them has not shown an id yet; and when it
+    /// last placed a packet.
+    pub fn set_progress(&self, id: Option<u64>, last_placed_ns: u64) {
+        self.me().last_placed_ns.store(last_placed_ns, Relaxed);
+        let progress = id.map_or(0, |id| pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX)));
+        if self.me().progress.load(Relaxed) == progress {
+            return;
+        }
+        self.me().progress.store(progress, Release);
+        let oldest_open = run_word_id(self.ring.header().base.load(Relaxed));
+        if id.is_some_and(|id| id >= oldest_open + crate::limits::REORDER_IMAGES) {
+            self.owner_event().signal(); // an image may be closed that misses packets
+        }
+    }
+
+    /// When any contributor last placed packets; 0 if none has.
+    pub fn last_placed_ns(&self) -> u64 {
+        self.ring.participants().iter().map(|place| place.last_placed_ns.load(Relaxed)).max().unwrap_or(0)
+    }
+
+    /// Counts packets that were not placed, or were.
+    pub fn count(&self, fate: PacketFate, packets: u64) {
+        let counters = self.counters();
+        let counter = match fate {
+            PacketFate::Placed => &counters.placed,
+            PacketFate::Duplicate => &counters.duplicate,
+            PacketFate::Late => &counters.late,
+            PacketFate::Early => &counters.early,
+            PacketFate::NoSlot => &counters.no_slot,
+            PacketFate::Foreign => &counters.foreign,
+            PacketFate::Malformed => &counters.malformed,
+        };
+        counter.fetch_add(packets, Relaxed);
+        counters.received.fetch_add(packets, Relaxed);
+    }
+
+    pub fn count_moved(&self, packets: u64) {
+        self.counters().moved.fetch_add(packets, Relaxed);
+    }
+
+    pub fn count_bytes(&self, bytes: u64) {
+        self.counters().bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds what the kernel threw away since the last call.
+    pub fn count_kernel_dropped(&self, packets: u64) {
+        self.counters().kernel_dropped.fetch_add(packets, Relaxed);
+    }
+
+    /// Marks a due image that has no slot as touched, so that it does not get one any more.
+    pub fn refuse(&self, id: u64) {
+        let entry = self.ring.window_entry(id);
+        let _ = entry.compare_exchange(pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED), Release, Relaxed);
+    }
+
+    /// True once the owner has ended on purpose.
+    pub fn ring_closed(&self) -> bool {
+        self.ring.is_closed()
+    }
+
+    fn me(&self) -> &Participant {
+        &self.ring.participants()[self.place]
+    }
+
+    fn counters(&self) -> &ContributorCounters {
+        &self.me().counters
+    }
+
+    fn owner_event(&self) -> Event<'_> {
+        self.ring.owner_event()
+    }
+
+    fn window_event(&self) -> Event<'_> {
+        let header = self.ring.header();
+        Event { word: &header.window_event, waiters: &header.window_waiters }
+    }
+}
+
+impl Drop for Contributor {
+    fn drop(&mut self) {
+        participant::leave(&self.ring, self.place, self.process, Role::Contributor);
+        self.owner_event().signal();
+    }
+}
+
+/// Leave to write into some open images (R1), withdrawn when it is dropped.
+pub struct Access<'a> {
+    contributor: &'a Contributor,
+    images: [Option<(u64, u16)>; HAZARD_SLOTS],
+}
+
+impl Access<'_> {
+    /// The image, if it was among the protected ids and is open.
+    pub fn image(&self, id: u64) -> Option<OpenImage> {
+        self.images.iter().flatten().find(|(open, _)| *open == id).map(|&(_, slot)| OpenImage { slot })
+    }
+
+    /// First byte of the image's pixels, `image_bytes` long, valid while this access lives. Other
+    /// contributors write other bytes of it at the same time.
+    pub fn pixels(&self, image: OpenImage) -> *mut u8 {
+        self.contributor.ring.pixels(image.slot)
+    }
+
+    pub fn has_packet(&self, image: OpenImage, packet: usize) -> bool {
+        let word = &self.contributor.ring.bitmap(image.slot)[packet / 64];
+        word.load(Relaxed) & 1 << (packet % 64) != 0 // only this contributor sets this bit (R4)
+    }
+
+    /// Marks a packet whose pixels are in their place (R4).
+    ///
+    /// # Panics
+    /// If images have no such packet.
+    pub fn mark(&self, image: OpenImage, packet: usize, info: PacketInfo) -> Mark {
+        let ring = &self.contributor.ring;
+        assert!(packet < ring.geometry().packets_per_image as usize, "packet {packet}");
+        let bit = 1 << (packet % 64);
+        if ring.bitmap(image.slot)[packet / 64].fetch_or(bit, Relaxed) & bit != 0 {
+            return Mark::Duplicate;
+        }
+        let slot = ring.slot(image.slot);
+        if slot.first_packet_ns.load(Relaxed) == 0
+            && slot.first_packet_ns.compare_exchange(0, info.received_ns.max(1), Relaxed, Relaxed).is_ok()
+        {
+            slot.detector_timestamp.store(info.detector_timestamp, Relaxed);
+            slot.exposure_length.store(info.exposure_length, Relaxed);
+        }
+        // Release pairs with Acquire in Owner::head_verdict: who sees the count sees bits and pixels.
+        let received = slot.packets_received.fetch_add(1, Release) + 1;
+        if received == ring.geometry().packets_per_image {
+            ring.owner_event().signal();
+        }
+        Mark::New
+    }
+}
+
+impl Drop for Access<'_> {
+    fn drop(&mut self) {
+        // Release pairs with Acquire in Owner::is_held: the owner sees all that was written.
+        self.contributor.me().hazard.store(0, Release);
+    }
+}

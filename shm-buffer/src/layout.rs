@@ -1,0 +1,264 @@
+//! The ring's file, byte for byte.
+//!
+//! ```text
+//!  0 ┌───────────────────────────────┐
+//!    │ Header                        │ identity, geometry, owner, run, event words, counters, window table
+//!    ├───────────────────────────────┤
+//!    │ Participant   x PARTICIPANTS  │ pid and start time, role, hazard or cursor, counters
+//!    ├───────────────────────────────┤
+//!    │ SlotControl   x slots         │ state and tag, image id, counts, times
+//!    ├───────────────────────────────┤
+//!    │ CommitEntry   x 2^k           │ commit sequence -> slot, and the ids lost before it
+//!    ├───────────────────────────────┤
+//!    │ packet bitmap x slots         │ bit p: packet p is in its place
+//!    ├───────────────────────────────┤ multiple of 2 MiB
+//!    │ pixels        x slots         │ each at a multiple of 4096
+//!    └───────────────────────────────┘
+//! ```
+//!
+//! Everything before the pixels is made of atomics, little-endian, and mapped read-write by everybody:
+//! plain access from two processes at once would be undefined behaviour. The offsets are fixed by the
+//! asserts at the end and by `tests/layout.rs`; a change of any is a new [`VERSION`].
+//!
+//! Words that hold two numbers:
+//!
+//! | word | upper bits | lower bits |
+//! |---|---|---|
+//! | slot word | tag (61): open counter, or commit sequence | state (3) |
+//! | window entry | image id + 1 (48), 0 = empty | slot (16) |
+//! | commit word | commit sequence + 1 (48), 0 = being written | slot (16) |
+//! | run word (`base`, `progress`, `want`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
+//! | hazard word | four slots + 1 of 16 bits, 0 = none | |
+
+use crate::{
+    limits::{LOST_RANGES, PARTICIPANTS, WINDOW_MAX},
+    sync::{AtomicU32, AtomicU64},
+};
+
+/// First eight bytes of the file, as text: `ECS_RING`.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"ECS_RING");
+/// Layout and protocol. A participant with another one is refused.
+pub const VERSION: u32 = 1;
+pub(crate) const CONTROL_ALIGN: usize = 128;
+
+/// Where slots, runs and events of the whole ring are told. One writer, the owner, except where said.
+#[repr(C, align(128))]
+pub(crate) struct Header {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub slots: AtomicU32,
+    pub window: AtomicU32,
+    pub height: AtomicU32,
+    pub width: AtomicU32,
+    pub pixel_bytes: AtomicU32,
+    pub packets_per_image: AtomicU32,
+    pub fill: AtomicU32,
+    /// An image may be open for this long after its first packet.
+    pub deadline_ns: AtomicU64,
+    pub owner_pid: AtomicU32,
+    /// How often the ring has changed hands.
+    pub owners: AtomicU32,
+    pub owner_start_time: AtomicU64,
+    /// When the ring was made, mixed with by whom: no two rings have the same.
+    pub created_ns: AtomicU64,
+    _pad0: [u64; 7],
+
+    /// Rises with every run. 0: nothing was received yet.
+    pub epoch: AtomicU64,
+    /// Run word: lowest id that is open in this run. Ids below it are committed or counted lost.
+    pub base: AtomicU64,
+    /// Slots of sequences below this may be in use again.
+    pub reclaimed_seq: AtomicU64,
+    _pad1: [u64; 13],
+
+    /// Next sequence to be committed.
+    pub commit_head: AtomicU64,
+    /// Futex: changes with every commit. `commit_waiters` is set by whoever sleeps on it.
+    pub commit_event: AtomicU32,
+    pub commit_waiters: AtomicU32,
+    _pad2: [u64; 14],
+
+    /// Futex: contributors and readers change it to wake the owner. `owner_waiting` is set while it sleeps.
+    pub owner_event: AtomicU32,
+    pub owner_waiting: AtomicU32,
+    /// Set by the owner while it has too few slots: a reader that gives one back wakes it.
+    pub slots_wanted: AtomicU32,
+    /// Set once, when the owner ends on purpose: participants let go.
+    pub closed: AtomicU32,
+    /// Futex: changes when the window moves. `window_waiters` is set by contributors that sleep on it.
+    pub window_event: AtomicU32,
+    pub window_waiters: AtomicU32,
+    _pad3: [u64; 13],
+
+    pub counters: OwnerCounters,
+    /// Sums of the counters of contributors that have left or died.
+    pub retired: ContributorCounters,
+
+    /// Window entry of image id `i`: `window_table[i % window]`.
+    pub window_table: [AtomicU64; WINDOW_MAX as usize],
+}
+
+/// What became of images. Written by the owner.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct OwnerCounters {
+    pub complete: AtomicU64,
+    pub partial: AtomicU64,
+    pub missing_packets: AtomicU64,
+    pub runs: AtomicU64,
+    pub slots_in_quarantine: AtomicU64,
+    /// By [`crate::LossCause`], at its number.
+    pub lost: [AtomicU64; 8],
+}
+
+/// What became of packets. `received` is the sum of the seven that follow it.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct ContributorCounters {
+    pub received: AtomicU64,
+    pub placed: AtomicU64,
+    pub duplicate: AtomicU64,
+    pub late: AtomicU64,
+    pub early: AtomicU64,
+    pub no_slot: AtomicU64,
+    pub foreign: AtomicU64,
+    pub malformed: AtomicU64,
+    /// Placed with a copy, since another packet was expected there.
+    pub moved: AtomicU64,
+    /// Thrown away by the kernel, by its own count: not part of `received`.
+    pub kernel_dropped: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+/// One process's place in the ring. Written by its holder, except `identity` (freed by the owner too).
+#[repr(C, align(128))]
+pub(crate) struct Participant {
+    /// pid (upper 32 bits) and role (lower); 0 = free.
+    pub identity: AtomicU64,
+    /// Start time of that process, so that a reused pid is not trusted; 0 while it is being set.
+    pub start_time: AtomicU64,
+    pub name: [AtomicU64; 4],
+    /// Contributor: the slots that it may touch. Rule R1.
+    pub hazard: AtomicU64,
+    /// Reader: next sequence it wants.
+    pub cursor: AtomicU64,
+    /// Contributor: how far its ports are (set_progress), and when it last placed a packet.
+    pub progress: AtomicU64,
+    pub last_placed_ns: AtomicU64,
+    /// Contributor: an id beyond the window that it holds a packet of.
+    pub want: AtomicU64,
+    /// Contributor: an id that begins a new run.
+    pub restart: AtomicU64,
+    /// Reader: images that it was overtaken by.
+    pub overtaken: AtomicU64,
+    _pad: [u64; 3],
+    pub counters: ContributorCounters,
+}
+
+/// One slot's state and what is known of the image in it.
+#[repr(C, align(128))]
+pub(crate) struct SlotControl {
+    pub word: AtomicU64,
+    pub image_id: AtomicU64,
+    pub epoch: AtomicU64,
+    /// Monotonic clock at the first packet; 0 = none yet.
+    pub first_packet_ns: AtomicU64,
+    /// The same and the commit as UTC, set at the commit.
+    pub first_packet_utc_ns: AtomicU64,
+    pub commit_utc_ns: AtomicU64,
+    /// From the header of the first packet.
+    pub detector_timestamp: AtomicU64,
+    pub exposure_length: AtomicU32,
+    pub packets_received: AtomicU32,
+}
+
+/// One step of the commit sequence: an image, or a notice of lost ids without one.
+#[repr(C, align(128))]
+pub(crate) struct CommitEntry {
+    pub word: AtomicU64,
+    pub epoch: AtomicU64,
+    /// Ids of the run below this are told of, with this entry.
+    pub accounted_id: AtomicU64,
+    /// Ids lost between the image before this one and this one.
+    pub lost: [LostEntry; LOST_RANGES],
+}
+
+#[repr(C)]
+pub(crate) struct LostEntry {
+    pub first_id: AtomicU64,
+    /// count (upper 56 bits) and cause (lower 8); 0 = unused.
+    pub count_cause: AtomicU64,
+}
+
+/// State of a slot, the lower three bits of its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum SlotState {
+    Free = 0,
+    Open = 1,
+    Closing = 2,
+    Committed = 3,
+}
+
+pub(crate) fn slot_word(tag: u64, state: SlotState) -> u64 {
+    tag << 3 | state as u64
+}
+
+/// Tag and state of a slot word; none for bits that no owner writes.
+pub(crate) fn split_slot_word(word: u64) -> Option<(u64, SlotState)> {
+    let state = match word & 7 {
+        0 => SlotState::Free,
+        1 => SlotState::Open,
+        2 => SlotState::Closing,
+        3 => SlotState::Committed,
+        _ => return None,
+    };
+    Some((word >> 3, state))
+}
+
+/// No slot for this image (window entry), or no image in this step (commit entry).
+pub(crate) const NO_SLOT: u16 = 0xffff;
+/// As `NO_SLOT`, and a packet of the image was thrown away: it can no longer get one.
+pub(crate) const NO_SLOT_TOUCHED: u16 = 0xfffe;
+
+/// A number below 2^48 - 1 and a slot, for window entries and commit words.
+pub(crate) fn pack_slot(number: u64, slot: u16) -> u64 {
+    debug_assert!(number < (1 << 48) - 1);
+    (number + 1) << 16 | u64::from(slot)
+}
+
+pub(crate) fn unpack_slot(word: u64) -> Option<(u64, u16)> {
+    (word != 0).then(|| ((word >> 16).wrapping_sub(1), word as u16))
+}
+
+/// An image id in a run, for words that must not outlive it.
+pub(crate) fn pack_run(epoch: u64, id: u64) -> u64 {
+    debug_assert!(id < (1 << 48) - 1);
+    (epoch & 0xffff) << 48 | (id + 1)
+}
+
+/// The id, if the word belongs to run `epoch`.
+pub(crate) fn unpack_run(word: u64, epoch: u64) -> Option<u64> {
+    let id = word & ((1 << 48) - 1);
+    (id != 0 && word >> 48 == epoch & 0xffff).then(|| id - 1)
+}
+
+/// The id of a run word, of whichever run; 0 if it holds none.
+pub(crate) fn run_word_id(word: u64) -> u64 {
+    (word & ((1 << 48) - 1)).saturating_sub(1)
+}
+
+const _: () = {
+    use std::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<Header>() == 1280 && align_of::<Header>() == 128);
+    assert!(offset_of!(Header, deadline_ns) == 40);
+    assert!(offset_of!(Header, epoch) == 128);
+    assert!(offset_of!(Header, commit_head) == 256);
+    assert!(offset_of!(Header, owner_event) == 384);
+    assert!(offset_of!(Header, counters) == 512);
+    assert!(offset_of!(Header, retired) == 640);
+    assert!(offset_of!(Header, window_table) == 768);
+    assert!(size_of::<Participant>() == 256 && offset_of!(Participant, counters) == 128);
+    assert!(size_of::<SlotControl>() == 128 && size_of::<CommitEntry>() == 128);
+    assert!(PARTICIPANTS <= u16::MAX as usize);
+};

@@ -1,0 +1,189 @@
+//! Closing: when an image is due, how contributors leave it, and what becomes of it.
+
+use super::{Owner, Surroundings};
+use crate::{
+    crash::crash_point,
+    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, unpack_run},
+    limits::{HAZARD_SLOTS, HAZARD_WAIT_NS, REORDER_IMAGES},
+    loss::LossCause,
+    participant::Role,
+    process::Liveness,
+    sync::{Acquire, Relaxed, SeqCst, fence},
+};
+use std::time::Duration;
+
+impl Owner {
+    /// Whether the oldest open image is to be closed now (O3). Ids below `due_end` are.
+    pub(super) fn head_is_due(&self, due_end: u64, mono_ns: u64) -> bool {
+        let Some(&slot) = self.open.front() else { return false };
+        match slot {
+            Some(slot) if self.packets_received(slot) == self.ring.geometry().packets_per_image => return true,
+            None if self.is_touched(self.base) => return true,
+            _ => {}
+        }
+        self.base < due_end || self.oldest_first_packet_ns().is_some_and(|since| self.is_over(since, mono_ns))
+    }
+
+    fn is_over(&self, since_ns: u64, mono_ns: u64) -> bool {
+        mono_ns.saturating_sub(since_ns) >= self.deadline_ns
+    }
+
+    /// Ids below this one are due whatever has come of them: every contributor has passed them by, or
+    /// the window has to reach an id that was asked for a deadline ago.
+    pub(super) fn due_end(&self, mono_ns: u64) -> u64 {
+        let asked = self.wanted.filter(|&(_, since_ns)| self.is_over(since_ns, mono_ns));
+        let window = u64::from(self.ring.geometry().window);
+        let asked_end = asked.map_or(0, |(id, _)| (id + 1).saturating_sub(window));
+        asked_end.max(self.passed_end(mono_ns))
+    }
+
+    /// Where ids jumped by more than the window, the ones between are lost in one go: a step must end
+    /// soon however far the jump is.
+    pub(super) fn skip_gap(&mut self, due_end: u64, surroundings: &mut Surroundings<'_>) {
+        if due_end <= self.base + self.open.len() as u64 {
+            return;
+        }
+        while !self.open.is_empty() {
+            self.close_head(surroundings);
+        }
+        self.lose_empty(self.base, due_end - self.base);
+        self.base = due_end;
+    }
+
+    fn packets_received(&self, slot: u16) -> u32 {
+        self.ring.slot(slot).packets_received.load(Acquire) // pairs with Release in Access::mark
+    }
+
+    /// A packet of this image was thrown away because it had no slot.
+    pub(super) fn is_touched(&self, id: u64) -> bool {
+        self.ring.window_entry(id).load(Relaxed) == pack_slot(id, NO_SLOT_TOUCHED)
+    }
+
+    /// The earliest first packet of the open images.
+    pub(super) fn oldest_first_packet_ns(&self) -> Option<u64> {
+        let first_packet = |&slot: &u16| Some(self.ring.slot(slot).first_packet_ns.load(Relaxed)).filter(|&ns| ns > 0);
+        self.open.iter().flatten().filter_map(first_packet).min()
+    }
+
+    /// Every contributor that is not silent has shown ids far enough above the ones below this.
+    fn passed_end(&self, mono_ns: u64) -> u64 {
+        let mut lowest = None::<u64>;
+        for place in self.ring.participants().iter().filter(|place| place.is(Role::Contributor)) {
+            match unpack_run(place.progress.load(Acquire), self.epoch) {
+                Some(progress) => lowest = Some(lowest.map_or(progress, |lowest| lowest.min(progress))),
+                None => {
+                    let heard_ns = place.last_placed_ns.load(Relaxed).max(self.resumed_ns);
+                    if !self.is_over(heard_ns, mono_ns) {
+                        return 0;
+                    }
+                }
+            }
+        }
+        lowest.map_or(0, |lowest| (lowest + 1).saturating_sub(REORDER_IMAGES))
+    }
+
+    /// Closes the oldest open image: committed, or lost, or (before a run's first image) nothing.
+    pub(super) fn close_head(&mut self, surroundings: &mut Surroundings<'_>) {
+        let slot = self.open.pop_front().expect("only called with an open image");
+        let id = self.base;
+        self.base += 1;
+        // From here on no contributor finds the image; `touched` is what the last of them left behind.
+        let touched = self.ring.window_entry(id).swap(0, SeqCst) == pack_slot(id, NO_SLOT_TOUCHED);
+        match slot {
+            Some(slot) => self.close_slot(id, slot, surroundings),
+            None if touched => self.lose(id, 1, LossCause::RingFull),
+            None => self.lose_empty(id, 1),
+        }
+    }
+
+    fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
+        let control = self.ring.slot(slot);
+        let opening = control.word.load(Relaxed) >> 3;
+        control.word.store(slot_word(opening, SlotState::Closing), Relaxed);
+        fence(SeqCst); // R3: pairs with the fence in Contributor::protect
+        crash_point!("close: closing");
+        if !self.wait_until_left(slot, surroundings.liveness) {
+            self.quarantine.push(slot);
+            self.ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
+            self.lose(id, 1, LossCause::ReadoutStuck);
+        } else if self.packets_received(slot) == 0 {
+            self.give_back(slot);
+            self.lose_empty(id, 1);
+        } else {
+            self.commit(id, slot, surroundings);
+        }
+    }
+
+    /// Ids of which no packet came. Below a run's first image that says nothing.
+    fn lose_empty(&mut self, first_id: u64, count: u64) {
+        if self.run_counts {
+            self.lose(first_id, count, self.empty_cause);
+        }
+    }
+
+    fn commit(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
+        let missing = self.fill_missing(slot, surroundings.fill);
+        let (control, counters) = (self.ring.slot(slot), &self.ring.header().counters);
+        let age_ns = surroundings.now.mono_ns.saturating_sub(control.first_packet_ns.load(Relaxed));
+        // One that died between its two marks has counted one less.
+        control.packets_received.store(self.ring.geometry().packets_per_image - missing as u32, Relaxed);
+        control.first_packet_utc_ns.store(surroundings.now.utc_ns.saturating_sub(age_ns), Relaxed);
+        control.commit_utc_ns.store(surroundings.now.utc_ns, Relaxed);
+        let counter = if missing == 0 { &counters.complete } else { &counters.partial };
+        counter.fetch_add(1, Relaxed);
+        counters.missing_packets.fetch_add(missing, Relaxed);
+        self.run_counts = true;
+        self.empty_cause = LossCause::NotReceived;
+        self.publish(Some(slot), id + 1, surroundings.now.mono_ns);
+    }
+
+    /// Fills the places of the packets that are not there. Returns how many.
+    fn fill_missing(&self, slot: u16, fill: &mut dyn FnMut(&mut [u8], usize)) -> u64 {
+        let packets = self.ring.geometry().packets_per_image;
+        if self.packets_received(slot) == packets {
+            return 0;
+        }
+        // SAFETY: R1 and O4: the slot is CLOSING and no contributor is in it; readers do not use it
+        // before it is committed. The slot's pixels are `image_bytes` long.
+        let pixels =
+            unsafe { std::slice::from_raw_parts_mut(self.ring.pixels(slot), self.ring.geometry().image_bytes()) };
+        let bitmap = self.ring.bitmap(slot);
+        let is_missing = |packet: &usize| bitmap[packet / 64].load(Relaxed) & 1 << (packet % 64) == 0;
+        let missing = (0..packets as usize).filter(is_missing);
+        missing.map(|packet| fill(pixels, packet)).count() as u64
+    }
+
+    /// Waits, bounded, until no living contributor names the slot in its hazard word (O4).
+    pub(super) fn wait_until_left(&mut self, slot: u16, liveness: &dyn Liveness) -> bool {
+        for _ in 0..100 {
+            if self.holder(slot, &crate::process::Assume(true)).is_none() {
+                return true;
+            }
+            crate::sync::spin_loop();
+        }
+        let deadline_ns = super::monotonic_ns() + HAZARD_WAIT_NS;
+        while let Some((place, hazard)) = self.holder(slot, liveness) {
+            // One that was not in time before, and has not moved since, is not waited for again.
+            if self.stuck.contains(&(place, hazard)) {
+                return false;
+            }
+            if super::monotonic_ns() >= deadline_ns {
+                self.stuck.retain(|&(stuck, _)| stuck != place);
+                self.stuck.push((place, hazard));
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(20)); // it may need this very core to leave
+        }
+        true
+    }
+
+    /// A living contributor whose hazard word names the slot, and that word.
+    pub(super) fn holder(&self, slot: u16, liveness: &dyn Liveness) -> Option<(usize, u64)> {
+        let names = |hazard: u64| (0..HAZARD_SLOTS).any(|index| (hazard >> (16 * index)) as u16 == slot + 1);
+        self.ring.participants().iter().enumerate().find_map(|(index, place)| {
+            let hazard = place.hazard.load(Acquire); // pairs with Release in Access::drop
+            let held = names(hazard) && place.who().is_some_and(|(process, _)| liveness.is_alive(process));
+            held.then_some((index, hazard))
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! Opening: which slot the next image gets, and where it comes from.
+
+use super::Owner;
+use crate::{
+    crash::crash_point,
+    layout::{NO_SLOT, SlotState, pack_run, pack_slot, slot_word},
+    process::Liveness,
+    sync::{Relaxed, Release, SeqCst, fence},
+};
+
+impl Owner {
+    /// Opens images until the window is full, and gives slots to those that had to open without.
+    pub(super) fn open_ahead(&mut self) {
+        if self.epoch == 0 {
+            return;
+        }
+        self.give_slots_to_waiting();
+        let window = self.ring.geometry().window as usize;
+        let moved = self.open.len() < window;
+        while self.open.len() < window {
+            let id = self.base + self.open.len() as u64;
+            let slot = self.take_slot();
+            if let Some(slot) = slot {
+                self.prepare(id, slot);
+            }
+            // Release pairs with Acquire in Contributor::protect: the prepared slot is seen.
+            self.ring.window_entry(id).store(pack_slot(id, slot.unwrap_or(NO_SLOT)), Release);
+            self.open.push_back(slot);
+        }
+        if moved {
+            let header = self.ring.header();
+            header.base.store(pack_run(self.epoch, self.base), Release); // pairs with Acquire in Contributor::lookup
+            crate::futex::Event { word: &header.window_event, waiters: &header.window_waiters }.signal();
+        }
+    }
+
+    /// An image that opened without a slot gets one, as long as no packet of it was thrown away.
+    fn give_slots_to_waiting(&mut self) {
+        for index in 0..self.open.len() {
+            if self.open[index].is_some() {
+                continue;
+            }
+            let id = self.base + index as u64;
+            let entry = self.ring.window_entry(id);
+            if entry.load(Relaxed) != pack_slot(id, NO_SLOT) {
+                continue;
+            }
+            let Some(slot) = self.take_slot() else { return };
+            self.prepare(id, slot);
+            let entry = self.ring.window_entry(id);
+            if entry.compare_exchange(pack_slot(id, NO_SLOT), pack_slot(id, slot), Release, Relaxed).is_ok() {
+                self.open[index] = Some(slot);
+            } else {
+                self.give_back(slot); // a packet of it was thrown away in this moment
+            }
+        }
+    }
+
+    fn prepare(&mut self, id: u64, slot: u16) {
+        let control = self.ring.slot(slot);
+        control.image_id.store(id, Relaxed);
+        control.epoch.store(self.epoch, Relaxed);
+        control.first_packet_ns.store(0, Relaxed);
+        control.packets_received.store(0, Relaxed);
+        control.detector_timestamp.store(0, Relaxed);
+        control.exposure_length.store(0, Relaxed);
+        self.ring.bitmap(slot).iter().for_each(|word| word.store(0, Relaxed));
+        self.openings += 1;
+        control.word.store(slot_word(self.openings, SlotState::Open), Release);
+        crash_point!("open: slot prepared");
+    }
+
+    pub(super) fn give_back(&mut self, slot: u16) {
+        self.ring.slot(slot).word.store(slot_word(0, SlotState::Free), Relaxed);
+        self.free.push(slot);
+    }
+
+    fn take_slot(&mut self) -> Option<u16> {
+        self.free.pop().or_else(|| self.reclaim())
+    }
+
+    /// Takes the oldest committed slot back, unless a reliable reader holds it (O4, R5).
+    fn reclaim(&mut self) -> Option<u16> {
+        let &(seq, slot) = self.committed.front()?;
+        if !self.claim_below(seq + 1) {
+            return None;
+        }
+        self.committed.pop_front();
+        // A lossy reader that still copies must see the word change before any new pixel: the change
+        // comes first here, and contributors write only behind the window entry's Release.
+        self.ring.slot(slot).word.store(slot_word(0, SlotState::Free), Relaxed);
+        fence(Release);
+        Some(slot)
+    }
+
+    /// Takes back all steps below `seq`, and the slots of their images. False if a reader holds one.
+    pub(super) fn reclaim_below(&mut self, seq: u64) -> bool {
+        while self.committed.front().is_some_and(|&(oldest, _)| oldest < seq) {
+            let Some(slot) = self.reclaim() else { return false };
+            self.free.push(slot);
+        }
+        self.claim_below(seq)
+    }
+
+    /// Tells readers that steps below `seq` are gone, unless a reliable reader holds one of them (R5).
+    fn claim_below(&self, seq: u64) -> bool {
+        let header = self.ring.header();
+        let before = header.reclaimed_seq.load(Relaxed);
+        header.reclaimed_seq.store(before.max(seq), Relaxed);
+        fence(SeqCst); // R5: pairs with the fence in Reader::join
+        let is_held = self.oldest_cursor() < seq;
+        if is_held {
+            header.reclaimed_seq.store(before, Relaxed);
+        }
+        !is_held
+    }
+
+    /// True if a slot could be had now.
+    pub(super) fn can_reclaim(&self) -> bool {
+        !self.free.is_empty() || self.committed.front().is_some_and(|&(seq, _)| self.oldest_cursor() > seq)
+    }
+
+    /// Slots that their contributors have left by now, or that the dead held, are free again.
+    pub(super) fn release_quarantine(&mut self, liveness: &dyn Liveness) {
+        if self.quarantine.is_empty() {
+            return;
+        }
+        let (held, left): (Vec<u16>, Vec<u16>) =
+            std::mem::take(&mut self.quarantine).into_iter().partition(|&slot| self.holder(slot, liveness).is_some());
+        left.into_iter().for_each(|slot| self.give_back(slot));
+        self.quarantine = held;
+        // Who has moved on is waited for again, also when it comes to hold the same slots once more.
+        let places = self.ring.participants();
+        self.stuck.retain(|&(place, hazard)| places[place].hazard.load(Relaxed) == hazard);
+        self.ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
+    }
+}

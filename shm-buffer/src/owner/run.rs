@@ -1,0 +1,77 @@
+//! Runs: a detector that begins again, ids that jump, and pauses.
+
+use super::{Owner, Surroundings};
+use crate::{
+    layout::{pack_run, unpack_run},
+    limits::RUN_LEAD_IMAGES,
+    loss::LossCause,
+    participant::Role,
+    sync::{Acquire, Relaxed, Release},
+};
+
+impl Owner {
+    /// Begins a new run if a contributor asks for one. Several may ask at the same time for the same
+    /// one: their words name the run that they saw end, so only the first counts.
+    pub(super) fn begin_run_if_asked(&mut self, surroundings: &mut Surroundings<'_>) {
+        let asked = |place: &crate::layout::Participant| {
+            unpack_run(place.restart.load(Acquire), self.epoch) // pairs with Release in Contributor::ask
+        };
+        let contributors = self.ring.participants().iter().filter(|place| place.is(Role::Contributor));
+        if let Some(id) = contributors.filter_map(asked).min() {
+            self.end_run(surroundings);
+            let lead = RUN_LEAD_IMAGES.min(u64::from(self.ring.geometry().window) / 2);
+            self.begin_run(id.saturating_sub(lead));
+        }
+    }
+
+    /// Closes all that is open. Ids without packets were not part of the run, as far as anyone knows.
+    fn end_run(&mut self, surroundings: &mut Surroundings<'_>) {
+        let has_begun = |index: &usize| match self.open[*index] {
+            Some(slot) => self.ring.slot(slot).packets_received.load(Acquire) > 0,
+            None => self.is_touched(self.base + *index as u64),
+        };
+        let begun = (0..self.open.len()).rfind(has_begun).map_or(0, |last| last + 1);
+        for _ in 0..begun {
+            self.close_head(surroundings);
+        }
+        let counted = std::mem::replace(&mut self.run_counts, false);
+        while !self.open.is_empty() {
+            self.close_head(surroundings);
+        }
+        self.run_counts = counted;
+        if !self.lost.is_empty() && self.notice_fits() {
+            self.publish(None, self.base, surroundings.now.mono_ns);
+        }
+    }
+
+    fn begin_run(&mut self, first_id: u64) {
+        let header = self.ring.header();
+        self.epoch += 1;
+        self.base = first_id;
+        self.run_counts = false;
+        self.empty_cause = LossCause::NotReceived;
+        self.wanted = None;
+        self.lost.clear(); // told above, or no reader has read for a whole ring; the counters have them
+        header.counters.runs.fetch_add(1, Relaxed);
+        header.base.store(pack_run(self.epoch, first_id), Relaxed);
+        header.epoch.store(self.epoch, Release); // pairs with Acquire in Contributor::epoch
+        self.open_ahead();
+    }
+
+    /// Notes what has come since the last step: packets after a pause, and ids beyond the window.
+    pub(super) fn note_arrivals(&mut self, mono_ns: u64) {
+        let newest = self.open.iter().flatten().map(|&slot| self.ring.slot(slot).first_packet_ns.load(Relaxed)).max();
+        let newest = newest.unwrap_or(0);
+        if newest > self.last_first_packet_ns {
+            if newest - self.last_first_packet_ns > self.deadline_ns {
+                self.resumed_ns = newest;
+            }
+            self.last_first_packet_ns = newest;
+        }
+        let end = self.base + self.open.len() as u64;
+        let wanted = |place: &crate::layout::Participant| unpack_run(place.want.load(Acquire), self.epoch);
+        let nearest = self.ring.participants().iter().filter_map(wanted).filter(|&id| id >= end).min();
+        let before = self.wanted.filter(|&(id, _)| id >= end); // waits on, though others ask for more
+        self.wanted = nearest.map(|id| before.unwrap_or((id, mono_ns)));
+    }
+}

@@ -1,0 +1,124 @@
+//! A look at a ring from outside: what `status` shows and what tests add up.
+
+use crate::{
+    control::Ring,
+    layout::ContributorCounters,
+    loss::LossCause,
+    participant::Role,
+    process::ProcessId,
+    sync::{Acquire, Relaxed},
+};
+
+/// Counters and levels of a ring, read while it runs: each is right, together they may be a moment apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingStatus {
+    pub slots: u32,
+    /// Slots that cannot be given to a new image now: open, in quarantine, or held by a reliable reader.
+    pub slots_in_use: u32,
+    pub slots_in_quarantine: u64,
+    pub epoch: u64,
+    /// Steps of the commit sequence so far.
+    pub commits: u64,
+    pub images_complete: u64,
+    pub images_partial: u64,
+    pub missing_packets: u64,
+    /// Images lost, by cause, in the order of [`LossCause::ALL`].
+    pub lost: [u64; LossCause::ALL.len()],
+    /// Packets of all contributors, those that have left included.
+    pub packets: PacketCounts,
+    pub participants: Vec<ParticipantStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PacketCounts {
+    pub received: u64,
+    pub placed: u64,
+    pub duplicate: u64,
+    pub late: u64,
+    pub early: u64,
+    pub no_slot: u64,
+    pub foreign: u64,
+    pub malformed: u64,
+    pub moved: u64,
+    pub kernel_dropped: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParticipantStatus {
+    pub process: ProcessId,
+    pub role: Role,
+    pub name: String,
+    /// A reader's commit steps still to read.
+    pub behind: u64,
+    pub overtaken: u64,
+    pub packets: PacketCounts,
+}
+
+impl Ring {
+    /// Reads everything that a person or a test may want to know.
+    pub fn status(&self) -> RingStatus {
+        let (header, counters) = (self.header(), &self.header().counters);
+        let head = header.commit_head.load(Acquire);
+        let participants = self.participant_statuses(head);
+        let mut packets = PacketCounts::read(&header.retired);
+        participants.iter().for_each(|participant| packets.add(&participant.packets));
+        let held = participants.iter().filter(|participant| participant.role == Role::ReliableReader);
+        let held = held.map(|reader| reader.behind).max().unwrap_or(0);
+        let open = if header.epoch.load(Relaxed) == 0 { 0 } else { u64::from(self.geometry().window) };
+        let slots_in_quarantine = counters.slots_in_quarantine.load(Relaxed);
+        RingStatus {
+            slots: self.geometry().slots,
+            slots_in_use: (held + open + slots_in_quarantine).min(self.geometry().slots.into()) as u32,
+            slots_in_quarantine,
+            epoch: header.epoch.load(Relaxed),
+            commits: head,
+            images_complete: counters.complete.load(Relaxed),
+            images_partial: counters.partial.load(Relaxed),
+            missing_packets: counters.missing_packets.load(Relaxed),
+            lost: LossCause::ALL.map(|cause| counters.lost[cause as usize].load(Relaxed)),
+            packets,
+            participants,
+        }
+    }
+
+    fn participant_statuses(&self, head: u64) -> Vec<ParticipantStatus> {
+        let status = |place: &crate::layout::Participant| {
+            let (process, role) = place.who()?;
+            let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
+            let behind = if reads { head.saturating_sub(place.cursor.load(Relaxed)) } else { 0 };
+            let (name, overtaken) = (place.name(), place.overtaken.load(Relaxed));
+            Some(ParticipantStatus {
+                process,
+                role,
+                name,
+                behind,
+                overtaken,
+                packets: PacketCounts::read(&place.counters),
+            })
+        };
+        self.participants().iter().filter_map(status).collect()
+    }
+}
+
+impl PacketCounts {
+    fn read(counters: &ContributorCounters) -> Self {
+        let [received, placed, duplicate, late, early, no_slot, foreign, malformed, moved, kernel_dropped, bytes] =
+            counters.all().map(|counter| counter.load(Relaxed));
+        Self { received, placed, duplicate, late, early, no_slot, foreign, malformed, moved, kernel_dropped, bytes }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.placed += other.placed;
+        self.duplicate += other.duplicate;
+        self.late += other.late;
+        self.early += other.early;
+        self.no_slot += other.no_slot;
+        self.foreign += other.foreign;
+        self.malformed += other.malformed;
+        self.moved += other.moved;
+        self.kernel_dropped += other.kernel_dropped;
+        self.bytes += other.bytes;
+    }
+}

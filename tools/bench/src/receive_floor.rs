@@ -1,0 +1,88 @@
+//! The baseline of the path: a bare `recvmmsg` loop that drains the detector's ports into one hot buffer
+//! and counts packets. It places nothing, checks nothing and hands nothing on.
+
+use std::{
+    io, mem,
+    net::UdpSocket,
+    os::fd::AsRawFd,
+    ptr,
+    time::{Duration, Instant},
+};
+
+const BATCH: usize = 64;
+
+/// Drains `sockets` for `leg`. Returns packets per second from the first packet on.
+pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) -> io::Result<f64> {
+    let mut buffers = vec![0_u8; BATCH * packet_bytes];
+    let mut iovecs: Vec<libc::iovec> = buffers
+        .chunks_exact_mut(packet_bytes)
+        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: packet_bytes })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = iovecs
+        .iter_mut()
+        .map(|iovec| {
+            // SAFETY: a message of zeros has no address, data or control part.
+            let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+            (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (iovec, 1);
+            message
+        })
+        .collect();
+    let mut polls: Vec<libc::pollfd> = sockets
+        .iter()
+        .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    let (mut packets, mut start) = (0_u64, None::<Instant>);
+    while start.is_none_or(|start| start.elapsed() < leg) {
+        // SAFETY: the slice covers the entries.
+        unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 100) };
+        loop {
+            let received: u64 = sockets.iter().map(|socket| receive(socket, &mut messages)).sum();
+            packets += received;
+            if received > 0 {
+                start.get_or_insert_with(Instant::now);
+            } else {
+                break;
+            }
+            if start.is_some_and(|start| start.elapsed() >= leg) {
+                break;
+            }
+        }
+    }
+    Ok(packets as f64 / start.map_or(f64::INFINITY, |start| start.elapsed().as_secs_f64()))
+}
+
+fn receive(socket: &UdpSocket, messages: &mut [libc::mmsghdr]) -> u64 {
+    // SAFETY: every message leads to its own part of a buffer that outlives the loop.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            messages.len() as u32,
+            libc::MSG_DONTWAIT,
+            ptr::null_mut(),
+        )
+    };
+    u64::try_from(received).unwrap_or(0)
+}
+
+/// Binds a port of the loopback with as large a buffer as the readout asks for.
+///
+/// # Errors
+/// The port is taken.
+pub fn bind(port: u16, buffer_bytes: i32) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(("127.0.0.1", port))?;
+    for option in [libc::SO_RCVBUF, libc::SO_RCVBUFFORCE] {
+        // SAFETY: the value lives over the call. Without the privilege for FORCE the first one stands,
+        // as in the readout.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const buffer_bytes).cast(),
+                size_of::<i32>() as u32,
+            );
+        }
+    }
+    Ok(socket)
+}

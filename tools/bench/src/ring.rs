@@ -1,0 +1,148 @@
+//! The ring alone: how many images, and how many bytes, go from a contributor to a reliable reader.
+//!
+//! Contributor, owner and reader are threads over one mapped ring in `/dev/shm`, prefaulted. Two legs:
+//! *in place* marks packets whose pixels are taken for written, so only the protocol costs; *copied in,
+//! read out* writes every pixel with memcpy and reads every pixel, as a converting readout and a
+//! checking reader would. The baseline is one thread's memcpy of the same bytes, memory to memory.
+
+use crate::report::{Machine, Report, Row, in_pairs};
+use anyhow::Context;
+use ecs_shm_buffer::{
+    Contributor, Geometry, Lookup, Now, Owner, OwnerLock, PacketFate, PacketInfo, Proc, ProcessId, Reader, Ring, Start,
+    Surroundings, create_or_take_over,
+};
+use std::{
+    hint::black_box,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long each leg runs.
+    pub leg: Duration,
+    pub pairs: usize,
+}
+
+/// An EIGER 500K at 16 bit.
+const IMAGES: Geometry =
+    Geometry { slots: 0, window: 32, height: 514, width: 1030, pixel_bytes: 2, packets_per_image: 256, fill: 0xffff };
+const RING_BYTES: u64 = 512 << 20;
+/// How long one of the threads waits for the others before it looks again.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Measures the ring.
+///
+/// # Errors
+/// The ring cannot be made.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let machine = Machine::read();
+    let bytes = IMAGES.image_bytes() as f64;
+    let mut source = vec![1_u8; 256 << 20];
+    let mut target = vec![0_u8; 256 << 20];
+    source.chunks_mut(4096).for_each(|page| page[0] = 2); // every page is there before the clock runs
+    let mut memcpy = || Ok(memcpy_images_per_s(&source, &mut target, options.leg));
+    let in_place = in_pairs(options.pairs, || images_per_s(options.leg, false), &mut memcpy)?;
+    let copied = in_pairs(options.pairs, || images_per_s(options.leg, true), &mut memcpy)?;
+    let gb = |pairs: &[(f64, f64)]| pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect::<Vec<_>>();
+    Ok(Report {
+        machine,
+        payload: format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs, options.leg),
+        rows: vec![
+            Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
+            Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
+            Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
+        ],
+    })
+}
+
+fn memcpy_images_per_s(source: &[u8], target: &mut [u8], leg: Duration) -> f64 {
+    let image_bytes = IMAGES.image_bytes();
+    let (start, mut images) = (Instant::now(), 0);
+    while start.elapsed() < leg {
+        for (from, to) in source.chunks_exact(image_bytes).zip(target.chunks_exact_mut(image_bytes)) {
+            to.copy_from_slice(from);
+            black_box(&to);
+            images += 1;
+        }
+    }
+    f64::from(images) / start.elapsed().as_secs_f64()
+}
+
+fn images_per_s(leg: Duration, touch_pixels: bool) -> anyhow::Result<f64> {
+    let path = PathBuf::from(format!("/dev/shm/ecs-bench-{}.ring", std::process::id()));
+    let geometry = Geometry::with_size(RING_BYTES, IMAGES);
+    let (ring, lock) = create_or_take_over(&path, geometry, &Proc).context("cannot make the benchmark's ring")?;
+    let measured = measure(&ring, leg, touch_pixels);
+    OwnerLock::remove(lock)?;
+    measured
+}
+
+fn measure(ring: &Ring, leg: Duration, touch_pixels: bool) -> anyhow::Result<f64> {
+    let me = ProcessId::current();
+    let mut owner = Owner::take_over(ring, me, Duration::from_secs(10), &Proc);
+    let contributor = Contributor::join(ring, me, "bench")?;
+    let mut reader = Reader::reliable(ring, me, "bench", Start::Next)?;
+    let stop = AtomicBool::new(false);
+    Ok(std::thread::scope(|scope| {
+        scope.spawn(|| contribute(contributor, &stop, touch_pixels));
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let ticket = owner.ticket();
+                let mut nothing_missing = |_: &mut [u8], _: usize| {};
+                owner.step(&mut Surroundings { now: Now::read(), liveness: &Proc, fill: &mut nothing_missing });
+                owner.sleep(ticket, PATIENCE);
+            }
+        });
+        let (start, mut images) = (Instant::now(), 0_u32);
+        while start.elapsed() < leg {
+            let Some(delivery) = reader.next(PATIENCE) else { continue };
+            let Some(image) = delivery.image else { continue };
+            if touch_pixels {
+                black_box(sum(reader.pixels(&image)));
+            }
+            images += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        f64::from(images) / start.elapsed().as_secs_f64()
+    }))
+}
+
+/// Marks (and writes) packet after packet of image after image, as fast as the window moves.
+fn contribute(mut contributor: Contributor, stop: &AtomicBool, touch_pixels: bool) {
+    let (packets, payload) = (IMAGES.packets_per_image as usize, vec![3_u8; IMAGES.image_bytes() / 256]);
+    contributor.request_run(1);
+    let mut id = 1;
+    while !stop.load(Ordering::Relaxed) {
+        let ticket = contributor.window_ticket();
+        let epoch = contributor.epoch();
+        if epoch == 0 || contributor.lookup(id) != Lookup::Open {
+            contributor.want(id);
+            contributor.wait_for_window(ticket, PATIENCE);
+            continue;
+        }
+        let access = contributor.protect(&[id]);
+        let Some(image) = access.image(id) else { continue };
+        for packet in 0..packets {
+            if touch_pixels {
+                // SAFETY: `access` protects the image; 256 payloads do not exceed it.
+                unsafe {
+                    let place = access.pixels(image).add(packet * payload.len());
+                    std::ptr::copy_nonoverlapping(payload.as_ptr(), place, payload.len());
+                }
+            }
+            access.mark(image, packet, PacketInfo { received_ns: 1, ..PacketInfo::default() });
+        }
+        drop(access);
+        contributor.count(PacketFate::Placed, packets as u64);
+        contributor.set_progress(Some(id), ecs_shm_buffer::monotonic_ns());
+        id += 1;
+    }
+}
+
+fn sum(pixels: &[u8]) -> u64 {
+    let words = pixels.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("chunks of 8")));
+    words.fold(0, u64::wrapping_add)
+}

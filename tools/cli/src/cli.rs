@@ -1,0 +1,74 @@
+//! The command line: its commands and what they share.
+
+use crate::{commands::*, logging::Logging};
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  ecs-cli up beamline.toml
+  ecs-cli status --wait 30
+  ecs-cli submit write --output run7.h5 --images 1000 --wait
+
+Exit codes:
+  0   done
+  1   error; the message says why and what to do
+  2   wrong command line
+  3   --wait: the job has ended, and not every image is written whole
+  78  broker, agent: the configuration cannot work, or a port is taken
+
+Environment: ECS_CONFIG and ECS_BROKER stand for --config and --broker, ECS_LOG filters the log,
+NO_COLOR turns colour off.";
+
+/// Experiment control and detector data acquisition.
+#[derive(Debug, Parser)]
+#[command(name = "ecs-cli", version = ecs_schemas::VERSION, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub logging: Logging,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a beamline: broker and all agents, until Ctrl-C
+    Up(up::Up),
+    /// Show broker, agents, ring and losses
+    Status(status::Status),
+    /// Submit a job
+    Submit(submit::Submit),
+    /// List jobs, newest first
+    Jobs(jobs::Jobs),
+    /// Show one job
+    Job(job::Job),
+    /// Ask for a job's end
+    Cancel(cancel::Cancel),
+    /// Watch what agents publish
+    Topic(topic::Topic),
+    /// Draw an image of a file as PNG
+    Picture(picture::Picture),
+    /// Simulate a detector
+    Sim(sim::Sim),
+    /// Run the broker alone
+    Broker(broker::Broker),
+    /// Run one agent alone
+    Agent(agent::Agent),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+impl Command {
+    /// Name of the process in log lines: empty for what a person calls.
+    pub fn process_name(&self) -> String {
+        match self {
+            Self::Broker(_) => "broker".to_owned(),
+            Self::Agent(agent) => agent.process_name(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether it is one of the processes that `up` starts.
+    pub fn is_service(&self) -> bool {
+        matches!(self, Self::Broker(_) | Self::Agent(_))
+    }
+}

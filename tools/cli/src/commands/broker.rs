@@ -1,0 +1,45 @@
+//! `ecs-cli broker`: the broker of a beamline as a process of its own.
+
+use crate::{beamline_file, exit::Exit};
+use clap::Args;
+use ecs_broker::BrokerOptions;
+use ecs_schemas::beamline::Beamline;
+use ecs_sdk::stop;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  ecs-cli broker --config beamline.toml
+  ECS_LOG=debug ecs-cli broker
+
+`ecs-cli up` starts it together with the agents. Exit code 78: the configuration cannot work, or a port is
+taken.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Broker {
+    /// The beamline's file
+    #[arg(long, env = "ECS_CONFIG", value_name = "FILE", default_value = beamline_file::DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+impl Broker {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let stop = stop::install();
+        ecs_broker::run(options(beamline_file::load(&self.config)?), || stop.is_set())?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn options(beamline: Beamline) -> BrokerOptions {
+    let expected = beamline.agents().into_iter().map(|agent| (agent.name, agent.kind.to_owned())).collect();
+    BrokerOptions {
+        beamline: beamline.name,
+        request_endpoint: beamline.broker.request_endpoint,
+        publish_endpoint: beamline.broker.publish_endpoint,
+        heartbeat: beamline.broker.heartbeat,
+        timeout: beamline.broker.timeout,
+        state_folder: beamline.state_folder,
+        expected,
+    }
+}

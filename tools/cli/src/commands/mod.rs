@@ -1,0 +1,40 @@
+//! One file per command: its options, its help with examples, and what it does.
+
+pub mod agent;
+pub mod broker;
+pub mod cancel;
+pub mod completions;
+pub mod job;
+pub mod jobs;
+pub mod picture;
+pub mod sim;
+pub mod status;
+pub mod submit;
+pub mod topic;
+pub mod up;
+
+use crate::{
+    cli::{Cli, Command},
+    exit::Exit,
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever went wrong, in words that say what to do next.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        Command::Up(command) => command.run(&cli.logging),
+        Command::Status(command) => command.run(),
+        Command::Submit(command) => command.run(),
+        Command::Jobs(command) => command.run(),
+        Command::Job(command) => command.run(),
+        Command::Cancel(command) => command.run(),
+        Command::Topic(command) => command.run(),
+        Command::Picture(command) => command.run(),
+        Command::Sim(command) => command.run(),
+        Command::Broker(command) => command.run(),
+        Command::Agent(command) => command.run(),
+        Command::Completions(command) => command.run(),
+    }
+}

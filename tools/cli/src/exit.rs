@@ -1,0 +1,56 @@
+//! Exit codes: part of the command line's contract, listed in `ecs-cli --help`.
+
+use crate::beamline_file::BeamlineFileError;
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Ok,
+    /// The message on stderr says why.
+    Error,
+    /// `--wait`: the job has ended, and not every image is written whole.
+    NotWhole,
+    /// The configuration cannot work: EX_CONFIG of sysexits.h. `up` does not start such a process again.
+    Configuration,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        // 2 is a wrong command line; clap ends the process with it.
+        Self::from(match exit {
+            Exit::Ok => 0,
+            Exit::Error => 1,
+            Exit::NotWhole => 3,
+            Exit::Configuration => 78,
+        })
+    }
+}
+
+/// Prints an error with its causes, and says how the process is to exit: a service (one of the
+/// processes that `up` starts) tells the supervisor apart what a restart may mend and what not.
+pub fn report(error: &anyhow::Error, is_service: bool) -> Exit {
+    let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(is_closed_pipe) {
+        return Exit::Ok; // the reader has what it wanted: `ecs-cli jobs | head`
+    }
+    let exit = if is_service && is_configuration(error) { Exit::Configuration } else { Exit::Error };
+    if let Some(errors) = error.downcast_ref::<BeamlineFileError>() {
+        eprintln!("{errors}");
+        return exit;
+    }
+    let (red, plain) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{red}error:{plain} {error:#}");
+    exit
+}
+
+/// Whether a second start of the same process would fail in the same way.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    let is_broker = |error: &ecs_broker::RunError| !matches!(error, ecs_broker::RunError::Net(_));
+    error.is::<BeamlineFileError>() || error.downcast_ref().is_some_and(is_broker)
+}

@@ -1,0 +1,106 @@
+//! Waiting for a job's end, with a bar where a person looks.
+
+use crate::{connection::call, exit::Exit, report};
+use anyhow::Context;
+use clap::Args;
+use ecs_schemas::job::{GetJob, JobId, JobRecord, JobState};
+use ecs_sdk::{CallError, Client};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often the broker is asked: a bar that moves smoothly costs ten small messages a second.
+const POLL: Duration = Duration::from_millis(100);
+/// The job goes on without the broker, so waiting does too; but a person should not wait for a broker
+/// that never comes back.
+const BROKER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command prints about a job.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// Wait for the job's end with a progress bar; exit 0 only if every image is written whole, else 3
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the job as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Waits for the end of a job, prints what became of it, and says how to exit.
+///
+/// # Errors
+/// The broker stays away for a minute.
+pub fn finish(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
+    let job = wait_for_end(client, id)?;
+    if json {
+        report::print_json(&job)?;
+    } else {
+        report::print_job(&job)?;
+    }
+    Ok(if report::is_whole(&job) { Exit::Ok } else { Exit::NotWhole })
+}
+
+fn wait_for_end(client: &Client, id: JobId) -> anyhow::Result<JobRecord> {
+    let bar = Bar::new();
+    let mut answered = Instant::now();
+    loop {
+        match call(client, &GetJob { id }) {
+            Ok(job) if job.state.is_end() => return Ok(job),
+            Ok(job) => {
+                answered = Instant::now();
+                bar.show(&job);
+            }
+            Err(error @ CallError::Refused(_)) => return Err(error.into()),
+            Err(error) if answered.elapsed() >= BROKER_PATIENCE => {
+                return Err(error).context(format!("job {id} may go on; its end is not known"));
+            }
+            Err(_) => bar.bar.set_message("the broker does not answer; the job goes on"),
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// A bar on stderr; where stderr is not a terminal it draws nothing.
+struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        bar.set_style(ProgressStyle::with_template("{msg}").expect("a valid template"));
+        Self { bar }
+    }
+
+    fn show(&self, job: &JobRecord) {
+        let Some(progress) = job.progress.as_ref().filter(|progress| progress.total > 0) else {
+            let waits_for = match job.state {
+                JobState::Running => "waits for the first image",
+                _ => "waits for its turn",
+            };
+            self.bar.set_message(format!("job {} {}, {waits_for}", job.id, job.state.as_str()));
+            return;
+        };
+        if self.bar.length() != Some(progress.total) {
+            let template = format!(
+                "{{bar:32}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{msg}} ETA {{eta}}",
+                unit = progress.unit.replace(['{', '}'], "")
+            );
+            if let Ok(style) = ProgressStyle::with_template(&template) {
+                self.bar.set_style(style);
+            }
+            self.bar.set_length(progress.total);
+            self.bar.reset_eta();
+        }
+        self.bar.set_position(progress.done);
+        self.bar.set_message(crate::human::bytes(progress.bytes as f64));
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,130 @@
+//! Which packets are lost, doubled or late: a pure function of seed, image and packet.
+//!
+//! ```text
+//! key   = mix(mix(mix(seed) ^ image_id) ^ packet_index)
+//! draw  = mix(key + which * GAMMA) / 2^64         which: 1 drop, 2 duplicate, 3 reorder, 4 how late
+//! mix   = the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)
+//! ```
+//!
+//! # Rules
+//! F1  No draw depends on another packet, on time or on the machine: a checker that knows the options
+//!     knows what was lost, and a higher probability loses the same packets and more.
+//! F2  A packet that is dropped is neither doubled nor late.
+
+/// A late packet is sent at most this many turns of its port after its own: about what a switch with
+/// several paths does, and enough to cross into the next image.
+pub const LATENESS_TURNS_MAX: u64 = 32;
+
+/// Step between the draws of one packet, the increment of SplitMix64.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// How lossy the simulated network is. Probabilities per packet, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Faults {
+    pub seed: u64,
+    pub drop: f64,
+    pub reorder: f64,
+    pub duplicate: f64,
+}
+
+/// What happens to one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Dropped,
+    /// Sent `copies` times (1 or 2), `turns_late` turns of its port after its own.
+    Sent {
+        copies: u8,
+        turns_late: u64,
+    },
+}
+
+impl Faults {
+    /// What happens to packet `packet_index` of image `image_id`.
+    pub fn fate(&self, image_id: u64, packet_index: usize) -> Fate {
+        let key = mix(mix(mix(self.seed) ^ image_id) ^ packet_index as u64);
+        let draw = |which: u64| mix(key.wrapping_add(which.wrapping_mul(GAMMA)));
+        if is_hit(draw(1), self.drop) {
+            return Fate::Dropped;
+        }
+        let copies = 1 + u8::from(is_hit(draw(2), self.duplicate));
+        let turns_late = if is_hit(draw(3), self.reorder) { 1 + draw(4) % LATENESS_TURNS_MAX } else { 0 };
+        Fate::Sent { copies, turns_late }
+    }
+
+    /// The packet indices of an image that are never sent, rising. An index is
+    /// `module index * packets_per_module + packet number`, as in the detector's placement.
+    pub fn dropped_packets(&self, image_id: u64, packets_per_image: usize) -> Vec<usize> {
+        (0..packets_per_image).filter(|&packet| self.fate(image_id, packet) == Fate::Dropped).collect()
+    }
+}
+
+/// Compares the upper 53 bits, which f64 holds exactly, so that 0 never hits and 1 always does.
+fn is_hit(draw: u64, probability: f64) -> bool {
+    ((draw >> 11) as f64) < probability * (1_u64 << 53) as f64
+}
+
+/// Puts `items` in an order drawn from `seed` (Fisher-Yates, from the end).
+pub(crate) fn shuffle<T>(items: &mut [T], seed: u64) {
+    let mut state = mix(seed);
+    for last in (1..items.len()).rev() {
+        state = state.wrapping_add(GAMMA);
+        items.swap(last, (mix(state) % (last as u64 + 1)) as usize);
+    }
+}
+
+/// The finaliser of SplitMix64: every bit of the result depends on every bit of `value`.
+pub(crate) fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(GAMMA);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOSSY: Faults = Faults { seed: 3, drop: 0.01, reorder: 0.02, duplicate: 0.05 };
+
+    #[test]
+    fn mix_equals_the_first_outputs_of_splitmix64() {
+        // Reference outputs for the seed 1234567, from the generator's published C code.
+        assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
+        assert_eq!(mix(1_234_567_u64.wrapping_add(GAMMA)), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn faults_are_as_frequent_as_asked() {
+        let fates: Vec<Fate> = (0..1000).flat_map(|id| (0..512).map(move |packet| LOSSY.fate(id, packet))).collect();
+        let share = |hit: &dyn Fn(&Fate) -> bool| fates.iter().filter(|fate| hit(fate)).count() as f64 / 512_000.0;
+        assert!((share(&|fate| *fate == Fate::Dropped) - 0.01).abs() < 0.001);
+        assert!((share(&|fate| matches!(fate, Fate::Sent { copies: 2, .. })) - 0.0495).abs() < 0.002);
+        assert!((share(&|fate| matches!(fate, Fate::Sent { turns_late: 1.., .. })) - 0.0198).abs() < 0.001);
+        let late_max = fates.iter().map(|fate| if let Fate::Sent { turns_late, .. } = fate { *turns_late } else { 0 });
+        assert_eq!(late_max.max(), Some(LATENESS_TURNS_MAX));
+    }
+
+    #[test]
+    fn probabilities_0_and_1_are_never_and_always_and_a_lossier_network_loses_the_same_and_more() {
+        let with_drop = |drop| Faults { drop, ..LOSSY };
+        assert!(with_drop(0.0).dropped_packets(5, 512).is_empty());
+        assert_eq!(with_drop(1.0).dropped_packets(5, 512).len(), 512);
+        let few = with_drop(0.05).dropped_packets(5, 512);
+        let many = with_drop(0.2).dropped_packets(5, 512);
+        assert!(!few.is_empty() && few.len() < many.len() && few.iter().all(|packet| many.contains(packet)));
+    }
+
+    #[test]
+    fn shuffle_keeps_every_item_and_depends_on_the_seed() {
+        let shuffled = |seed| {
+            let mut items: Vec<u32> = (0..100).collect();
+            shuffle(&mut items, seed);
+            items
+        };
+        let mut sorted = shuffled(1);
+        assert_ne!(sorted, shuffled(2));
+        assert_eq!(sorted, shuffled(1));
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..100));
+    }
+}

@@ -1,1 +1,1 @@
-//! Whole-system tests
+//! Whole-system tests only; see `end_to_end/main.rs` for what they show.

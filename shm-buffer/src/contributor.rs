@@ -247,6 +247,9 @@ impl Contributor {
 
     /// Marks a due image that has no slot as touched, so that it does not get one any more.
     pub fn refuse(&self, id: u64) {
+        if id > IMAGE_ID_MAX {
+            return;
+        }
         let entry = self.ring.window_entry(id);
         let _ = entry.compare_exchange(pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED), Release, Relaxed);
     }

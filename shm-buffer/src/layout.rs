@@ -27,7 +27,7 @@
 //! | slot word | tag (61): open counter, or commit sequence | state (3) |
 //! | window entry | image id + 1 (48), 0 = empty | slot (16) |
 //! | commit word | commit sequence + 1 (48), 0 = being written | slot (16) |
-//! | run word (`base`, `progress`, `want`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
+//! | run word (`base`, `counts_from`, `progress`, `want`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
 //! | hazard word | four slots + 1 of 16 bits, 0 = none | |
 
 use crate::{
@@ -69,7 +69,9 @@ pub(crate) struct Header {
     pub base: AtomicU64,
     /// Slots of sequences below this may be in use again.
     pub reclaimed_seq: AtomicU64,
-    _pad1: [u64; 13],
+    /// Run word: the first id of this run that counts: committed, or lost though later ones were not.
+    pub counts_from: AtomicU64,
+    _pad1: [u64; 12],
 
     /// Next sequence to be committed.
     pub commit_head: AtomicU64,

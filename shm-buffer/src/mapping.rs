@@ -37,7 +37,7 @@ pub(crate) struct MappedFile {
     _pixels: MmapRaw,
 }
 
-/// Keeps the owner's lock, and with it the right to remove the file.
+/// Keeps the owner's lock, and with it the right to remove the file. Given back when it is dropped.
 pub struct OwnerLock {
     path: PathBuf,
     file: File,
@@ -148,6 +148,14 @@ pub fn remove_left_over(path: &Path, liveness: &dyn Liveness) -> Result<bool, Ri
     }
     std::fs::remove_file(path).map_err(io_error(path, "remove the left-over ring"))?;
     Ok(true)
+}
+
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        // Without this the lock would last as long as the ring is mapped, by whomever in this process.
+        // SAFETY: plain system call on a descriptor that lives over it.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
 }
 
 impl OwnerLock {

@@ -34,7 +34,7 @@ pub const TOPICS_MAX: usize = 8192;
 /// A client that has no connection after this long says that there is no broker.
 pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long the answer to a leave is waited for.
-pub const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+pub const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long closing waits for what was already sent.
 pub const LINGER_MS: i32 = 100;
 /// A subscriber's connection is probed this often, and given up after this long without a sign: half-open

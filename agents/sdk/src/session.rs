@@ -7,8 +7,8 @@
 //! ```
 //!
 //! # Rules
-//! A1  A report is kept until it was answered, over any number of connections and brokers. Only the newest
-//!     of a job is repeated: its state says what went before.
+//! A1  A report is kept until it was answered, over any number of connections and brokers. Reports leave in
+//!     the order in which they were made; the answer to one settles those before it of the same job.
 //! A2  A job is this agent's from `job.run` until the report of its end was answered; all of these are
 //!     listed at every registration (rule J4 of `schemas::job`). A `job.run` for one of them changes
 //!     nothing. After the answer none can come: the broker sent it before, on the same connection.
@@ -63,7 +63,6 @@ enum Phase {
 
 struct Pending {
     report: ReportJob,
-    request_id: u64,
     /// None when it is to be sent at once.
     sent: Option<Instant>,
 }
@@ -80,7 +79,8 @@ pub struct Session {
     silence: Duration,
     /// Rule A2.
     jobs: BTreeSet<JobId>,
-    pending: BTreeMap<JobId, Pending>,
+    /// Reports that were not answered, by request id, so in their order. At most three for each job.
+    pending: BTreeMap<u64, Pending>,
     telemetry: Option<BTreeMap<String, Value>>,
     progress_at: Instant,
     stop_by: Option<Instant>,
@@ -152,18 +152,16 @@ impl Session {
         news.reports.into_iter().for_each(|report| self.keep(report));
     }
 
-    /// Keeps a report until it is answered. The one before it leaves no trace but what was sent of it.
+    /// Keeps a report until it is answered.
     pub fn keep(&mut self, report: ReportJob) {
         self.jobs.insert(report.id);
         let request_id = self.next_id();
-        self.pending.insert(report.id, Pending { report, request_id, sent: None });
+        self.pending.insert(request_id, Pending { report, sent: None });
     }
 
-    /// A job's end is to be reported again at once, if it is known.
+    /// What is known of a job is to be reported again at once.
     pub fn repeat(&mut self, id: JobId) {
-        if let Some(pending) = self.pending.get_mut(&id) {
-            pending.sent = None;
-        }
+        self.pending.values_mut().filter(|pending| pending.report.id == id).for_each(|pending| pending.sent = None);
     }
 
     /// True when the broker was silent for so long that the connection is to be made anew.
@@ -195,7 +193,7 @@ impl Session {
             }
             _ => {}
         }
-        self.leave_if_due(now, is_idle, &mut out);
+        self.leave_if_due(now, is_idle, can_send, &mut out);
         out
     }
 
@@ -208,10 +206,10 @@ impl Session {
 
     /// Reports, telemetry and progress of a registered agent.
     fn tell(&mut self, now: Instant, outbox: &Outbox, out: &mut Vec<Message>) {
-        for pending in self.pending.values_mut() {
+        for (request_id, pending) in &mut self.pending {
             if pending.sent.is_none_or(|sent| now >= sent + REPEAT_INTERVAL) {
                 pending.sent = Some(now);
-                out.push((request_header::<ReportJob>(pending.request_id), encode(&pending.report)));
+                out.push((request_header::<ReportJob>(*request_id), encode(&pending.report)));
             }
         }
         if let Some(values) = self.telemetry.take() {
@@ -226,17 +224,18 @@ impl Session {
     }
 
     /// Takes leave once nothing is left to do or to say, or when the time is over.
-    fn leave_if_due(&mut self, now: Instant, is_idle: bool, out: &mut Vec<Message>) {
+    fn leave_if_due(&mut self, now: Instant, is_idle: bool, can_send: bool, out: &mut Vec<Message>) {
         let Some(stop_by) = self.stop_by else { return };
         match self.phase {
             Phase::Leaving { until } if now >= until => self.phase = Phase::Left,
             Phase::Leaving { .. } | Phase::Left => {}
             _ if now < stop_by && !(is_idle && self.pending.is_empty()) => {}
-            Phase::Registered { .. } => {
+            // Also while greeting: a registration may be under way, and the leave follows it.
+            _ if can_send => {
                 self.leave_id = self.ask(&Leave {}, out);
                 self.phase = Phase::Leaving { until: stop_by.min(now + LEAVE_PATIENCE) };
             }
-            Phase::Greeting { .. } => self.phase = Phase::Left,
+            _ => self.phase = Phase::Left,
         }
     }
 
@@ -264,7 +263,7 @@ impl Session {
             Phase::Leaving { until } => sooner(until),
             Phase::Left => sooner(now),
         }
-        self.stop_by.into_iter().for_each(|at| sooner(at));
+        self.stop_by.into_iter().for_each(sooner);
         wake
     }
 
@@ -296,8 +295,8 @@ impl Session {
             }
         } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
             self.phase = Phase::Left;
-        } else if let Some(job) = self.report_with(id) {
-            self.settle(job);
+        } else {
+            self.settle(id);
         }
     }
 
@@ -317,37 +316,35 @@ impl Session {
             self.lost("the broker does not know this agent (any more)", now);
         } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
             self.phase = Phase::Left;
-        } else if let Some(job) = self.report_with(id) {
-            self.report_refused(job, &failure);
+        } else if self.pending.contains_key(&id) {
+            self.report_refused(id, &failure);
         } else {
             tracing::warn!(agent = self.register.name, code = failure.code.as_str(), "refused: {failure}");
         }
     }
 
-    /// The job whose newest report was sent as request `id`.
-    fn report_with(&self, id: u64) -> Option<JobId> {
-        self.pending.iter().find(|(_, pending)| pending.request_id == id).map(|(job, _)| *job)
-    }
-
-    fn settle(&mut self, job: JobId) {
-        if self.pending.remove(&job).is_some_and(|pending| pending.report.state.is_end()) {
-            self.jobs.remove(&job);
+    /// The report that was sent as request `id` needs no repeating, nor do those before it of its job.
+    fn settle(&mut self, id: u64) -> Option<ReportJob> {
+        let report = self.pending.remove(&id)?.report;
+        self.pending.retain(|other_id, other| *other_id > id || other.report.id != report.id);
+        if report.state.is_end() {
+            self.jobs.remove(&report.id);
         }
+        Some(report)
     }
 
     /// A report that may be taken later stays; one that never will ends, but a job's end must be known.
-    fn report_refused(&mut self, job: JobId, failure: &Failure) {
+    fn report_refused(&mut self, id: u64, failure: &Failure) {
         if matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout) {
             return; // repeated after REPEAT_INTERVAL
         }
-        tracing::warn!(agent = self.register.name, job = job.0, "report refused: {}", described(failure));
+        let Some(report) = self.settle(id) else { return };
+        tracing::warn!(agent = self.register.name, job = report.id.0, "report refused: {}", described(failure));
         let is_too_much = matches!(failure.code, ErrorCode::BadParameter | ErrorCode::BadMessage);
-        let report = self.pending.get(&job).map(|pending| pending.report.clone());
-        self.settle(job);
-        if let Some(report) = report.filter(|report| is_too_much && report.state.is_end() && has_content(report)) {
-            let reason =
-                Failure::new(failure.code, format!("{}, but its report was refused: {failure}", report.state.as_str()));
-            self.keep(ReportJob { id: job, state: JobState::Failed, reason: Some(shortened(reason)), result: None });
+        if is_too_much && report.state.is_end() && has_content(&report) {
+            let message = format!("{}, but its report was refused: {failure}", report.state.as_str());
+            let reason = Some(shortened(Failure::new(failure.code, message)));
+            self.keep(ReportJob { id: report.id, state: JobState::Failed, reason, result: None });
         }
     }
 

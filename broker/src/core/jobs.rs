@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// The record as it is now, without its progress.
-    Save(JobRecord),
+    Save(Box<JobRecord>),
     /// The job is older than what is kept.
     Forget(JobId),
 }
@@ -157,7 +157,7 @@ impl Jobs {
     fn change_of(&self, id: JobId, before: Option<&Job>) -> Option<Change> {
         let durable = |job: &Job| JobRecord { progress: None, ..job.record.clone() };
         match (before.map(durable), self.all.get(&id).map(durable)) {
-            (before, Some(now)) if before.as_ref() != Some(&now) => Some(Change::Save(now)),
+            (before, Some(now)) if before.as_ref() != Some(&now) => Some(Change::Save(Box::new(now))),
             (Some(_), None) => Some(Change::Forget(id)),
             _ => None,
         }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(jobs.commit().len(), 1);
         jobs.change(JobId(1), |job| job.record.cancel_requested = true);
         let stored = JobRecord { cancel_requested: true, ..record(1, JobState::Running) };
-        assert_eq!(jobs.changes(), vec![Change::Save(stored)]);
+        assert_eq!(jobs.changes(), vec![Change::Save(Box::new(stored))]);
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn hostile_bytes_in_every_known_kind_never_stop_the_broker() {
         "job.run",
         "error",
     ];
-    let deep = [vec![0x81, 0xa1, b'x'].repeat(2000), vec![0xc0]].concat();
+    let deep = [[0x81, 0xa1, b'x'].repeat(2000), vec![0xc0]].concat();
     let claims_4g = vec![0xdf, 0xff, 0xff, 0xff, 0xff];
     for kind in kinds {
         for body in [vec![], deep.clone(), claims_4g.clone(), vec![0x80], vec![0xff; 100_000], encode(&Value::from(-1))]

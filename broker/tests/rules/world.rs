@@ -101,7 +101,7 @@ impl World {
         }
         for change in changes {
             match change {
-                Change::Save(record) => drop(self.stored.insert(record.id, record)),
+                Change::Save(record) => drop(self.stored.insert(record.id, *record)),
                 Change::Forget(id) => drop(self.stored.remove(&id)),
             }
         }

@@ -6,6 +6,8 @@
 //! | `topics` | what is published, and to whom |
 //! | `start` | what can keep a broker from starting, and what it finds when it starts again |
 
+#![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
+
 mod peers;
 mod requests;
 mod start;

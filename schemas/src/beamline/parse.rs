@@ -232,5 +232,6 @@ fn is_endpoint(text: &str) -> bool {
         return !path.is_empty();
     }
     let host_and_port = text.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
-    host_and_port.is_some_and(|(host, port)| !matches!(host, "" | "*") && port.parse::<u16>().is_ok_and(|port| port > 0))
+    host_and_port
+        .is_some_and(|(host, port)| !matches!(host, "" | "*") && port.parse::<u16>().is_ok_and(|port| port > 0))
 }

@@ -3,12 +3,12 @@
 use super::{Owner, Surroundings};
 use crate::{
     crash::crash_point,
-    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, unpack_run},
+    layout::{NO_SLOT_TOUCHED, SlotState, pack_run, pack_slot, slot_word, unpack_run},
     limits::{HAZARD_SLOTS, HAZARD_WAIT_NS, REORDER_IMAGES},
     loss::LossCause,
     participant::Role,
     process::Liveness,
-    sync::{Acquire, Relaxed, SeqCst, fence},
+    sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Owner {
     }
 
     /// A packet of this image was thrown away because it had no slot.
-    pub(super) fn is_touched(&self, id: u64) -> bool {
+    fn is_touched(&self, id: u64) -> bool {
         self.ring.window_entry(id).load(Relaxed) == pack_slot(id, NO_SLOT_TOUCHED)
     }
 
@@ -94,6 +94,8 @@ impl Owner {
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
         }
+        // After it was counted: an owner that takes over counts what is not below this.
+        self.ring.header().base.store(pack_run(self.epoch, self.base), Release); // as in open_ahead
     }
 
     fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
@@ -105,7 +107,10 @@ impl Owner {
         if !self.wait_until_left(slot, surroundings.liveness) {
             self.quarantine.push(slot);
             self.ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
-            self.lose(id, 1, LossCause::ReadoutStuck);
+            match self.packets_received(slot) > 0 || self.run_counts && self.empty_tail.is_none() {
+                true => self.lose(id, 1, LossCause::ReadoutStuck),
+                false => self.lose_empty(id, 1),
+            }
         } else if self.packets_received(slot) == 0 {
             self.give_back(slot);
             self.lose_empty(id, 1);
@@ -116,12 +121,16 @@ impl Owner {
 
     /// Ids of which no packet came. Below a run's first image that says nothing.
     fn lose_empty(&mut self, first_id: u64, count: u64) {
-        if self.run_counts {
-            self.lose(first_id, count, self.empty_cause);
+        match &mut self.empty_tail {
+            _ if !self.run_counts => {}
+            Some(tail) => *tail += count,
+            None => self.lose(first_id, count, self.empty_cause),
         }
     }
 
     fn commit(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
+        self.count_empty_tail(id);
+        self.count_run_from(id);
         let missing = self.fill_missing(slot, surroundings.fill);
         let (control, counters) = (self.ring.slot(slot), &self.ring.header().counters);
         let age_ns = surroundings.now.mono_ns.saturating_sub(control.first_packet_ns.load(Relaxed));
@@ -132,7 +141,6 @@ impl Owner {
         let counter = if missing == 0 { &counters.complete } else { &counters.partial };
         counter.fetch_add(1, Relaxed);
         counters.missing_packets.fetch_add(missing, Relaxed);
-        self.run_counts = true;
         self.empty_cause = LossCause::NotReceived;
         self.publish(Some(slot), id + 1, surroundings.now.mono_ns);
     }

@@ -31,7 +31,7 @@ mod run;
 
 use crate::{
     control::Ring,
-    layout::{NO_SLOT, SlotState, pack_slot, slot_word},
+    layout::{NO_SLOT, SlotState, pack_run, pack_slot, slot_word},
     limits::IMAGE_ID_MAX,
     loss::{LossCause, LostRange, LostRanges},
     participant::{self, Role},
@@ -55,6 +55,9 @@ pub struct Owner {
     run_counts: bool,
     /// What ids without packets were lost to: `OwnerDown` right after a takeover.
     empty_cause: LossCause,
+    /// While a run is being ended: ids without packets so far. They belong to it only if one with packets
+    /// follows.
+    empty_tail: Option<u64>,
     /// Committed slots that are not yet in use again, oldest sequence first.
     committed: VecDeque<(u64, u16)>,
     free: Vec<u16>,
@@ -111,6 +114,7 @@ impl Owner {
             epoch: 0,
             run_counts: false,
             empty_cause: LossCause::NotReceived,
+            empty_tail: None,
             committed: VecDeque::new(),
             free: Vec::new(),
             quarantine: Vec::new(),
@@ -186,9 +190,25 @@ impl Owner {
 
     /// Ids from `first` to before `end` are gone; readers are told with the next commit entry.
     fn lose(&mut self, first_id: u64, count: u64, cause: LossCause) {
+        self.count_empty_tail(first_id);
         self.ring.header().counters.lost[cause as usize].fetch_add(count, Relaxed);
         self.lost.push(LostRange { first_id, count, cause });
-        self.run_counts = true;
+        self.count_run_from(first_id);
+    }
+
+    /// From this id on every id of the run counts, whoever owns the ring (O2).
+    fn count_run_from(&mut self, id: u64) {
+        if !std::mem::replace(&mut self.run_counts, true) {
+            self.ring.header().counts_from.store(pack_run(self.epoch, id), Relaxed);
+        }
+    }
+
+    /// An id of the run that is being ended counts: then the empty ones right before it do, too.
+    fn count_empty_tail(&mut self, id: u64) {
+        if let Some(count) = self.empty_tail.filter(|&count| count > 0) {
+            self.empty_tail = Some(0);
+            self.lose(id - count, count, self.empty_cause);
+        }
     }
 
     /// Appends a step to the commit sequence: an image in `slot`, or only what was lost.

@@ -2,7 +2,7 @@
 
 use super::Owner;
 use crate::{
-    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, split_slot_word, unpack_run, unpack_slot},
+    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, split_slot_word, unpack_run, unpack_slot},
     loss::{LossCause, LostRange},
     participant,
     process::{Liveness, ProcessId},
@@ -25,80 +25,84 @@ impl Owner {
         header.closed.store(0, Relaxed);
         participant::free_the_dead(&ring, liveness);
         self.epoch = header.epoch.load(Acquire);
-        let (begun_first, begun_end) = self.empty_window();
-        self.collect_slots(liveness);
+        let mut begun = self.empty_window();
+        begun.extend(self.collect_slots(liveness));
         if self.epoch > 0 {
-            self.resume_run(begun_first, begun_end);
+            self.resume_run(&begun);
         }
     }
 
-    /// Takes every image out of the window. Returns the lowest id of which a packet had come, and the
-    /// one behind the highest.
-    fn empty_window(&mut self) -> (Option<u64>, u64) {
-        let ring = self.ring.clone();
-        let entries: Vec<u64> = ring.header().window_table.iter().map(|entry| entry.swap(0, SeqCst)).collect();
+    /// Takes every image out of the window. Returns those of which a packet was refused.
+    fn empty_window(&mut self) -> Vec<u64> {
+        let entries: Vec<u64> = self.ring.header().window_table.iter().map(|entry| entry.swap(0, SeqCst)).collect();
         fence(SeqCst); // R3: pairs with the fence in Contributor::protect
-        let (mut first, mut end) = (None::<u64>, 0);
-        for (id, slot) in entries.into_iter().filter_map(unpack_slot) {
-            let begun = match slot {
-                slot if slot < NO_SLOT_TOUCHED => ring.slot(slot).packets_received.load(Acquire) > 0,
-                slot => slot == NO_SLOT_TOUCHED,
-            };
-            if begun {
-                first = Some(first.map_or(id, |first| first.min(id)));
-                end = end.max(id + 1);
-            }
-        }
-        (first, end)
+        let touched = |(id, slot)| (slot == NO_SLOT_TOUCHED).then_some(id);
+        entries.into_iter().filter_map(unpack_slot).filter_map(touched).collect()
     }
 
-    /// Sorts the slots. A contributor may still be in any that is not committed, not only in those of
-    /// the window: the owner before may have died between closing an image and waiting, or have had the
-    /// slot in quarantine.
-    fn collect_slots(&mut self, liveness: &dyn Liveness) {
+    /// Sorts the slots. Returns the images of this run that are not committed and have packets, also
+    /// the one whose closing, or commit, the owner before did not survive.
+    ///
+    /// A contributor may be in any slot that is not committed, not only in those of the window: the
+    /// owner before may have died between closing an image and waiting, or have had the slot in
+    /// quarantine.
+    fn collect_slots(&mut self, liveness: &dyn Liveness) -> Vec<u64> {
         let ring = self.ring.clone();
-        let head = ring.header().commit_head.load(Relaxed);
+        let (header, mut begun) = (ring.header(), Vec::new());
+        let head = header.commit_head.load(Relaxed);
         for slot in 0..ring.geometry().slots as u16 {
-            let word = ring.slot(slot).word.load(Relaxed);
-            match split_slot_word(word) {
-                Some((seq, SlotState::Committed))
-                    if seq < head && ring.commit(seq).word.load(Relaxed) == pack_slot(seq, slot) =>
-                {
-                    self.committed.push_back((seq, slot));
-                }
-                other => {
-                    if let Some((tag, SlotState::Open | SlotState::Closing)) = other {
-                        self.openings = self.openings.max(tag);
-                    }
-                    match self.wait_until_left(slot, liveness) {
-                        true => self.give_back(slot),
-                        false => self.quarantine.push(slot),
-                    }
+            let control = ring.slot(slot);
+            let state = split_slot_word(control.word.load(Relaxed));
+            if let Some((seq, SlotState::Committed)) = state
+                && seq < head
+                && ring.commit(seq).word.load(Relaxed) == pack_slot(seq, slot)
+            {
+                self.committed.push_back((seq, slot));
+                continue;
+            }
+            let has_left = self.wait_until_left(slot, liveness);
+            let is_of_run = state.is_some_and(|(_, state)| state != SlotState::Free)
+                && control.epoch.load(Relaxed) == self.epoch
+                && control.packets_received.load(Acquire) > 0; // pairs with Release in Access::mark
+            if is_of_run {
+                begun.push(control.image_id.load(Relaxed));
+            }
+            if let Some((tag, SlotState::Open | SlotState::Closing)) = state {
+                self.openings = self.openings.max(tag);
+            }
+            match has_left {
+                true => self.give_back(slot),
+                false => {
+                    control.word.store(slot_word(self.openings, SlotState::Closing), Relaxed);
+                    self.quarantine.push(slot);
                 }
             }
         }
         self.committed.make_contiguous().sort_unstable();
-        ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
+        header.counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
+        begun
     }
 
     /// Goes on in the run of the owner before: ids that it had not told of are lost to its death. Those
     /// that it had closed are in the counters already.
-    fn resume_run(&mut self, begun_first: Option<u64>, begun_end: u64) {
+    fn resume_run(&mut self, begun: &[u64]) {
         let ring = self.ring.clone();
         let (header, head) = (ring.header(), ring.header().commit_head.load(Relaxed));
         let closed_end = unpack_run(header.base.load(Relaxed), self.epoch).unwrap_or(0);
         let last =
             head.checked_sub(1).map(|seq| ring.commit(seq)).filter(|entry| entry.epoch.load(Relaxed) == self.epoch);
+        let counts_from = unpack_run(header.counts_from.load(Relaxed), self.epoch);
         let accounted = match last {
             Some(entry) => entry.accounted_id.load(Relaxed),
-            None => begun_first.unwrap_or(closed_end),
+            None => counts_from.or(begun.iter().copied().min()).unwrap_or(closed_end),
         };
-        self.run_counts = last.is_some();
+        let begun_end = begun.iter().max().map_or(0, |last| last + 1);
+        self.run_counts = counts_from.is_some();
         self.base = begun_end.max(accounted).max(closed_end);
-        let counted = closed_end.saturating_sub(accounted);
-        self.lost.push(LostRange { first_id: accounted, count: counted, cause: LossCause::OwnerDown });
-        if self.base > accounted + counted {
-            self.lose(accounted + counted, self.base - accounted - counted, LossCause::OwnerDown);
+        let counted_end = closed_end.max(accounted);
+        self.lost.push(LostRange { first_id: accounted, count: counted_end - accounted, cause: LossCause::OwnerDown });
+        if self.base > counted_end {
+            self.lose(counted_end, self.base - counted_end, LossCause::OwnerDown);
         }
         self.empty_cause = LossCause::OwnerDown;
         self.open_ahead();

@@ -24,21 +24,14 @@ impl Owner {
         }
     }
 
-    /// Closes all that is open. Ids without packets were not part of the run, as far as anyone knows.
+    /// Closes all that is open. Ids without packets at the end were not part of the run, as far as anyone
+    /// knows.
     fn end_run(&mut self, surroundings: &mut Surroundings<'_>) {
-        let has_begun = |index: &usize| match self.open[*index] {
-            Some(slot) => self.ring.slot(slot).packets_received.load(Acquire) > 0,
-            None => self.is_touched(self.base + *index as u64),
-        };
-        let begun = (0..self.open.len()).rfind(has_begun).map_or(0, |last| last + 1);
-        for _ in 0..begun {
-            self.close_head(surroundings);
-        }
-        let counted = std::mem::replace(&mut self.run_counts, false);
+        self.empty_tail = Some(0);
         while !self.open.is_empty() {
             self.close_head(surroundings);
         }
-        self.run_counts = counted;
+        self.empty_tail = None;
         if !self.lost.is_empty() && self.notice_fits() {
             self.publish(None, self.base, surroundings.now.mono_ns);
         }

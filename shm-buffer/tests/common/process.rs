@@ -52,6 +52,10 @@ impl Player {
         self.child.id()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_some()
+    }
+
     /// SIGKILL, and its end.
     pub fn kill(&mut self) {
         self.child.kill().expect("it is ours");

@@ -99,7 +99,8 @@ impl RawRing {
     /// The open images: id and slot, which is none (65535 or 65534) where the ring is full.
     pub fn window(&self) -> Vec<(u64, u64)> {
         let entries = (0..u64::from(self.geometry.window)).map(|index| self.word(WINDOW_TABLE + index * 8));
-        let mut open: Vec<_> = entries.filter(|&word| word != 0).map(|word| ((word >> 16) - 1, word & 0xffff)).collect();
+        let mut open: Vec<_> =
+            entries.filter(|&word| word != 0).map(|word| ((word >> 16) - 1, word & 0xffff)).collect();
         open.sort_unstable();
         open
     }

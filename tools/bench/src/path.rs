@@ -48,7 +48,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let received = in_pairs(options.pairs, || bench.delivered_images_per_s(), || bench.floor_images_per_s())?;
     let bytes = bench.placement.image_bytes() as f64;
     let gb: Vec<_> = received.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect();
-    let written = write_leg::pairs(&bench.placement, &options.folder, options.images, options.pairs)?;
+    let folder = std::path::absolute(&options.folder)?;
+    let written = write_leg::pairs(&bench.placement, &folder, options.images, options.pairs)?;
     Ok(Report {
         machine,
         payload: format!(
@@ -56,7 +57,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             options.pairs,
             options.leg,
             options.images,
-            options.folder.display()
+            folder.display()
         ),
         rows: vec![
             Row::from_pairs("path, delivered to a reader", "images/s", "bare recvmmsg loop", &received),

@@ -53,6 +53,8 @@ pub enum Command {
     Broker(broker::Broker),
     /// Run one agent alone
     Agent(agent::Agent),
+    /// Measure, each figure with its baseline
+    Bench(bench::Bench),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }

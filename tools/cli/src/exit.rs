@@ -51,6 +51,12 @@ pub fn report(error: &anyhow::Error, is_service: bool) -> Exit {
 
 /// Whether a second start of the same process would fail in the same way.
 fn is_configuration(error: &anyhow::Error) -> bool {
-    let is_broker = |error: &ecs_broker::RunError| !matches!(error, ecs_broker::RunError::Net(_));
-    error.is::<BeamlineFileError>() || error.downcast_ref().is_some_and(is_broker)
+    use {ecs_assembler::AssemblerError, ecs_broker::RunError, ecs_readout::ReadoutError};
+    let of_broker = |error: &RunError| !matches!(error, RunError::Net(_));
+    let of_readout = |error: &ReadoutError| matches!(error, ReadoutError::Socket(_));
+    let of_assembler = |error: &AssemblerError| matches!(error, AssemblerError::Ring(_));
+    error.is::<BeamlineFileError>()
+        || error.downcast_ref().is_some_and(of_broker)
+        || error.downcast_ref().is_some_and(of_readout)
+        || error.downcast_ref().is_some_and(of_assembler)
 }

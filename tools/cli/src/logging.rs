@@ -15,8 +15,9 @@ use tracing_subscriber::{
 };
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
 pub struct Logging {
-    /// More log lines; twice for all of them. ECS_LOG has a filter in the form of `tracing`
+    /// More log lines, twice for all; ECS_LOG sets a filter instead, for example ecs_writer=debug
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// Only log lines of errors

@@ -5,8 +5,10 @@ use png::{BitDepth, ColorType, Encoder, EncodingError};
 /// Wider images are shown smaller: one pixel of the picture is then the brightest of a square, so that
 /// single bright spots stay.
 const WIDTH_MAX: usize = 2048;
-/// The brightest one in a thousand pixels have the same colour: a few hot ones do not darken the rest.
-const SATURATED_SHARE: usize = 1000;
+/// The brightest pixels have the same colour, one in a thousand: a few hot ones do not darken the rest.
+const WHITE_QUANTILE: f64 = 0.999;
+/// So have the darkest, one in fifty: gaps between chips do not brighten a background above them.
+const BLACK_QUANTILE: f64 = 0.02;
 /// Outside the colour map, so that no value looks like a missing one.
 const MISSING_RGB: [u8; 3] = [255, 0, 255];
 /// Viridis (matplotlib) at nine equal steps; between them it is near enough to straight.
@@ -36,11 +38,10 @@ pub fn png(pixels: &[u32], height: usize, width: usize, missing: u32) -> Result<
     let shown: Vec<Option<u32>> = (0..rows * columns)
         .map(|at| brightest(pixels, height, width, (at / columns * step, at % columns * step), step, missing))
         .collect();
-    let scale = f64::from(white_level(&shown)).ln_1p().max(f64::MIN_POSITIVE);
-    let rgb: Vec<u8> = shown
-        .iter()
-        .flat_map(|value| value.map_or(MISSING_RGB, |value| viridis(f64::from(value).ln_1p() / scale)))
-        .collect();
+    let (black, white) = levels(&shown);
+    let scale = (white - black).max(f64::MIN_POSITIVE);
+    let colour = |value: u32| viridis((f64::from(value).ln_1p() - black) / scale);
+    let rgb: Vec<u8> = shown.iter().flat_map(|value| value.map_or(MISSING_RGB, colour)).collect();
     encode(&rgb, rows, columns)
 }
 
@@ -58,16 +59,19 @@ fn brightest(
     rows.flat_map(|y| &pixels[y * width..][columns.clone()]).copied().filter(|&value| value != missing).max()
 }
 
-fn white_level(shown: &[Option<u32>]) -> u32 {
+/// Logarithms of the values that are shown darkest and brightest.
+fn levels(shown: &[Option<u32>]) -> (f64, f64) {
     let mut values: Vec<u32> = shown.iter().flatten().copied().collect();
     if values.is_empty() {
-        return 0;
+        return (0.0, 0.0);
     }
-    let at = values.len() - 1 - values.len() / SATURATED_SHARE;
-    *values.select_nth_unstable(at).1
+    let last = (values.len() - 1) as f64;
+    let mut level =
+        |quantile: f64| f64::from(*values.select_nth_unstable((last * quantile).round() as usize).1).ln_1p();
+    (level(BLACK_QUANTILE), level(WHITE_QUANTILE))
 }
 
-/// The colour of a value from 0 to 1; above 1 it is that of 1.
+/// The colour of a value from 0 to 1; beyond them it is that of the end.
 fn viridis(value: f64) -> [u8; 3] {
     let position = value.clamp(0.0, 1.0) * (VIRIDIS_RGB.len() - 1) as f64;
     let below = (position as usize).min(VIRIDIS_RGB.len() - 2);

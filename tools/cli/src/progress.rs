@@ -1,6 +1,6 @@
 //! Waiting for a job's end, with a bar where a person looks.
 
-use crate::{connection::call, exit::Exit, report};
+use crate::{connection::call, exit::Exit, human, report};
 use anyhow::Context;
 use clap::Args;
 use ecs_schemas::job::{GetJob, JobId, JobRecord, JobState};
@@ -85,7 +85,7 @@ impl Bar {
         };
         if self.bar.length() != Some(progress.total) {
             let template = format!(
-                "{{bar:32}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{msg}} ETA {{eta}}",
+                "{{bar:32}} {{human_pos}}/{{human_len}} {unit} {{msg}} ETA {{eta}}",
                 unit = progress.unit.replace(['{', '}'], "")
             );
             if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -95,7 +95,11 @@ impl Bar {
             self.bar.reset_eta();
         }
         self.bar.set_position(progress.done);
-        self.bar.set_message(crate::human::bytes(progress.bytes as f64));
+        let (rate, bytes_per_step) = (self.bar.per_sec(), progress.bytes as f64 / progress.done.max(1) as f64);
+        self.bar.set_message(match progress.done < progress.total {
+            true => format!("{rate:.0}/s {}/s", human::bytes(bytes_per_step * rate)),
+            false => "ending".to_owned(),
+        });
     }
 }
 

@@ -7,6 +7,8 @@
 //! | `tools` | clients and subscribers |
 //! | `signals` | the wish to stop |
 
+#![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
+
 mod connection;
 mod jobs;
 mod setup;

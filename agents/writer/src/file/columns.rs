@@ -19,6 +19,9 @@ pub(super) enum Column {
     Status,
 }
 
+// Rule F2: rows are flushed in the order of `ALL`.
+const _: () = assert!(matches!(Column::ALL[Column::COUNT - 1], Column::Status));
+
 /// One row of every column but the image id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row<'a> {

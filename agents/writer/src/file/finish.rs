@@ -87,7 +87,7 @@ impl ImageFile {
     /// Cuts off the rows from `rows_kept` on and gives their space back. The file's size stays: HDF5
     /// keeps such a run of chunks as one block, so the tail becomes a hole.
     fn cut_tail(&self, rows_kept: u64) -> Result<(), FinishError> {
-        if rows_kept == self.layout.rows {
+        if rows_kept == self.layout.rows_longest {
             return Ok(());
         }
         cut(&self.file, &self.layout, rows_kept).map_err(|reason| FinishError::Cut {
@@ -95,7 +95,7 @@ impl ImageFile {
             images: rows_kept,
             reason,
         })?;
-        let tail = self.layout.image_offset(rows_kept)..self.layout.image_offset(self.layout.rows);
+        let tail = self.layout.image_offset(rows_kept)..self.layout.image_offset(self.asked);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         // Where the file system has no holes, none was reserved either.
         let _ = fallocate(&self.file, hole, tail.start, tail.end - tail.start);

@@ -21,8 +21,10 @@ pub(super) const CHUNK_ROWS: u64 = 4096;
 /// Offsets and sizes of one file's parts, in bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layout {
-    /// Images that the arrays have room for: those asked for, fewer once the file was cut.
+    /// Images that all arrays have room for: those asked for, fewer once the file was cut.
     pub rows: u64,
+    /// Rows of the longest array: more than `rows` where a kill came between two cuts.
+    pub rows_longest: u64,
     pub height: usize,
     pub width: usize,
     pub pixel: PixelType,
@@ -43,6 +45,7 @@ impl Layout {
         let [rows, height, width] = <[usize; 3]>::try_from(data.shape()).map_err(|got| format!("data is {got:?}"))?;
         let mut layout = Self {
             rows: rows as u64,
+            rows_longest: rows as u64,
             height,
             width,
             pixel: pixel_type(&data)?,
@@ -55,8 +58,8 @@ impl Layout {
         layout.data_offset = run_offset(&data, 1, layout.image_bytes())?;
         for column in Column::ALL {
             let array = dataset(file, &format!("entry/data/{}", column.name()))?;
-            // A kill between two cuts leaves some arrays longer than others; what all have counts.
-            layout.rows = layout.rows.min(array.shape()[0] as u64);
+            let rows = array.shape()[0] as u64;
+            (layout.rows, layout.rows_longest) = (layout.rows.min(rows), layout.rows_longest.max(rows));
             let row_bytes = column.row_bytes(layout.packets_per_image) as u64;
             layout.column_offsets[column as usize] = run_offset(&array, chunk_rows(&array)?, row_bytes)?;
         }
@@ -105,23 +108,25 @@ pub(super) fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Cuts data and arrays to their first `rows` rows. Each cut is one small write in the file, so a kill
-/// in between leaves a file that opens, with some arrays longer than others.
+/// Cuts data and arrays to their first `rows` rows. The library writes each cut as one small block, in
+/// an order of its own until the file is closed; so the images are cut and closed first, and after a kill
+/// in between there are rows without an image rather than images without a row.
 pub(super) fn cut(file: &File, layout: &Layout, rows: u64) -> Result<(), String> {
+    let rows = rows as usize;
+    resize(file, &[("data", &[rows, layout.height, layout.width])])?;
+    let bits = [rows, Column::PacketReceived.row_bytes(layout.packets_per_image)];
+    let shape_of = |column| if column == Column::PacketReceived { &bits[..] } else { &bits[..1] };
+    resize(file, &Column::ALL.map(|column| (column.name(), shape_of(column))))
+}
+
+/// Gives arrays of `/entry/data` another shape.
+fn resize(file: &File, shapes: &[(&str, &[usize])]) -> Result<(), String> {
     with_library(|| {
         let library = open_in_library(file, true).map_err(|error| error.to_string())?;
-        let resize = |name: &str, shape: &[usize]| {
-            let array = dataset(&library, name)?;
-            array.resize(shape).map_err(|error| format!("{name}: {error}"))
-        };
-        let rows = rows as usize;
-        for column in Column::ALL {
-            let width = column.row_bytes(layout.packets_per_image);
-            let shape = [rows, width];
-            let dimensions = if column == Column::PacketReceived { 2 } else { 1 };
-            resize(&format!("entry/data/{}", column.name()), &shape[..dimensions])?;
+        for (name, shape) in shapes {
+            let array = dataset(&library, &format!("entry/data/{name}"))?;
+            array.resize(*shape).map_err(|error| format!("{name}: {error}"))?;
         }
-        resize("entry/data/data", &[rows, layout.height, layout.width])?;
         library.close().map_err(|error| error.to_string())
     })
 }

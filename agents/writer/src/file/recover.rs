@@ -64,10 +64,10 @@ fn read_layout(file: &File) -> Result<Layout, String> {
 /// A damaged ledger must not make the sums of a recovery overflow.
 fn check_numbers(asked: u64, first_id: u64, layout: &Layout) -> Result<(), String> {
     let ids_fit = asked > 0 && first_id.checked_add(asked - 1).is_some();
-    if ids_fit && layout.rows <= asked {
+    if ids_fit && layout.rows_longest <= asked {
         return Ok(());
     }
-    Err(format!("{} rows for {asked} images from id {first_id} on", layout.rows))
+    Err(format!("{} rows for {asked} images from id {first_id} on", layout.rows_longest))
 }
 
 fn recovered_earlier(file: &File, layout: &Layout, output: &Path, state: EndState) -> io::Result<Recovered> {

@@ -20,7 +20,8 @@ const FIRST_ID: u64 = 1000;
 /// Images that the process writes of those asked for; the rest is its tail.
 const WRITTEN: u64 = 400;
 
-/// Every tenth image is partial, every 50th is lost.
+/// Every tenth image is partial, every 50th is lost. In every second hundred each row is flushed alone,
+/// so that a kill is likely to fall between the columns of a row.
 fn write_some(file: &mut ImageFile, output: &Path, say: &mut impl Write) {
     let spec = spec(output, IMAGES);
     for id in FIRST_ID..FIRST_ID + WRITTEN {
@@ -28,6 +29,9 @@ fn write_some(file: &mut ImageFile, output: &Path, say: &mut impl Write) {
             file.mark_lost(id..id + 1, LossCause::RingFull).unwrap();
         } else {
             write(file, &spec, id, if id % 10 == 3 { ALL_RECEIVED >> 2 } else { ALL_RECEIVED });
+        }
+        if id / 100 % 2 == 0 {
+            file.flush().unwrap();
         }
         writeln!(say, "image").unwrap();
     }
@@ -138,6 +142,23 @@ fn writer_killed_mid_run_leaves_a_file_that_opens_and_that_recovery_completes() 
 #[test]
 fn writer_killed_while_it_finishes_leaves_a_file_that_opens_and_that_recovery_completes() {
     kill_in(12, |_| WRITTEN + 2, 4_000);
+}
+
+#[test]
+fn recovery_after_a_kill_between_two_cuts_makes_all_arrays_equally_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run.h5");
+    let mut file = create(&spec(&output, IMAGES), FIRST_ID);
+    write_some(&mut file, &output, &mut std::io::sink());
+    file.flush().unwrap();
+    drop(file); // as a kill leaves it
+    hdf5_metno::sync::sync(|| {
+        let file = hdf5_metno::File::open_rw(&output).unwrap();
+        file.dataset("entry/data/data").unwrap().resize([WRITTEN as usize, 6, 50]).unwrap();
+        file.close().unwrap();
+    });
+    assert_eq!(read_back(&output)["ledger"]["state"], "writing");
+    check_after_kill(folder.path(), &output);
 }
 
 #[test]

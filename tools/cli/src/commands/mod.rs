@@ -1,6 +1,7 @@
 //! One file per command: its options, its help with examples, and what it does.
 
 pub mod agent;
+pub mod bench;
 pub mod broker;
 pub mod cancel;
 pub mod completions;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sim(command) => command.run(),
         Command::Broker(command) => command.run(),
         Command::Agent(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Completions(command) => command.run(),
     }
 }

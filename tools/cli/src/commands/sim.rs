@@ -138,7 +138,7 @@ impl Eiger {
             duplicate: self.duplicate,
         };
         let (stop, bar) = (stop::install(), bar(Some(self.images)));
-        let report = eiger::run(&sim, &|| stop.is_set(), &mut |report| bar.set_position(report.images))?;
+        let report = eiger::run(&sim, &|| stop.is_set(), &mut |report| show(&bar, report))?;
         bar.finish_and_clear();
         self.target.print(&report)
     }
@@ -158,7 +158,7 @@ impl ReplayArgs {
             interleave_packets: self.interleave,
         };
         let (stop, bar) = (stop::install(), bar(None));
-        let report = replay::run(&replay, &|| stop.is_set(), &mut |report| bar.set_position(report.images))?;
+        let report = replay::run(&replay, &|| stop.is_set(), &mut |report| show(&bar, report))?;
         bar.finish_and_clear();
         self.target.print(&report)
     }
@@ -172,14 +172,8 @@ impl Target {
         }
         let count = human::count;
         let mut out = io::stdout().lock();
-        writeln!(
-            out,
-            "{} images sent in {:.2} s ({:.0} images/s, {}/s)",
-            count(report.images),
-            report.seconds,
-            report.images as f64 / report.seconds.max(f64::MIN_POSITIVE),
-            human::bytes(report.bytes_sent as f64 / report.seconds.max(f64::MIN_POSITIVE)),
-        )?;
+        let (images, rates) = (count(report.images), rates(report));
+        writeln!(out, "{images} images sent in {:.2} s ({rates})", report.seconds)?;
         writeln!(
             out,
             "packets: {} sent = {} made - {} dropped + {} doubled; {} late",
@@ -208,8 +202,18 @@ fn detector(path: &Path) -> anyhow::Result<DetectorConfig> {
 
 fn bar(images: Option<u64>) -> ProgressBar {
     let (bar, template) = match images {
-        Some(images) => (ProgressBar::new(images), "{bar:32} {human_pos}/{human_len} images {per_sec} ETA {eta}"),
-        None => (ProgressBar::no_length(), "{spinner} {human_pos} images {per_sec}"),
+        Some(images) => (ProgressBar::new(images), "{bar:32} {human_pos}/{human_len} images {msg} ETA {eta}"),
+        None => (ProgressBar::no_length(), "{spinner} {human_pos} images {msg}"),
     };
     bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
+}
+
+fn show(bar: &ProgressBar, report: &Report) {
+    bar.set_position(report.images);
+    bar.set_message(rates(report));
+}
+
+fn rates(report: &Report) -> String {
+    let seconds = report.seconds.max(f64::MIN_POSITIVE);
+    format!("{:.0} images/s, {}/s", report.images as f64 / seconds, human::bytes(report.bytes_sent as f64 / seconds))
 }

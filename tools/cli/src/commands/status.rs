@@ -145,19 +145,15 @@ fn rates(agent: &AgentStatus) -> String {
     agent.telemetry.iter().filter_map(rate).collect::<Vec<_>>().join(", ")
 }
 
-/// The figures of the ring and of losses, from whoever tells them.
+/// The figures of the ring and of losses. The ring counts for all readouts, and its owner tells.
 fn figures(answer: &Answer) -> Table {
-    let mut table = Table::new(["ring and losses", "", "from"]);
-    for agent in &answer.agents {
+    let mut table = Table::new(["ring and losses", ""]);
+    for agent in answer.agents.iter().filter(|agent| agent.kind == "assembler") {
         let is_figure = |name: &str| FIGURE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         for (name, value) in agent.telemetry.iter().filter(|(name, _)| is_figure(name)) {
             let is_loss = !name.starts_with("ring_") && value.as_f64().is_some_and(|value| value > 0.0);
             let mood = if is_loss { Mood::Warning } else { Mood::Plain };
-            table.row([
-                name.replace('_', " ").into(),
-                Cell::new(figure(name, value), mood),
-                agent.name.as_str().into(),
-            ]);
+            table.row([name.replace('_', " ").into(), Cell::new(figure(name, value), mood)]);
         }
     }
     table

@@ -1,0 +1,114 @@
+//! The golden vectors of `vectors/messages.json`: what goes over the wire, byte for byte.
+//!
+//! The same file serves any other language's codec. Its bytes were made by Python's `msgpack`, so the two
+//! implementations check each other.
+
+#![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
+
+use ecs_schemas::{
+    envelope::{DecodeError, Header, Notice, Request, decode, encode},
+    error_code::Failure,
+    job::{Ack, CancelJob, GetJob, JobList, JobRecord, KillJob, ListJobs, ReportJob, ReportProgress, RunJob, Submit},
+    registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
+    telemetry::{PubHeader, Telemetry},
+    value::Value,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value as Json;
+use std::fmt::Debug;
+
+/// One type of message: its codec, seen from JSON.
+struct Codec {
+    /// The fields to bytes.
+    encode: fn(&Json) -> Vec<u8>,
+    /// Bytes to the bytes of what was understood, or an error.
+    understood: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
+}
+
+fn codec<T: Serialize + DeserializeOwned + Debug>() -> Codec {
+    Codec {
+        encode: |json| encode(&T::deserialize(json).expect("the fields are those of the type")),
+        understood: |bytes| decode::<T>(bytes).map(|message| encode(&message)),
+    }
+}
+
+fn codec_of(name: &str) -> Codec {
+    match name {
+        "header" => {
+            Codec { understood: |bytes| Header::decode(bytes).map(|header| encode(&header)), ..codec::<Header>() }
+        }
+        // Its own conversion: JSON has no bytes.
+        "value" => Codec { encode: |json| encode(&value_of(json)), ..codec::<Value>() },
+        "ack" => codec::<Ack>(),
+        "error" => codec::<Failure>(),
+        "job.record" => codec::<JobRecord>(),
+        "job.list.reply" => codec::<JobList>(),
+        "agent.register.reply" => codec::<Registered>(),
+        "status.get.reply" => codec::<Status>(),
+        "publish.header" => codec::<PubHeader>(),
+        Register::KIND => codec::<Register>(),
+        Heartbeat::KIND => codec::<Heartbeat>(),
+        Leave::KIND => codec::<Leave>(),
+        GetStatus::KIND => codec::<GetStatus>(),
+        Submit::KIND => codec::<Submit>(),
+        GetJob::KIND => codec::<GetJob>(),
+        ListJobs::KIND => codec::<ListJobs>(),
+        CancelJob::KIND => codec::<CancelJob>(),
+        RunJob::KIND => codec::<RunJob>(),
+        KillJob::KIND => codec::<KillJob>(),
+        ReportJob::KIND => codec::<ReportJob>(),
+        ReportProgress::KIND => codec::<ReportProgress>(),
+        Telemetry::KIND => codec::<Telemetry>(),
+        other => panic!("no codec for {other:?}"),
+    }
+}
+
+fn value_of(json: &Json) -> Value {
+    match json {
+        Json::Object(entries) => match entries.get("$bytes") {
+            Some(hex) => Value::Bytes(bytes_of(hex)),
+            None => Value::Map(entries.iter().map(|(key, value)| (key.clone(), value_of(value))).collect()),
+        },
+        Json::Array(values) => Value::List(values.iter().map(value_of).collect()),
+        Json::Number(number) if number.is_u64() => Value::from(number.as_u64().unwrap()),
+        other => serde_json::from_value(other.clone()).unwrap(),
+    }
+}
+
+fn bytes_of(hex: &Json) -> Vec<u8> {
+    let digits = hex.as_str().expect("hex is text");
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex")).collect()
+}
+
+/// The cases of one list: name, codec, the whole case.
+fn cases(list: &str) -> Vec<(String, Codec, Json)> {
+    let file: Json = serde_json::from_str(include_str!("../vectors/messages.json")).expect("the file is JSON");
+    let cases = file[list].as_array().expect("a list of cases").clone();
+    assert!(!cases.is_empty());
+    let text = |case: &Json, key: &str| case[key].as_str().expect("name and type are text").to_owned();
+    cases.into_iter().map(|case| (text(&case, "name"), codec_of(&text(&case, "type")), case)).collect()
+}
+
+#[test]
+fn exact_vectors_encode_to_their_bytes_and_decode_to_their_fields() {
+    for (name, codec, case) in cases("exact") {
+        let bytes = bytes_of(&case["hex"]);
+        assert_eq!((codec.encode)(&case["value"]), bytes, "{name}");
+        assert_eq!((codec.understood)(&bytes), Ok(bytes), "{name}");
+    }
+}
+
+#[test]
+fn accepted_vectors_are_understood_as_their_fields() {
+    for (name, codec, case) in cases("accepted") {
+        let understood = (codec.understood)(&bytes_of(&case["hex"]));
+        assert_eq!(understood, Ok((codec.encode)(&case["value"])), "{name}");
+    }
+}
+
+#[test]
+fn refused_vectors_are_errors() {
+    for (name, codec, case) in cases("refused") {
+        assert!((codec.understood)(&bytes_of(&case["hex"])).is_err(), "{name}");
+    }
+}

@@ -1,0 +1,29 @@
+//! The whole system, as its users meet it: `ecs-cli up` and its processes, packets over UDP, files read
+//! by h5py.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `real_packets` | recorded packets of a real detector become the images that they must become |
+//! | `packet_loss` | every lost packet is marked, filled and counted; the sums are exact |
+//! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
+//! | `refusals` | what cannot work is refused with its reason, and leaves nothing behind |
+//! | `jobs` | queue, cancel, same key, progress |
+//! | `slow_writer` | a writer that stalls costs the newest images, by count |
+//! | `garbage` | garbage on every port costs nobody but its sender |
+//! | `leftovers` | however `up` ends: no process, no port, no shared memory is left |
+//! | `telemetry` | the README's Python script, and `topic echo` |
+//! | `command_line` | help, JSON, completions, configuration errors |
+//! | `architecture` | which crate may depend on which |
+
+mod architecture;
+mod command_line;
+mod garbage;
+mod jobs;
+mod kill;
+mod leftovers;
+mod packet_loss;
+mod real_packets;
+mod refusals;
+mod slow_writer;
+mod support;
+mod telemetry;

@@ -1,0 +1,226 @@
+//! A beamline of a test's own: its folder, ports and ring, and `ecs-cli up` on it.
+
+use super::{Outcome, ecs, wait_for};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+/// Tests with packets need the machine for themselves: two at a time would lose each other's.
+static MACHINE: Mutex<()> = Mutex::new(());
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// How long processes may take to start or stop on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the simulated detector is.
+#[derive(Debug, Clone, Copy)]
+pub enum Detector {
+    /// EIGER 500K: 514 x 1030 pixels, 4 ports.
+    Eiger500K { bits: u32 },
+    /// One quadrant: 256 x 514 pixels at 8 bit, one port, 32 packets an image.
+    Quadrant,
+}
+
+pub struct Beamline {
+    pub folder: tempfile::TempDir,
+    pub name: String,
+    up: Option<Child>,
+    _machine: MutexGuard<'static, ()>,
+}
+
+impl Beamline {
+    /// Writes the configuration, with `extra` TOML behind it, and starts nothing.
+    pub fn configured(detector: Detector, extra: &str) -> Self {
+        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = free_ports(4);
+        let name = format!("t{}-{port}", std::process::id());
+        fs::write(folder.path().join("detector.json"), detector.json(port).to_string()).expect("written");
+        let (requests, topics) = (folder.path().join("req"), folder.path().join("pub"));
+        let text = format!(
+            "[beamline]\nname = \"{name}\"\n[broker]\nrequest_endpoint = \"ipc://{}\"\npublish_endpoint = \"ipc://{}\"\n\
+             [detector]\nconfig = \"detector.json\"\n[readout]\naddress = \"127.0.0.1\"\n{extra}\n",
+            requests.display(),
+            topics.display(),
+        );
+        let text = if extra.contains("[ring]") { text } else { text + "[ring]\nsize = \"128 MiB\"\n" };
+        fs::write(folder.path().join("beamline.toml"), text).expect("written");
+        Self { folder, name, up: None, _machine: machine }
+    }
+
+    /// Starts it and waits until every agent is ready.
+    pub fn up(detector: Detector, extra: &str) -> Self {
+        let mut beamline = Self::configured(detector, extra);
+        beamline.start();
+        beamline
+    }
+
+    pub fn start(&mut self) {
+        let log = fs::File::create(self.path("up.log")).expect("a log");
+        let errors = log.try_clone().expect("a second handle");
+        let mut command = ecs();
+        command.args(["up", "beamline.toml"]).current_dir(self.folder.path()).stdout(log).stderr(errors);
+        self.up = Some(command.spawn().expect("ecs-cli starts"));
+        let ready = self.call(&["status", "--wait", "60"]);
+        assert_eq!(ready.code, 0, "{}{}\n{}", ready.stdout, ready.stderr, self.log());
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn ring_path(&self) -> PathBuf {
+        Path::new("/dev/shm").join(format!("ecs-{}.ring", self.name))
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    /// `ecs-cli` in the beamline's folder, with its configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = ecs();
+        command.args(arguments).current_dir(self.folder.path()).env("ECS_CONFIG", self.path("beamline.toml"));
+        command
+    }
+
+    pub fn call(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(&mut self.command(arguments))
+    }
+
+    /// Submits a write of `images` to `file` and waits until it runs.
+    pub fn submit_running(&self, file: &str, images: u64, more: &[&str]) -> u64 {
+        let images = images.to_string();
+        let arguments = [&["submit", "write", "--output", file, "--images", &images, "--json"], more].concat();
+        let job = self.call(&arguments).ok().json()["id"].as_u64().expect("a job id");
+        self.wait_job(job, |job| job["state"] == "running");
+        job
+    }
+
+    pub fn job(&self, id: u64) -> Value {
+        self.call(&["job", &id.to_string(), "--json"]).ok().json()
+    }
+
+    /// Waits until the job is as wanted; fails if it ended otherwise.
+    pub fn wait_job(&self, id: u64, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_for("the job", PATIENCE * 2, || {
+            let job = self.job(id);
+            let is_end = ["rejected", "done", "failed", "cancelled", "lost"].contains(&job["state"].as_str()?);
+            assert!(wanted(&job) || !is_end, "{job:#}\n{}", self.log());
+            wanted(&job).then_some(job)
+        })
+    }
+
+    pub fn wait_end(&self, id: u64) -> Value {
+        self.wait_job(id, |job| !job["result"].is_null() || !job["reason"].is_null())
+    }
+
+    /// Starts the simulated detector; `Outcome::of` or `wait` it.
+    pub fn sim(&self, images: u64, rate_hz: u64, more: &[&str]) -> Command {
+        let (images, rate) = (images.to_string(), rate_hz.to_string());
+        let arguments = ["sim", "eiger", "--config", "detector.json", "--images", &images, "--rate", &rate, "--json"];
+        self.command(&[&arguments[..], more].concat())
+    }
+
+    pub fn spawn_sim(&self, images: u64, rate_hz: u64) -> Sim {
+        let mut command = self.sim(images, rate_hz, &[]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Sim(command.spawn().expect("the simulator starts"))
+    }
+
+    pub fn status(&self) -> Value {
+        self.call(&["status", "--json"]).ok().json()
+    }
+
+    /// Status of the agent `kind`, for example `writer`.
+    pub fn agent(&self, kind: &str) -> Value {
+        let status = self.status();
+        let agents = status["agents"].as_array().expect("agents").clone();
+        agents.into_iter().find(|agent| agent["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {status:#}"))
+    }
+
+    pub fn pid(&self, kind: &str) -> i32 {
+        let status = self.status();
+        let pid = match kind {
+            "broker" => status["broker"]["pid"].as_i64(),
+            _ => self.agent(kind)["pid"].as_i64(),
+        };
+        pid.and_then(|pid| i32::try_from(pid).ok()).expect("a pid")
+    }
+
+    pub fn up_pid(&self) -> i32 {
+        self.up.as_ref().expect("it was started").id() as i32
+    }
+
+    /// Ends `up` with a signal and waits for it. Returns its exit code, if it exited.
+    pub fn end(&mut self, signal: i32) -> Option<i32> {
+        let mut up = self.up.take()?;
+        send(up.id() as i32, signal);
+        let status = wait_for("the end of up", PATIENCE, || up.try_wait().expect("a child can be waited for"));
+        status.code()
+    }
+}
+
+/// A simulator that runs beside the test, ended with it.
+pub struct Sim(Child);
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Beamline {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of up:\n{}", self.log());
+        }
+        self.end(libc::SIGINT);
+    }
+}
+
+impl Detector {
+    fn json(self, port: u16) -> Value {
+        let (bits, height, width, positions) = match self {
+            Self::Eiger500K { bits } => (
+                bits,
+                514,
+                1030,
+                json!({"0": [0, 258, 513, 513], "1": [516, 258, 1029, 513], "2": [0, 255, 513, 0], "3": [516, 255, 1029, 0]}),
+            ),
+            Self::Quadrant => (8, 256, 514, json!({"0": [0, 0, 513, 255]})),
+        };
+        json!({
+            "detector_name": "simulated", "detector_type": "eiger", "bit_depth": bits,
+            "n_modules": positions.as_object().expect("a map").len(),
+            "image_pixel_height": height, "image_pixel_width": width,
+            "start_udp_port": port, "module_positions": positions,
+        })
+    }
+}
+
+pub fn send(pid: i32, signal: i32) {
+    // SAFETY: a signal to a process that the test started.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "signal {signal} to {pid}");
+}
+
+/// The first of `count` UDP ports in a row that are free, and that no other test of this process has.
+fn free_ports(count: u16) -> u16 {
+    let start = 20_000 + (std::process::id() % 2000) as u16 * 10;
+    loop {
+        let first = start + NEXT_PORT.fetch_add(count, Ordering::Relaxed);
+        if (first..first + count).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `ecs-cli bench`: what this machine carries, each figure beside its baseline.
+
+use crate::{
+    exit::Exit,
+    report,
+    table::{Cell, Table},
+};
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use ecs_bench::{Report, Row, path, ring};
+use std::{
+    env,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+const RING_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench ring
+  ecs-cli bench ring --seconds 0.5 --pairs 3 --json";
+
+const PATH_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench path
+  ecs-cli bench path --folder /data --images 2000
+  ecs-cli bench path --seconds 5 --pairs 9 --json";
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The ring alone, beside memcpy
+    #[command(after_help = RING_EXAMPLES)]
+    Ring(Legs),
+    /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
+    Path(PathArgs),
+}
+
+#[derive(Debug, Args)]
+struct Legs {
+    /// How long each leg runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// How many pairs of legs, ours and the baseline
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pairs: u16,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PATH_EXAMPLES)]
+struct PathArgs {
+    #[command(flatten)]
+    legs: Legs,
+    /// Where the files are written: its file system is measured
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Images of each file
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    images: u64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "0.01 to 3600 seconds".to_owned())
+}
+
+impl Bench {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let (legs, report) = match self.what {
+            What::Ring(legs) => {
+                let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
+                (legs, report)
+            }
+            What::Path(PathArgs { legs, folder, images }) => {
+                let program = env::current_exe().context("cannot find this program's own file")?;
+                let (leg, pairs) = (legs.leg(), legs.pairs.into());
+                (legs, path::run(&path::Options { leg, pairs, folder, images, program })?)
+            }
+        };
+        if legs.json {
+            report::print_json(&report)?;
+        } else {
+            print(&report)?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+impl Legs {
+    fn leg(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+fn print(report: &Report) -> io::Result<()> {
+    let machine = &report.machine;
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{}, {} cores, Linux {}, load {:.2} a core",
+        machine.cpu, machine.cores, machine.kernel, machine.load_per_core
+    )?;
+    writeln!(out, "{}\n", report.payload)?;
+    drop(out);
+    let mut table = Table::new(["", "ECS", "baseline", "ratio (lowest to highest)", "unit", "baseline is"]);
+    for row in &report.rows {
+        table.row(cells(row));
+    }
+    table.print()
+}
+
+fn cells(row: &Row) -> [Cell; 6] {
+    let figure = |value: f64| if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") };
+    [
+        Cell::from(row.what.as_str()),
+        figure(row.value).into(),
+        figure(row.baseline_value).into(),
+        format!("{:.2} ({:.2} to {:.2})", row.ratio, row.ratio_low, row.ratio_high).into(),
+        row.unit.into(),
+        row.baseline.as_str().into(),
+    ]
+}

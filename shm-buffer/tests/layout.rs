@@ -104,14 +104,14 @@ fn scripted_ring_is_byte_for_byte_the_golden_one() {
 
 /// Two ports' packets, a whole image, a partial one, two lost ones, one open in somebody's hands.
 fn dump_scripted_ring() -> String {
-    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = tempfile::tempdir_in("/dev/shm").expect("it is there");
     let path = folder.path().join("ring");
-    let (ring, _lock) = create_or_take_over(&path, common::geometry(8, 2, 3), &Proc).unwrap();
+    let (ring, _lock) = create_or_take_over(&path, common::geometry(8, 2, 3), &Proc).expect("there is room");
     let raw = RawRing::open(&path, *ring.geometry());
     let mut rig = Rig::over(ring);
     let mut contributor = rig.contributor_in_run(1002, 16);
-    let mut writer = Reader::reliable(&rig.ring, common::process(1003), "writer", Start::Next).unwrap();
-    let _preview = Reader::lossy(&rig.ring, common::process(1004), "preview", Start::Next).unwrap();
+    let mut writer = Reader::reliable(&rig.ring, common::process(1003), "writer", Start::Next).expect("a free place");
+    let _preview = Reader::lossy(&rig.ring, common::process(1004), "preview", Start::Next).expect("a free place");
     rig.whole_image(&mut contributor, 16);
     rig.now_ns += 1_000_000;
     common::place(&mut contributor, 17, &[0, 2], rig.now_ns);
@@ -137,7 +137,7 @@ fn dump(raw: &RawRing) -> String {
     for (offset, count, meaning) in &fields {
         let bytes = raw.bytes(*offset, *count);
         let hex = bytes.iter().map(|byte| if meaning.contains(VARIES) { "--".into() } else { format!("{byte:02x}") });
-        writeln!(text, "{offset:08x}  {:64}  {meaning}", hex.collect::<String>()).unwrap();
+        writeln!(text, "{offset:08x}  {:64}  {meaning}", hex.collect::<String>()).expect("text");
     }
     assert_rest_is_zero(raw, &fields);
     text

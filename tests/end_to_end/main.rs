@@ -15,6 +15,8 @@
 //! | `command_line` | help, JSON, completions, configuration errors |
 //! | `architecture` | which crate may depend on which |
 
+#![allow(clippy::unwrap_used, reason = "every function here is a test or serves one")]
+
 mod architecture;
 mod command_line;
 mod garbage;

@@ -8,7 +8,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`file`] | the file: laid out once, then only plain writes; its ledger; recovery |
+//! | [`mod@file`] | the file: laid out once, then only plain writes; its ledger; recovery |
 //! | `service` | a job from its parameters to its end, as the broker sees it |
 //! | `take` | which images belong to the job, and what became of each id |
 //! | `journal` | the job in hand, on disk, for the next start of this process |

@@ -71,7 +71,6 @@ impl WriteService {
         })?;
         job.accept();
         let end = self.write_images(job, &params, &spec, &ring, file);
-        self.journal.end();
         self.totals.jobs.fetch_add(1, Ordering::Relaxed);
         Ok(end)
     }

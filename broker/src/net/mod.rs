@@ -112,7 +112,7 @@ impl Net {
 
 fn router(context: &zmq::Context) -> zmq::Result<zmq::Socket> {
     let router = context.socket(zmq::ROUTER)?;
-    router.set_router_mandatory(false)?; // else a message to a peer that is gone would vanish uncounted
+    router.set_router_mandatory(true)?; // else a message to a peer that is gone would vanish uncounted
     router.set_maxmsgsize(BODY_BYTES_MAX as i64)?;
     router.set_sndhwm(REQUEST_HWM)?;
     router.set_rcvhwm(REQUEST_HWM)?;

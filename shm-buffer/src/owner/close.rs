@@ -3,12 +3,12 @@
 use super::{Owner, Surroundings};
 use crate::{
     crash::crash_point,
-    layout::{NO_SLOT_TOUCHED, SlotState, pack_run, pack_slot, slot_word, unpack_run},
+    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, unpack_run},
     limits::{HAZARD_SLOTS, HAZARD_WAIT_NS, REORDER_IMAGES},
     loss::LossCause,
     participant::Role,
     process::Liveness,
-    sync::{Acquire, Relaxed, Release, SeqCst, fence},
+    sync::{Acquire, Relaxed, SeqCst, fence},
 };
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ impl Owner {
         }
         self.lose_empty(self.base, due_end - self.base);
         self.base = due_end;
+        self.publish_base();
     }
 
     fn packets_received(&self, slot: u16) -> u32 {
@@ -94,8 +95,7 @@ impl Owner {
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
         }
-        // After it was counted: an owner that takes over counts what is not below this.
-        self.ring.header().base.store(pack_run(self.epoch, self.base), Release); // as in open_ahead
+        self.publish_base(); // after it was counted: who takes over counts what is not below
     }
 
     fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {

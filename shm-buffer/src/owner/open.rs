@@ -29,7 +29,7 @@ impl Owner {
         }
         if moved {
             let header = self.ring.header();
-            header.base.store(pack_run(self.epoch, self.base), Release); // pairs with Acquire in Contributor::lookup
+            self.publish_base();
             crate::futex::Event { word: &header.window_event, waiters: &header.window_waiters }.signal();
         }
     }
@@ -54,6 +54,13 @@ impl Owner {
                 self.give_back(slot); // a packet of it was thrown away in this moment
             }
         }
+    }
+
+    /// Tells contributors the lowest id that is open, and who takes over up to where ids are counted.
+    pub(super) fn publish_base(&self) {
+        let counted_end = self.base - self.empty_tail.unwrap_or(0);
+        // Release pairs with Acquire in Contributor::lookup.
+        self.ring.header().base.store(pack_run(self.epoch, counted_end), Release);
     }
 
     fn prepare(&mut self, id: u64, slot: u16) {

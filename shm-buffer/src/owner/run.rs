@@ -2,7 +2,7 @@
 
 use super::{Owner, Surroundings};
 use crate::{
-    layout::{pack_run, unpack_run},
+    layout::unpack_run,
     limits::RUN_LEAD_IMAGES,
     loss::LossCause,
     participant::Role,
@@ -46,7 +46,7 @@ impl Owner {
         self.wanted = None;
         self.lost.clear(); // told above, or no reader has read for a whole ring; the counters have them
         header.counters.runs.fetch_add(1, Relaxed);
-        header.base.store(pack_run(self.epoch, first_id), Relaxed);
+        self.publish_base();
         header.epoch.store(self.epoch, Release); // pairs with Acquire in Contributor::epoch
         self.open_ahead();
     }

@@ -59,7 +59,10 @@ impl Told {
 
 /// What was told of each sequence number, by whichever reader came first.
 #[derive(Debug, Default)]
-pub struct CommonHistory(BTreeMap<u64, (u64, Option<u64>, Vec<LostRange>, Vec<u64>)>);
+pub struct CommonHistory(BTreeMap<u64, Step>);
+
+/// Run, image id, losses, bitmap.
+type Step = (u64, Option<u64>, Vec<LostRange>, Vec<u64>);
 
 impl CommonHistory {
     /// Checks I3.

@@ -1,18 +1,23 @@
 //! A real ring in a file, those who are in it, and the notebook that they are compared with.
+//!
+//! `seat`: a reader and what it was told. `owner`: steps, and owners that are killed in one. `compare`:
+//! what is compared after each operation.
+
+mod compare;
+mod owner;
+mod seat;
 
 use crate::common::{
-    self, DEADLINE_NS, Living, UTC_OFFSET_NS,
-    invariants::{self, CommonHistory, Told},
+    self, DEADLINE_NS, Living,
+    invariants::CommonHistory,
     raw::{RawRing, State},
 };
 use ecs_shm_buffer::{
-    Contributor, Delivery, Image, Liveness, Lookup, LossCause, Now, Owner, OwnerLock, PixelAccess, ProcessId, Reader,
-    Ring, Start, Surroundings, create_or_take_over, open,
+    Contributor, Lookup, Owner, OwnerLock, PixelAccess, ProcessId, Ring, Start, create_or_take_over, open,
 };
+use seat::Seat;
 use std::{
-    cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
     time::Duration,
 };
@@ -34,15 +39,6 @@ struct Lane {
     contributor: Contributor,
     /// Inside an access to this image, for long.
     hangs: Option<(ImageKey, *mut u8)>,
-}
-
-struct Seat {
-    process: ProcessId,
-    reader: Reader,
-    reliable: bool,
-    told: Told,
-    /// The image that it was given last, with its bytes.
-    last: Option<(u64, Image, Vec<u8>)>,
 }
 
 /// See the module header.
@@ -75,43 +71,6 @@ pub struct World {
 /// An id relative to the lowest open one.
 pub fn id_at(base: u64, ahead: i64) -> u64 {
     base.saturating_add_signed(ahead)
-}
-
-impl Seat {
-    fn join(ring: &Ring, process: ProcessId, reliable: bool, start: Start) -> Self {
-        let join = if reliable { Reader::reliable } else { Reader::lossy };
-        let reader = join(ring, process, "reader", start).expect("a free place");
-        Self { process, reader, reliable, told: Told::default(), last: None }
-    }
-
-    fn next(&mut self, history: &mut CommonHistory) -> Option<Delivery> {
-        self.check_last();
-        self.last = None;
-        let delivery = self.reader.try_next()?;
-        assert!(!self.reliable || delivery.overtaken == 0, "a reliable reader was overtaken");
-        self.told.check(&delivery);
-        history.check(&delivery);
-        if let Some(image) = &delivery.image {
-            let mut pixels = vec![0; PACKETS * common::PACKET_BYTES];
-            assert_eq!(self.reader.copy_pixels(image, &mut pixels), Ok(()), "it was committed just now");
-            invariants::check_pixels(delivery.epoch, image, &pixels);
-            self.last = Some((delivery.epoch, image.clone(), pixels));
-        }
-        Some(delivery)
-    }
-
-    /// I5; and a lossy reader is told that it was overtaken, or has the same bytes still.
-    fn check_last(&self) {
-        let Some((_, image, expected)) = &self.last else { return };
-        let mut pixels = vec![0; expected.len()];
-        match self.reader.copy_pixels(image, &mut pixels) {
-            Ok(()) => assert_eq!(pixels, *expected, "I5: image {} has changed", image.id),
-            Err(_) => assert!(!self.reliable, "I5: image {} was taken from its reader", image.id),
-        }
-        if self.reliable {
-            assert_eq!(self.reader.pixels(image), expected, "I5: image {} has changed", image.id);
-        }
-    }
 }
 
 impl World {
@@ -236,52 +195,6 @@ impl World {
         }
     }
 
-    fn try_step(&mut self, ns: u64, liveness: &dyn Liveness, fill: &mut dyn FnMut(&mut [u8], usize)) -> bool {
-        self.now_ns += ns;
-        let now = Now { mono_ns: self.now_ns, utc_ns: UTC_OFFSET_NS + self.now_ns };
-        let owner = self.owner.as_mut().expect("there is always one");
-        let step = AssertUnwindSafe(|| owner.step(&mut Surroundings { now, liveness, fill }));
-        match catch_unwind(step) {
-            Ok(_) => true,
-            Err(death) if death.is::<&str>() && *death.downcast_ref::<&str>().expect("asked") == DEATH => false,
-            Err(failure) => resume_unwind(failure),
-        }
-    }
-
-    pub fn step(&mut self, ns: u64) {
-        self.note_slow_readers();
-        let living = std::mem::take(&mut self.living);
-        assert!(self.try_step(ns, &living, &mut common::fill), "nobody killed it");
-        self.living = living;
-        if ns >= HOUSEKEEPING_NS {
-            invariants::check_participants(&self.ring, &self.living);
-        }
-    }
-
-    pub fn replace_owner(&mut self) {
-        self.note_slow_readers();
-        self.owner_died_in.insert(self.epoch());
-        let process = self.new_process();
-        self.owner = Some(Owner::take_over(&self.ring, process, Duration::from_nanos(DEADLINE_NS), &self.living));
-        invariants::check_participants(&self.ring, &self.living);
-    }
-
-    pub fn kill_owner_filling(&mut self, ns: u64) {
-        self.note_slow_readers();
-        let living = std::mem::take(&mut self.living);
-        self.try_step(ns, &living, &mut |_, _| resume_unwind(Box::new(DEATH)));
-        self.living = living;
-        self.replace_owner();
-    }
-
-    pub fn kill_owner_asking(&mut self, questions: u32, ns: u64) {
-        self.note_slow_readers();
-        let dies = DiesAsking { living: std::mem::take(&mut self.living), left: Cell::new(questions) };
-        self.try_step(ns, &dies, &mut common::fill);
-        self.living = dies.living;
-        self.replace_owner();
-    }
-
     pub fn join_reader(&mut self, reliable: bool, from_oldest: bool) {
         if self.seats.len() < READERS {
             let start = if from_oldest { Start::Oldest } else { Start::Next };
@@ -337,99 +250,6 @@ impl World {
 
     fn states(&self) -> Vec<(u64, State)> {
         (0..u64::from(SLOTS)).map(|slot| self.raw.slot_word(slot)).collect()
-    }
-
-    fn note_slow_readers(&mut self) {
-        let behind = self.ring.status().participants.into_iter().map(|other| other.behind).max().unwrap_or(0);
-        self.someone_was_slow |= behind > 1;
-        self.notices_waited |= behind + 4 >= NOTICES_WAIT_AT;
-    }
-
-    /// What holds after every operation: the witness reads on, and everything is compared.
-    pub fn check(&mut self) {
-        while let Some(delivery) = self.witness.next(&mut self.history) {
-            self.compare(&delivery);
-        }
-        self.witness.reader.release();
-        self.witness.last = None;
-        self.seats.iter().for_each(Seat::check_last);
-        invariants::check_slots(&self.raw, SLOTS.into());
-        let status = self.ring.status();
-        assert_eq!(status.images_complete, self.whole_images);
-        assert_eq!(status.images_complete + status.images_partial, self.witness.told.images);
-        assert!(status.lost.iter().sum::<u64>() >= self.witness.told.lost, "told of more than was counted");
-    }
-
-    /// The model's word on a delivery.
-    fn compare(&mut self, delivery: &Delivery) {
-        let none = BTreeSet::new();
-        for range in &delivery.lost {
-            let placed =
-                self.placed.range((delivery.epoch, range.first_id)..(delivery.epoch, range.first_id + range.count));
-            let begun: Vec<ImageKey> = placed.map(|(key, _)| *key).collect();
-            match range.cause {
-                LossCause::NotReceived => assert_eq!(begun, [], "packets had come: {range:?}"),
-                LossCause::RingFull => assert!(begun.is_empty() && self.may_be_full(), "{range:?}, {begun:?}"),
-                LossCause::ReadoutStuck => assert!(
-                    (range.first_id..range.first_id + range.count)
-                        .all(|id| self.hung_in.contains(&(delivery.epoch, id))),
-                    "nobody hung in {range:?}"
-                ),
-                LossCause::OwnerDown => assert!(self.owner_died_in.contains(&delivery.epoch), "{range:?}"),
-                LossCause::Several => panic!("a commit entry has room for all of these: {delivery:?}"),
-            }
-            self.told.extend(begun);
-        }
-        if let Some(image) = &delivery.image {
-            let key = (delivery.epoch, image.id);
-            let placed = self.placed.get(&key).unwrap_or(&none);
-            let bitmap = placed.iter().fold(0, |word, packet| word | 1_u64 << packet);
-            assert_eq!(image.bitmap, [bitmap], "run and image {key:?}");
-            assert!(self.told.insert(key), "{key:?} was told of before");
-            self.whole_images += u64::from(placed.len() == PACKETS);
-        }
-    }
-
-    fn may_be_full(&self) -> bool {
-        self.someone_was_slow || !self.hung_in.is_empty()
-    }
-
-    /// Everybody comes to an end: then every image of which a packet came was told of.
-    pub fn end(mut self) {
-        (0..LANES).for_each(|lane| _ = self.act(lane));
-        for _ in 0..4 {
-            while !self.seats.is_empty() {
-                self.read(0, usize::from(u16::MAX));
-                self.leave_reader(0);
-            }
-            self.step(HOUSEKEEPING_NS);
-            self.check();
-        }
-        let untold: Vec<_> = self.placed.keys().filter(|key| !self.told.contains(key)).collect();
-        assert!(untold.is_empty() || self.notices_waited, "never told of: {untold:?}");
-        let status = self.ring.status();
-        assert_eq!(status.slots_in_quarantine, 0);
-        if !self.notices_waited {
-            assert_eq!(status.lost.iter().sum::<u64>(), self.witness.told.lost, "counted and told: {:?}", status.lost);
-        }
-    }
-}
-
-const DEATH: &str = "killed here";
-
-/// Plays an owner that is killed when it asks for the n-th time whether somebody lives.
-struct DiesAsking {
-    living: Living,
-    left: Cell<u32>,
-}
-
-impl Liveness for DiesAsking {
-    fn is_alive(&self, process: ProcessId) -> bool {
-        self.left.set(self.left.get().saturating_sub(1));
-        if self.left.get() == 0 {
-            resume_unwind(Box::new(DEATH));
-        }
-        self.living.is_alive(process)
     }
 }
 

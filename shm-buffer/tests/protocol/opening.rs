@@ -110,8 +110,8 @@ fn sequence_numbers_near_their_end_are_delivered_like_any_other() {
 }
 
 fn file_ring() -> (tempfile::TempDir, std::path::PathBuf, ecs_shm_buffer::Ring, ecs_shm_buffer::OwnerLock) {
-    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = tempfile::tempdir_in("/dev/shm").expect("it is there");
     let path = folder.path().join("ring");
-    let (ring, lock) = create_or_take_over(&path, common::geometry(8, 1, 2), &Assume(false)).unwrap();
+    let (ring, lock) = create_or_take_over(&path, common::geometry(8, 1, 2), &Assume(false)).expect("there is room");
     (folder, path, ring, lock)
 }

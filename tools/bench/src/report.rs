@@ -89,7 +89,7 @@ pub fn in_pairs(
     mut ours: impl FnMut() -> anyhow::Result<f64>,
     mut floor: impl FnMut() -> anyhow::Result<f64>,
 ) -> anyhow::Result<Vec<(f64, f64)>> {
-    (ours()?, floor()?);
+    let _warm_up = (ours()?, floor()?);
     (0..pairs)
         .map(|pair| {
             if pair % 2 == 0 {

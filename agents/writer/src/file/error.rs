@@ -46,7 +46,7 @@ pub enum WriteError {
     Publish { path: PathBuf, source: io::Error },
 }
 
-/// Why a file could not be ended. It opens, its state is `writing`, and [`recover`](super::recover) can
+/// Why a file could not be ended. It opens, its state is `writing`, and [`recover`](super::recover()) can
 /// end it later.
 #[derive(Debug, thiserror::Error)]
 pub enum FinishError {

@@ -9,7 +9,7 @@ pub struct FileSpec {
     /// Absolute path of the finished file.
     pub output: PathBuf,
     /// Number of the job. It is in the file and in the name of the temporary file, so that
-    /// [`recover`](super::recover) knows its own.
+    /// [`recover`](super::recover()) knows its own.
     pub job: u64,
     /// Images asked for, 1 to [`IMAGES_MAX`](super::IMAGES_MAX).
     pub images: u64,

@@ -8,6 +8,7 @@ use ecs_shm_buffer::{
     Start, Surroundings, create_or_take_over, monotonic_ns, open,
 };
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Barrier,
@@ -29,7 +30,7 @@ fn second_process_plays_its_part() {
         "owner" => own(&path, &AtomicBool::new(false)),
         "odd packets" => {
             let ring = open(&path, PixelAccess::ReadWrite).expect("the ring is there");
-            contribute(&ring, &[1, 3], 1, u64::MAX, &|| eprintln!("joined"));
+            contribute(&ring, &[1, 3], 1..u64::MAX, WhenFull::Refuse, &|| eprintln!("joined"));
         }
         "lossy reader" => read_lossy(&path),
         other => panic!("no part {other}"),
@@ -86,34 +87,45 @@ fn hang_inside(path: &Path) {
     }
 }
 
-/// Places packets of each image from `first_id` on, until the ring closes or `end_id` is reached.
-fn contribute(ring: &Ring, packets: &[usize], first_id: u64, end_id: u64, joined: &dyn Fn()) {
+/// What a contributor does with a packet whose image has no slot.
+#[derive(Clone, Copy)]
+enum WhenFull {
+    /// As a detector's does: it is lost.
+    Refuse,
+    /// The script's detector waits: no image is lost because a reader was not given the processor.
+    Wait,
+}
+
+/// Places packets of each of these images, until the ring closes.
+fn contribute(ring: &Ring, packets: &[usize], ids: Range<u64>, full: WhenFull, joined: &dyn Fn()) {
     let mut contributor = Contributor::join(ring, ProcessId::current(), "readout").expect("a free place");
     joined();
-    let mut id = first_id;
-    while id < end_id && !contributor.ring_closed() {
+    let mut id = ids.start;
+    while id < ids.end && !contributor.ring_closed() {
         contributor.epoch();
         let ticket = contributor.window_ticket();
-        match contributor.lookup(id) {
-            Lookup::Open => {
-                common::place(&mut contributor, id, packets, monotonic_ns());
-                contributor.set_progress(Some(id), monotonic_ns());
-                id += 1;
+        match (contributor.lookup(id), full) {
+            (Lookup::Open, _) => {
+                if common::place(&mut contributor, id, packets, monotonic_ns()) > 0 {
+                    contributor.set_progress(Some(id), monotonic_ns());
+                    id += 1;
+                }
+                continue;
             }
-            Lookup::Behind(_) => id += 1,
-            Lookup::NoSlot => {
+            (Lookup::Behind(_), _) => {
+                id += 1;
+                continue;
+            }
+            (Lookup::NoSlot, WhenFull::Refuse) => {
                 contributor.refuse(id);
                 id += 1;
+                continue;
             }
-            Lookup::Ahead(_) => {
-                contributor.want(id);
-                contributor.wait_for_window(ticket, DEADLINE);
-            }
-            Lookup::NoRun => {
-                contributor.request_run(id);
-                contributor.wait_for_window(ticket, DEADLINE);
-            }
+            (Lookup::NoSlot, WhenFull::Wait) => {}
+            (Lookup::Ahead(_), _) => contributor.want(id),
+            (Lookup::NoRun, _) => contributor.request_run(id),
         }
+        contributor.wait_for_window(ticket, DEADLINE);
     }
 }
 
@@ -176,7 +188,7 @@ fn owner_killed_in_the_middle_of_a_run_is_replaced_and_every_id_is_told_once() {
     assert!(matches!(become_owner(&path), Err(RingError::Owned { pid, .. }) if pid == dies.pid()));
     let (stop, delivered) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        scope.spawn(|| contribute(&ring, &[0, 1, 2, 3], 0, IMAGES, &|| ()));
+        scope.spawn(|| contribute(&ring, &[0, 1, 2, 3], 0..IMAGES, WhenFull::Wait, &|| ()));
         scope.spawn(|| {
             common::wait_until("images flow", || delivered.load(SeqCst) > 200);
             dies.kill();
@@ -213,7 +225,7 @@ fn everybody_at_once_never_shows_a_wrong_pixel() {
         scope.spawn(|| run_owner(owner, &stop));
         odd.wait_for("joined");
         preview.wait_for("joined");
-        scope.spawn(|| contribute(&ring, &[0, 2], 1, u64::MAX, &|| _ = ready.wait()));
+        scope.spawn(|| contribute(&ring, &[0, 2], 1..u64::MAX, WhenFull::Refuse, &|| _ = ready.wait()));
         ready.wait();
         let (mut told, begin) = (invariants::Told::default(), Instant::now());
         while begin.elapsed() < Duration::from_secs(2) {

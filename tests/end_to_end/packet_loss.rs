@@ -60,3 +60,24 @@ fn a_port_that_is_silent_costs_its_pixels_and_not_the_images() {
     assert_eq!((&ledger["partial"], &ledger["missing_packets"]), (&200.into(), &(200 * 32).into()), "{ended:#}");
     assert_eq!(check_images(&beamline.path("run.h5"), &[])["partial"], 200);
 }
+
+#[test]
+fn two_readout_processes_share_the_ports_and_lose_nothing_between_them() {
+    let beamline = Beamline::up(Detector::Eiger500K { bits: 16 }, "processes = 2\n");
+    let status = beamline.status();
+    let readouts = status["agents"].as_array().unwrap().iter().filter(|agent| agent["kind"] == "readout");
+    assert_eq!(readouts.count(), 2, "{status:#}");
+    for (file, seed, first) in [("a.h5", "1", "1"), ("b.h5", "2", "1")] {
+        let job = beamline.submit_running(file, 400, &["--start", first]);
+        Outcome::of(&mut beamline.sim(400, 100, &["--seed", seed])).ok();
+        let ended = beamline.wait_end(job);
+        assert_eq!((&ended["state"], &ended["result"]["written"]), (&"done".into(), &400.into()), "{ended:#}");
+        assert_eq!(check_images(&beamline.path(file), &["--seed", seed])["complete"], 400);
+    }
+    let job = beamline.submit_running("lossy.h5", 300, &["--start", "5000"]);
+    let faults = ["--start", "5000", "--seed", "3", "--drop", "0.01", "--reorder", "0.01"];
+    let sent = Outcome::of(&mut beamline.sim(300, 100, &faults)).ok().json();
+    let ended = beamline.wait_end(job);
+    assert_eq!(ended["result"]["missing_packets"], sent["packets_dropped"], "{ended:#}");
+    assert_eq!(check_images(&beamline.path("lossy.h5"), &["--seed", "3"])["lost_rows"], 0);
+}

@@ -48,7 +48,7 @@ impl Owner {
         }
         self.lose_empty(self.base, due_end - self.base);
         self.base = due_end;
-        self.publish_base();
+        self.publish_base(self.base);
     }
 
     fn packets_received(&self, slot: u16) -> u32 {
@@ -95,7 +95,8 @@ impl Owner {
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
         }
-        self.publish_base(); // after it was counted: who takes over counts what is not below
+        // After it was counted: who takes over counts what is not below.
+        self.publish_base(self.base - self.empty_tail.unwrap_or(0));
     }
 
     fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {

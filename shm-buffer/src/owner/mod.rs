@@ -208,6 +208,7 @@ impl Owner {
         if let Some(count) = self.empty_tail.filter(|&count| count > 0) {
             self.empty_tail = Some(0);
             self.lose(id - count, count, self.empty_cause);
+            self.publish_base(id);
         }
     }
 

@@ -29,7 +29,7 @@ impl Owner {
         }
         if moved {
             let header = self.ring.header();
-            self.publish_base();
+            self.publish_base(self.base);
             crate::futex::Event { word: &header.window_event, waiters: &header.window_waiters }.signal();
         }
     }
@@ -57,8 +57,7 @@ impl Owner {
     }
 
     /// Tells contributors the lowest id that is open, and who takes over up to where ids are counted.
-    pub(super) fn publish_base(&self) {
-        let counted_end = self.base - self.empty_tail.unwrap_or(0);
+    pub(super) fn publish_base(&self, counted_end: u64) {
         // Release pairs with Acquire in Contributor::lookup.
         self.ring.header().base.store(pack_run(self.epoch, counted_end), Release);
     }

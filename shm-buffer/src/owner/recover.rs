@@ -104,7 +104,7 @@ impl Owner {
         if self.base > counted_end {
             self.lose(counted_end, self.base - counted_end, LossCause::OwnerDown);
         }
-        self.publish_base();
+        self.publish_base(self.base);
         self.empty_cause = LossCause::OwnerDown;
         self.open_ahead();
     }

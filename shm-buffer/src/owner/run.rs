@@ -46,7 +46,7 @@ impl Owner {
         self.wanted = None;
         self.lost.clear(); // told above, or no reader has read for a whole ring; the counters have them
         header.counters.runs.fetch_add(1, Relaxed);
-        self.publish_base();
+        self.publish_base(self.base);
         header.epoch.store(self.epoch, Release); // pairs with Acquire in Contributor::epoch
         self.open_ahead();
     }

@@ -87,6 +87,8 @@ pub enum PacketFate {
     Foreign,
     /// Not a packet of the length and numbers that the detector sends.
     Malformed,
+    /// Thrown away unread, to catch up with a detector that sends more than can be received.
+    Shed,
 }
 
 impl Contributor {
@@ -227,6 +229,7 @@ impl Contributor {
             PacketFate::NoSlot => &counters.no_slot,
             PacketFate::Foreign => &counters.foreign,
             PacketFate::Malformed => &counters.malformed,
+            PacketFate::Shed => &counters.shed,
         };
         counter.fetch_add(packets, Relaxed);
         counters.received.fetch_add(packets, Relaxed);

@@ -113,7 +113,7 @@ pub(crate) struct OwnerCounters {
     pub lost: [AtomicU64; 8],
 }
 
-/// What became of packets. `received` is the sum of the seven that follow it.
+/// What became of packets. `received` is the sum of the eight that follow it.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct ContributorCounters {
@@ -125,6 +125,7 @@ pub(crate) struct ContributorCounters {
     pub no_slot: AtomicU64,
     pub foreign: AtomicU64,
     pub malformed: AtomicU64,
+    pub shed: AtomicU64,
     /// Placed with a copy, since another packet was expected there.
     pub moved: AtomicU64,
     /// Thrown away by the kernel, by its own count: not part of `received`.

@@ -136,7 +136,7 @@ fn identity(process: ProcessId, role: Role) -> u64 {
 }
 
 impl ContributorCounters {
-    pub(crate) fn all(&self) -> [&AtomicU64; 11] {
+    pub(crate) fn all(&self) -> [&AtomicU64; 12] {
         [
             &self.received,
             &self.placed,
@@ -146,6 +146,7 @@ impl ContributorCounters {
             &self.no_slot,
             &self.foreign,
             &self.malformed,
+            &self.shed,
             &self.moved,
             &self.kernel_dropped,
             &self.bytes,

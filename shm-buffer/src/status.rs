@@ -39,6 +39,7 @@ pub struct PacketCounts {
     pub no_slot: u64,
     pub foreign: u64,
     pub malformed: u64,
+    pub shed: u64,
     pub moved: u64,
     pub kernel_dropped: u64,
     pub bytes: u64,
@@ -103,9 +104,22 @@ impl Ring {
 
 impl PacketCounts {
     fn read(counters: &ContributorCounters) -> Self {
-        let [received, placed, duplicate, late, early, no_slot, foreign, malformed, moved, kernel_dropped, bytes] =
+        let [received, placed, duplicate, late, early, no_slot, foreign, malformed, shed, moved, kernel_dropped, bytes] =
             counters.all().map(|counter| counter.load(Relaxed));
-        Self { received, placed, duplicate, late, early, no_slot, foreign, malformed, moved, kernel_dropped, bytes }
+        Self {
+            received,
+            placed,
+            duplicate,
+            late,
+            early,
+            no_slot,
+            foreign,
+            malformed,
+            shed,
+            moved,
+            kernel_dropped,
+            bytes,
+        }
     }
 
     fn add(&mut self, other: &Self) {
@@ -117,6 +131,7 @@ impl PacketCounts {
         self.no_slot += other.no_slot;
         self.foreign += other.foreign;
         self.malformed += other.malformed;
+        self.shed += other.shed;
         self.moved += other.moved;
         self.kernel_dropped += other.kernel_dropped;
         self.bytes += other.bytes;

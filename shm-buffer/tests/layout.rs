@@ -51,7 +51,7 @@ const HEADER: [(u64, usize, &str); 35] = [
     (776, 8, "window_table[1]"),
 ];
 const VARIES: &str = "created_ns: differs from ring to ring";
-const COUNTERS: [&str; 11] = [
+const COUNTERS: [&str; 12] = [
     "received",
     "placed",
     "duplicate",
@@ -60,6 +60,7 @@ const COUNTERS: [&str; 11] = [
     "no_slot",
     "foreign",
     "malformed",
+    "shed",
     "moved",
     "kernel_dropped",
     "bytes",

@@ -38,7 +38,7 @@ fn one_percent_of_packets_lost_is_marked_filled_and_counted_to_the_packet() {
         (count("packets_received") + count("dropped_by_kernel") == sent).then(|| telemetry.clone())
     });
     let count = |name: &str| packets[name].as_u64().unwrap();
-    let fates = ["duplicate", "late", "early", "no_slot", "foreign", "malformed"];
+    let fates = ["duplicate", "late", "early", "no_slot", "foreign", "malformed", "shed"];
     let dropped: u64 = fates.iter().map(|fate| count(&format!("dropped_{fate}"))).sum();
     assert_eq!(count("packets_received"), count("packets_placed") + dropped, "{packets:#}");
     assert_eq!(count("packets_placed") + count("missing_packets"), IMAGES * 256, "{packets:#}");

@@ -14,5 +14,4 @@ mod fill;
 mod metrics;
 mod run;
 
-pub use fill::fill_packet;
 pub use run::{AssemblerError, geometry, run};

@@ -62,6 +62,7 @@ fn levels(status: &RingStatus) -> Vec<(&'static str, Value)> {
         ("dropped_no_slot", packets.no_slot.into()),
         ("dropped_foreign", packets.foreign.into()),
         ("dropped_malformed", packets.malformed.into()),
+        ("dropped_shed", packets.shed.into()),
         ("dropped_by_kernel", packets.kernel_dropped.into()),
     ]
 }

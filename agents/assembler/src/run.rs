@@ -1,7 +1,7 @@
 //! The process: makes the ring or takes it over, steps and sleeps until it is stopped.
 
-use crate::{fill::fill_packet, metrics::Metrics};
-use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
+use crate::{fill::Filler, metrics::Metrics};
+use ecs_schemas::{beamline::Beamline, registry::AgentState};
 use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
 use ecs_shm_buffer::{Geometry, Now, Owner, Proc, ProcessId, Ring, RingError, Surroundings};
 use std::time::{Duration, Instant};
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// How often telemetry is published, and how soon a stop is noticed at the latest.
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
 const STOP_PERIOD: Duration = Duration::from_millis(100);
+/// While images flow, the assembler looks at most this often: a wake-up for each image costs the readout a
+/// system call, and both a switch of process, which at kHz rates is most of what the assembler would do.
+const PAUSE_MAX: Duration = Duration::from_millis(1);
 /// How long the broker may keep a stopping agent.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Where several readout processes and a stop are waited for before the ring is removed.
@@ -73,11 +76,12 @@ fn own_ring(beamline: &Beamline, agent: &Agent, stop: &Stop) -> Result<(), Assem
 
 /// Steps whenever there is a reason to, until stop.
 fn assemble(mut owner: Owner, beamline: &Beamline, agent: &Agent, stop: &Stop) -> Owner {
-    let (placement, fill): (&Placement, u32) = (&beamline.placement, beamline.assembler.fill);
-    let mut fill = |pixels: &mut [u8], packet: usize| fill_packet(placement, fill, pixels, packet);
+    let filler = Filler::new(&beamline.placement, beamline.assembler.fill);
+    let mut fill = |pixels: &mut [u8], packet: usize| filler.fill(pixels, packet);
     let mut metrics = Metrics::new();
     let mut published = Instant::now();
     let ring: Ring = owner.ring().clone();
+    let mut stepped = Instant::now();
     while !stop.is_set() {
         let ticket = owner.ticket();
         let outcome = owner.step(&mut Surroundings { now: Now::read(), liveness: &Proc, fill: &mut fill });
@@ -85,7 +89,18 @@ fn assemble(mut owner: Owner, beamline: &Beamline, agent: &Agent, stop: &Stop) -
             published = Instant::now();
             agent.publish(metrics.read(&ring));
         }
-        owner.sleep(ticket, Duration::from_nanos(outcome.look_again_in_ns).min(STOP_PERIOD));
+        let since = std::mem::replace(&mut stepped, Instant::now()).elapsed();
+        match pause(outcome.committed, since, ring.geometry().window) {
+            Some(pause) => std::thread::sleep(pause),
+            None => owner.sleep(ticket, Duration::from_nanos(outcome.look_again_in_ns).min(STOP_PERIOD)),
+        }
     }
     owner
+}
+
+/// How long to leave the ring alone after a step that committed images: no longer than a quarter of the
+/// window lasts at this rate. None: nothing flows, the next event is to be waited for.
+fn pause(committed: u64, since_last_step: Duration, window: u32) -> Option<Duration> {
+    let committed = u32::try_from(committed).ok().filter(|&committed| committed > 0)?;
+    Some((since_last_step / committed * (window / 4)).min(PAUSE_MAX))
 }

@@ -1,4 +1,4 @@
-//! The memory of one batch: headers, a staging place for each packet, and the scatter lists.
+//! The memory of one port's batch: headers, a staging place for each packet, and the scatter lists.
 //!
 //! ```text
 //! message m:  iov[0] headers[m]   iov[1..] either the segments of the predicted place in the ring,
@@ -11,7 +11,7 @@ use ecs_schemas::detector::Placement;
 /// to touch few images at once).
 pub const BATCH_PACKETS: usize = 64;
 
-/// Reused for every batch of every port of a process; nothing is allocated while packets come.
+/// Reused for every batch of a port; nothing is allocated while packets come.
 pub struct Batch {
     header_bytes: usize,
     payload_bytes: usize,

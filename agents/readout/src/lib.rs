@@ -18,12 +18,14 @@
 //! | `batch` | the memory of one batch, and the scatter lists |
 //! | `receive` | one batch: predict, receive, mark, move strays |
 //! | `runs` | what an id outside the window means: late, early, or a new run |
-//! | `port` | what is known of one port: what comes next, how far it is |
+//! | `overload` | when to throw whole images away, so that others stay whole |
+//! | `port` | what is known of one port: what comes next, how far it is, what waits |
 //! | `decode` | one detector's packet header; a new detector starts here |
 
 mod batch;
 mod decode;
 mod metrics;
+mod overload;
 mod port;
 mod receive;
 mod run;

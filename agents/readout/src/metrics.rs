@@ -40,6 +40,7 @@ impl Metrics {
             ("dropped_no_slot", counts.no_slot.into()),
             ("dropped_foreign", counts.foreign.into()),
             ("dropped_malformed", counts.malformed.into()),
+            ("dropped_shed", counts.shed.into()),
             ("dropped_by_kernel", counts.kernel_dropped.into()),
             ("receive_buffer_bytes", given.into()),
         ];

@@ -1,12 +1,19 @@
-//! What is known of one port: which packet comes next, and how far it is in the run.
+//! What is known of one port: which packet comes next, how far it is in the run, and which of its packets
+//! wait for their image to open.
 
-use crate::{decode::Packet, socket::PortSocket};
+use crate::{batch::Batch, decode::Packet, socket::PortSocket};
+use ecs_schemas::detector::Placement;
+use std::collections::VecDeque;
 
 /// One detector port of this process.
 pub struct Port {
     pub socket: PortSocket,
     /// Index of its module: its packets are `module * packets_per_module + number`.
     pub module: usize,
+    pub batch: Batch,
+    /// Packets of the last batch that are still in its staging place. While there are any, the port
+    /// receives no more: the kernel's buffer holds what comes, and other ports go on.
+    pub parked: VecDeque<Parked>,
     /// Image and number that follow the packet that came last.
     next: Option<(u64, usize)>,
     /// Highest id seen in this run, and when the last good packet came.
@@ -14,9 +21,19 @@ pub struct Port {
     last_packet_ns: u64,
 }
 
+/// A packet that did not come where it was expected, at its place in the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Parked {
+    pub message: usize,
+    pub packet: Packet,
+    /// When it came: it does not wait for ever.
+    pub since_ns: u64,
+}
+
 impl Port {
-    pub fn new(socket: PortSocket, module: usize) -> Self {
-        Self { socket, module, next: None, highest_id: None, last_packet_ns: 0 }
+    pub fn new(socket: PortSocket, module: usize, placement: &Placement) -> Self {
+        let (batch, parked) = (Batch::new(placement), VecDeque::with_capacity(crate::batch::BATCH_PACKETS));
+        Self { socket, module, batch, parked, next: None, highest_id: None, last_packet_ns: 0 }
     }
 
     /// The packet that is to be expected next, if one came before.
@@ -38,10 +55,6 @@ impl Port {
     /// A new run began: ids of the old one say nothing.
     pub fn forget_run(&mut self) {
         self.highest_id = None;
-    }
-
-    pub fn last_packet_ns(&self) -> u64 {
-        self.last_packet_ns
     }
 }
 
@@ -72,7 +85,7 @@ impl Progress {
 
     /// None while a port that may still speak has not.
     pub fn of(&self, ports: &[Port], now_ns: u64) -> Option<u64> {
-        let heard_ns = |port: &Port| port.last_packet_ns().max(self.resumed_ns);
+        let heard_ns = |port: &Port| port.last_packet_ns.max(self.resumed_ns);
         let speaking = ports.iter().filter(|port| now_ns.saturating_sub(heard_ns(port)) < self.deadline_ns);
         speaking.map(|port| port.highest_id).try_fold(None, |lowest: Option<u64>, highest| {
             let highest = highest?;

@@ -8,11 +8,14 @@
 //!     the place that it covered stays unmarked, so it is filled at the close or received later.
 //! P3  Places come from the placement alone, by module and packet number, both checked: nothing that a
 //!     packet says can lead outside its own place.
+//! P4  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
+//!     waited here for all would keep back the very packets that let the window move.
 
 use crate::{
     batch::{BATCH_PACKETS, Batch},
     decode::{self, Packet},
-    port::{Port, Progress, successor},
+    overload::Overload,
+    port::{Parked, Port, Progress, successor},
     runs::{Action, FarIds},
     socket,
 };
@@ -26,24 +29,37 @@ use std::{io, time::Duration};
 pub struct Receiver {
     placement: Placement,
     contributor: Contributor,
-    batch: Batch,
     progress: Progress,
     far_ids: FarIds,
-    deadline_ns: u64,
+    overload: Overload,
+    /// A packet waits this long for its image to open: an image's deadline, and some scheduling.
+    patience_ns: u64,
     epoch: u64,
     last_placed_ns: u64,
-    /// The window stood still at this ticket for a whole deadline: not waited for again until it moves.
-    stalled_window: Option<u32>,
-    strays: Vec<(usize, Packet)>,
     tally: Tally,
+}
+
+/// What one turn of a port brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing was there.
+    Empty,
+    /// Packets were taken; there may be more.
+    Took,
+    /// Its packets wait for their images to open.
+    Parked,
 }
 
 /// Fates of the packets of one batch, so that the shared counters are touched once a batch.
 #[derive(Default)]
 struct Tally {
-    fates: [(u64, Option<PacketFate>); 7],
+    fates: [(u64, Option<PacketFate>); 8],
     moved: u64,
 }
+
+/// Packets thrown away at one time of one port, at most: more than any buffer holds, so that it ends also
+/// while more come.
+const SHED_PACKETS_MAX: u64 = 1 << 17;
 
 type Expected = [Option<(u64, usize)>; BATCH_PACKETS];
 
@@ -51,16 +67,14 @@ impl Receiver {
     pub fn new(placement: Placement, contributor: Contributor, deadline: Duration) -> Self {
         let deadline_ns = deadline.as_nanos() as u64;
         Self {
-            batch: Batch::new(&placement),
             progress: Progress::new(deadline_ns),
             epoch: contributor.epoch(),
-            last_placed_ns: 0,
             placement,
             contributor,
             far_ids: FarIds::default(),
-            deadline_ns,
-            stalled_window: None,
-            strays: Vec::with_capacity(BATCH_PACKETS),
+            overload: Overload::default(),
+            patience_ns: deadline_ns + deadline_ns / 4,
+            last_placed_ns: 0,
             tally: Tally::default(),
         }
     }
@@ -69,41 +83,50 @@ impl Receiver {
         &self.contributor
     }
 
-    /// Receives one batch of `ports[index]`. Returns how many packets came; 0: there are none now.
+    /// One turn of `ports[index]`: what waits there is placed if it can be, then one batch is received.
     ///
     /// # Errors
     /// The socket is broken.
-    pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<usize> {
-        let received = self.receive_batch(&mut ports[index])?;
+    pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
+        let received = match ports[index].parked.is_empty() {
+            true => self.receive_batch(&mut ports[index])?,
+            false => 0,
+        };
+        self.settle_parked(ports, index);
         if received > 0 {
-            let mut strays = std::mem::take(&mut self.strays);
-            for (m, packet) in strays.drain(..) {
-                self.settle_stray(m, &packet, ports, index);
-            }
-            self.strays = strays;
-            self.finish_batch(ports);
+            self.look_for_overload(ports, index)?;
         }
-        Ok(received)
+        self.finish_turn(ports);
+        Ok(match (ports[index].parked.is_empty(), received) {
+            (false, _) => Turn::Parked,
+            (true, 0) => Turn::Empty,
+            (true, _) => Turn::Took,
+        })
     }
 
-    /// Predicts, receives, and marks what came as predicted. What did not is left in `strays`.
+    /// Sleeps until the window moves, at most for `timeout`. `ticket` was taken before the last turns.
+    pub fn wait_for_window(&self, ticket: u32, timeout: Duration) {
+        self.contributor.wait_for_window(ticket, timeout);
+    }
+
+    /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<usize> {
-        let Self { placement, contributor, batch, .. } = self;
+        let Self { placement, contributor, .. } = self;
         let per_module = placement.packets_per_module;
         let (expected, ids, count) = predict(port.expected(), per_module);
         let access = contributor.protect(&ids[..count]);
         for (m, expected) in expected.iter().enumerate() {
             let place = expected.and_then(|(id, number)| free_place(&access, id, port.module * per_module + number));
             match place {
-                Some((image, packet)) => batch.aim_at_image(m, placement, packet, access.pixels(image)),
-                None => batch.aim_at_staging(m),
+                Some((image, packet)) => port.batch.aim_at_image(m, placement, packet, access.pixels(image)),
+                None => port.batch.aim_at_staging(m),
             }
         }
         // SAFETY: P1: `access` protects the images, and lives until every payload is marked or fetched.
-        let received = unsafe { socket::receive(port.socket.fd(), &mut batch.messages) }?;
+        let received = unsafe { socket::receive(port.socket.fd(), &mut port.batch.messages) }?;
         let now_ns = if received > 0 { monotonic_ns() } else { 0 };
         for (m, expected) in expected.iter().enumerate().take(received) {
-            let packet = match read_header(batch, m, per_module) {
+            let packet = match read_header(&port.batch, m, per_module) {
                 Ok(packet) => packet,
                 Err(fate) => {
                     self.tally.add(fate);
@@ -111,7 +134,7 @@ impl Receiver {
                 }
             };
             port.note_packet(&packet, per_module, now_ns);
-            if batch.is_aimed_at_image(m) {
+            if port.batch.is_aimed_at_image(m) {
                 if *expected == Some((packet.image_id, packet.number)) {
                     let image = access.image(packet.image_id).expect("a place in it was predicted");
                     port.note_id(packet.image_id);
@@ -120,79 +143,88 @@ impl Receiver {
                     continue;
                 }
                 // SAFETY: P2: aimed at an image that `access` still protects.
-                unsafe { batch.fetch_to_staging(m) };
+                unsafe { port.batch.fetch_to_staging(m) };
             }
-            self.strays.push((m, packet));
+            port.parked.push_back(Parked { message: m, packet, since_ns: now_ns });
         }
         Ok(received)
     }
 
-    /// Places a packet that was not expected where it came, waits for its image, or drops it.
-    fn settle_stray(&mut self, m: usize, packet: &Packet, ports: &mut [Port], index: usize) {
-        let give_up_ns = monotonic_ns() + self.deadline_ns + self.deadline_ns / 4;
-        loop {
+    /// Places the port's parked packets, or drops them, up to the first that is to wait.
+    fn settle_parked(&mut self, ports: &mut [Port], index: usize) {
+        while let Some(&parked) = ports[index].parked.front() {
             self.follow_run(ports);
-            ports[index].note_id(packet.image_id);
-            let ticket = self.contributor.window_ticket();
-            let lookup = self.contributor.lookup(packet.image_id);
-            let quiet_ns = monotonic_ns().saturating_sub(self.contributor.last_placed_ns());
-            let fate = match self.far_ids.decide(lookup, packet.image_id, quiet_ns) {
-                Action::Place => match self.place_stray(m, packet, ports[index].module) {
-                    Some(fate) => fate,
-                    None => continue, // it was closed in this moment
-                },
-                Action::Wait if self.wait_for_window(packet.image_id, ticket, give_up_ns, ports) => continue,
-                Action::BeginRun if self.begin_run(packet.image_id, ticket, give_up_ns) => continue,
-                Action::Wait | Action::BeginRun | Action::DropEarly => PacketFate::Early,
-                Action::DropLate => PacketFate::Late,
-                Action::DropNoSlot => {
-                    self.contributor.refuse(packet.image_id);
-                    PacketFate::NoSlot
+            let port = &mut ports[index];
+            port.note_id(parked.packet.image_id);
+            match self.settle(port, &parked) {
+                Some(fate) => {
+                    self.tally.add(fate);
+                    port.parked.pop_front();
                 }
-            };
-            return self.tally.add(fate);
+                None => return,
+            }
         }
     }
 
-    /// None if the image was closed meanwhile.
-    fn place_stray(&mut self, m: usize, packet: &Packet, module: usize) -> Option<PacketFate> {
-        let Self { placement, contributor, batch, .. } = self;
-        let access = contributor.protect(&[packet.image_id]);
-        let image = access.image(packet.image_id)?;
-        let index = module * placement.packets_per_module + packet.number;
+    /// What becomes of a packet that was not expected where it came; none if it is to wait.
+    fn settle(&mut self, port: &Port, parked: &Parked) -> Option<PacketFate> {
+        let id = parked.packet.image_id;
+        let now_ns = monotonic_ns();
+        let waits = now_ns.saturating_sub(parked.since_ns) < self.patience_ns;
+        let quiet_ns = now_ns.saturating_sub(self.contributor.last_placed_ns());
+        match self.far_ids.decide(self.contributor.lookup(id), id, quiet_ns) {
+            // None here: the image was closed in this moment; the next turn finds out what that means.
+            Action::Place => self.place(port, parked, now_ns),
+            Action::Wait if waits => {
+                self.contributor.want(id);
+                None
+            }
+            Action::BeginRun if waits => {
+                self.contributor.request_run(id);
+                None
+            }
+            Action::Wait | Action::BeginRun | Action::DropEarly => Some(PacketFate::Early),
+            Action::DropLate => Some(PacketFate::Late),
+            Action::DropNoSlot => {
+                self.contributor.refuse(id);
+                Some(PacketFate::NoSlot)
+            }
+        }
+    }
+
+    /// Moves a packet from staging to its place. None if the image was closed meanwhile.
+    fn place(&mut self, port: &Port, parked: &Parked, now_ns: u64) -> Option<PacketFate> {
+        let Self { placement, contributor, .. } = self;
+        let access = contributor.protect(&[parked.packet.image_id]);
+        let image = access.image(parked.packet.image_id)?;
+        let index = port.module * placement.packets_per_module + parked.packet.number;
         self.far_ids.clear();
         if access.has_packet(image, index) {
             return Some(PacketFate::Duplicate);
         }
         // SAFETY: R1 of the ring: `access` protects the image; P3: the index was checked in `decode`.
-        unsafe { batch.place_from_staging(m, placement, index, access.pixels(image)) };
+        unsafe { port.batch.place_from_staging(parked.message, placement, index, access.pixels(image)) };
         self.tally.moved += 1;
-        Some(mark(&access, image, index, packet, monotonic_ns()))
+        Some(mark(&access, image, index, &parked.packet, now_ns))
     }
 
-    /// Asks for the window to move up to `id` and sleeps until it has moved. False: it will not in time.
-    fn wait_for_window(&mut self, id: u64, ticket: u32, give_up_ns: u64, ports: &[Port]) -> bool {
-        self.tell_progress(ports); // the window may stand still because of what we have not told
-        self.contributor.want(id);
-        if self.stalled_window == Some(ticket) {
-            return false;
+    /// Counts what the kernel dropped; when that lasts, throws away all that waits on any port.
+    fn look_for_overload(&mut self, ports: &mut [Port], index: usize) -> io::Result<()> {
+        let dropped = ports[index].socket.take_kernel_dropped();
+        if dropped == 0 {
+            return Ok(());
         }
-        self.sleep_until_moved(ticket, give_up_ns)
-    }
-
-    fn begin_run(&mut self, id: u64, ticket: u32, give_up_ns: u64) -> bool {
-        self.contributor.request_run(id);
-        self.stalled_window != Some(ticket) && self.sleep_until_moved(ticket, give_up_ns)
-    }
-
-    fn sleep_until_moved(&mut self, ticket: u32, give_up_ns: u64) -> bool {
-        let now_ns = monotonic_ns();
-        if now_ns >= give_up_ns {
-            self.stalled_window = Some(ticket);
-            return false;
+        self.contributor.count_kernel_dropped(dropped);
+        if !self.overload.note_drop(monotonic_ns()) {
+            return Ok(());
         }
-        self.contributor.wait_for_window(ticket, Duration::from_nanos(give_up_ns - now_ns));
-        true
+        let mut shed = 0;
+        for port in ports {
+            shed += port.parked.drain(..).len() as u64;
+            shed += socket::discard(port.socket.fd(), SHED_PACKETS_MAX)?;
+        }
+        self.tally.add_many(PacketFate::Shed, shed);
+        Ok(())
     }
 
     /// Forgets what was known of the ports when a new run has begun.
@@ -204,31 +236,35 @@ impl Receiver {
         }
     }
 
-    fn finish_batch(&mut self, ports: &mut [Port]) {
+    /// Counts the turn, and tells how far the ports are: the window may wait for that.
+    fn finish_turn(&mut self, ports: &mut [Port]) {
         self.follow_run(ports);
         let packet_bytes = self.placement.packet_bytes() as u64;
+        let now_ns = monotonic_ns();
         if self.tally.flush(&self.contributor, packet_bytes) > 0 {
-            self.last_placed_ns = monotonic_ns();
-            self.progress.note_packets(self.last_placed_ns);
+            self.last_placed_ns = now_ns;
+            self.progress.note_packets(now_ns);
         }
-        self.tell_progress(ports);
-    }
-
-    fn tell_progress(&self, ports: &[Port]) {
-        let progress = self.progress.of(ports, monotonic_ns());
-        self.contributor.set_progress(progress, self.last_placed_ns);
+        self.contributor.set_progress(self.progress.of(ports, now_ns), self.last_placed_ns);
     }
 }
 
 impl Tally {
     fn add(&mut self, fate: PacketFate) {
+        self.add_many(fate, 1);
+    }
+
+    fn add_many(&mut self, fate: PacketFate, packets: u64) {
         let (count, slot) = &mut self.fates[fate as usize];
-        (*count, *slot) = (*count + 1, Some(fate));
+        (*count, *slot) = (*count + packets, Some(fate));
     }
 
     /// Adds the batch to the shared counters. Returns how many packets were placed.
     fn flush(&mut self, contributor: &Contributor, packet_bytes: u64) -> u64 {
         let (mut received, placed) = (0, self.fates[PacketFate::Placed as usize].0);
+        if self.fates.iter().all(|(count, _)| *count == 0) {
+            return 0;
+        }
         for (count, fate) in std::mem::take(&mut self.fates) {
             if let Some(fate) = fate {
                 contributor.count(fate, count);

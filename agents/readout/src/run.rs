@@ -3,7 +3,7 @@
 use crate::{
     metrics::Metrics,
     port::Port,
-    receive::Receiver,
+    receive::{Receiver, Turn},
     socket::{PortSocket, SocketError, wait_readable},
 };
 use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
@@ -19,6 +19,8 @@ use std::{
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
 /// How often a ring that is not there is looked for again, and how soon a stop is noticed.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// How soon a port that is not parked is looked at again while others are.
+const PARKED_PERIOD: Duration = Duration::from_millis(1);
 /// Rounds over ports that have packets, before stop and telemetry are looked at again.
 const ROUNDS_MAX: usize = 64;
 /// How long the broker may keep a stopping agent.
@@ -73,7 +75,7 @@ fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError>
     let modules = beamline.readout_modules(index);
     let bind = |module: usize| {
         let socket = PortSocket::bind(readout.address, beamline.placement.ports[module], readout.receive_buffer_bytes)?;
-        Ok(Port::new(socket, module))
+        Ok(Port::new(socket, module, &beamline.placement))
     };
     let ports: Vec<Port> = modules.map(bind).collect::<Result<_, SocketError>>()?;
     if let Some(short) = ports.iter().map(|port| port.socket.receive_buffer).find(|buffer| buffer.is_short()) {
@@ -166,20 +168,29 @@ fn receive(
     Ok(())
 }
 
-/// A batch of each port in turn, so that none runs ahead of the others, until all are empty.
+/// A turn of each port that has packets, again and again, so that none runs ahead of the others, until
+/// none has any. Where all that is left waits for the window, so does this.
 fn drain(receiver: &mut Receiver, ports: &mut [Port], polls: &[libc::pollfd]) -> io::Result<()> {
-    let mut ready: Vec<usize> = (0..ports.len()).filter(|&index| polls[index].revents != 0).collect();
+    let mut busy: Vec<usize> = (0..ports.len()).filter(|&index| polls[index].revents != 0).collect();
     for _ in 0..ROUNDS_MAX {
-        let mut still_ready = Vec::with_capacity(ready.len());
-        for &index in &ready {
-            if receiver.receive(ports, index)? > 0 {
-                still_ready.push(index);
+        let ticket = receiver.contributor().window_ticket();
+        let mut took = false;
+        let mut still_busy = Vec::with_capacity(busy.len());
+        for &index in &busy {
+            let turn = receiver.receive(ports, index)?;
+            took |= turn == Turn::Took;
+            if turn != Turn::Empty {
+                still_busy.push(index);
             }
         }
-        if still_ready.is_empty() {
+        if still_busy.is_empty() {
             break;
         }
-        ready = still_ready;
+        if !took {
+            receiver.wait_for_window(ticket, PARKED_PERIOD);
+            break; // other ports may have packets by now that let it move
+        }
+        busy = still_busy;
     }
     Ok(())
 }

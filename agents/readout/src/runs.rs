@@ -5,8 +5,9 @@
 //! | behind by up to [`NEAR_IDS`] | less than [`NEAR_PAUSE_NS`] | late |
 //! | behind by more | less than [`PAUSE_NS`] | late |
 //! | behind | longer | the begin of a new run |
-//! | ahead by up to [`JUMP_IDS`] | | early: wait for the window; the ids between are lost |
-//! | ahead by more | less than [`PAUSE_NS`] | a stray: dropped, unless [`JUMP_PACKETS`] in a row agree |
+//! | ahead by up to [`NEAR_AHEAD_IDS`] | | early: waits for the window; the ids between are lost |
+//! | ahead by up to [`RUN_IDS`] | | the same, once [`JUMP_PACKETS`] in a row agree; dropped until then |
+//! | ahead by more | less than [`PAUSE_NS`] | the begin of a new run, once as many agree |
 //! | ahead by more | longer | the begin of a new run |
 //!
 //! "Nothing was placed" looks at every readout process: one that lags behind the others, with old
@@ -19,10 +20,12 @@ pub const NEAR_IDS: u64 = 2;
 pub const NEAR_PAUSE_NS: u64 = 2_000_000_000;
 /// A detector that stops and starts again is silent for longer than this; one that runs is not.
 pub const PAUSE_NS: u64 = 100_000_000;
+/// Ports drift apart by less than this; what is farther ahead is a jump, or a stray packet.
+pub const NEAR_AHEAD_IDS: u64 = 256;
 /// A readout that was away comes back this many ids later at most (16 s at 4 kHz).
-pub const JUMP_IDS: u64 = 1 << 16;
-/// One hostile packet must not end a run; this many in a row, of ids close together, are a detector.
-pub const JUMP_PACKETS: u32 = 64;
+pub const RUN_IDS: u64 = 1 << 16;
+/// One hostile packet must not move the window; this many in a row, of ids close together, are a detector.
+pub const JUMP_PACKETS: u32 = 16;
 
 /// What to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +58,11 @@ impl FarIds {
                 Action::BeginRun
             }
             Lookup::Behind(_) => Action::DropLate,
-            Lookup::Ahead(ids) if ids <= JUMP_IDS => Action::Wait,
-            Lookup::Ahead(_) if quiet_ns >= PAUSE_NS || self.agrees(id) => Action::BeginRun,
-            Lookup::Ahead(_) => Action::DropEarly,
+            Lookup::Ahead(ids) if ids <= NEAR_AHEAD_IDS => Action::Wait,
+            Lookup::Ahead(ids) if ids > RUN_IDS && quiet_ns >= PAUSE_NS => Action::BeginRun,
+            Lookup::Ahead(_) if !self.agrees(id) => Action::DropEarly,
+            Lookup::Ahead(ids) if ids <= RUN_IDS => Action::Wait,
+            Lookup::Ahead(_) => Action::BeginRun,
         }
     }
 
@@ -67,7 +72,8 @@ impl FarIds {
     }
 
     fn agrees(&mut self, id: u64) -> bool {
-        self.in_a_row = if id.abs_diff(self.last) <= JUMP_IDS { self.in_a_row + 1 } else { 1 };
+        let is_close = id.abs_diff(self.last) <= NEAR_AHEAD_IDS;
+        self.in_a_row = if is_close { self.in_a_row.saturating_add(1) } else { 1 };
         self.last = id;
         self.in_a_row >= JUMP_PACKETS
     }
@@ -86,24 +92,26 @@ mod tests {
         assert_eq!(decide(Lookup::Behind(NEAR_IDS), NEAR_PAUSE_NS), Action::BeginRun);
         assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS - 1), Action::DropLate);
         assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS), Action::BeginRun);
-        assert_eq!(decide(Lookup::Ahead(JUMP_IDS), NEAR_PAUSE_NS), Action::Wait);
-        assert_eq!(decide(Lookup::Ahead(JUMP_IDS + 1), 0), Action::DropEarly);
-        assert_eq!(decide(Lookup::Ahead(JUMP_IDS + 1), PAUSE_NS), Action::BeginRun);
+        assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS), NEAR_PAUSE_NS), Action::Wait);
+        assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS + 1), NEAR_PAUSE_NS), Action::DropEarly);
+        assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS - 1), Action::DropEarly);
+        assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS), Action::BeginRun);
         assert_eq!(decide(Lookup::NoSlot, PAUSE_NS), Action::DropNoSlot);
     }
 
     #[test]
-    fn a_run_far_ahead_is_believed_after_many_packets_in_a_row_and_a_stray_never() {
-        let far = Lookup::Ahead(JUMP_IDS + 1);
-        let mut ids = FarIds::default();
-        for packet in 1..JUMP_PACKETS {
-            assert_eq!(ids.decide(far, 1_000_000, 0), Action::DropEarly, "packet {packet}");
-        }
-        assert_eq!(ids.decide(far, 1_000_001, 0), Action::BeginRun);
-        let mut ids = FarIds::default();
-        for packet in 0..10 * u64::from(JUMP_PACKETS) {
-            ids.clear(); // packets of the run keep being placed in between
-            assert_eq!(ids.decide(far, 1_000_000 + packet, 0), Action::DropEarly);
+    fn a_jump_is_believed_after_many_packets_in_a_row_and_a_stray_never() {
+        for (far, believed) in [(RUN_IDS, Action::Wait), (RUN_IDS + 1, Action::BeginRun)] {
+            let mut ids = FarIds::default();
+            for packet in 1..JUMP_PACKETS {
+                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000, 0), Action::DropEarly, "packet {packet}");
+            }
+            assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_001, 0), believed);
+            let mut ids = FarIds::default();
+            for packet in 0..10 * u64::from(JUMP_PACKETS) {
+                ids.clear(); // packets of the run keep being placed in between
+                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000 + packet, 0), Action::DropEarly);
+            }
         }
     }
 }

@@ -155,7 +155,7 @@ impl Contributor {
                 hazard |= (u64::from(slot) + 1) << (16 * index);
             }
         }
-        self.me().hazard.store(hazard, Relaxed);
+        self.me().hazard.store(hazard, Release); // as in Access::drop: it may follow an access that the owner waits for
         fence(SeqCst); // R3: pairs with the fence in Owner::close_slot
         for image in &mut images {
             let still_open = |&(id, slot): &(u64, u16)| {
@@ -216,6 +216,11 @@ impl Contributor {
     /// When any contributor last placed packets; 0 if none has.
     pub fn last_placed_ns(&self) -> u64 {
         self.ring.participants().iter().map(|place| place.last_placed_ns.load(Relaxed)).max().unwrap_or(0)
+    }
+
+    /// When the last packet before this run was placed: what a socket held then is of an earlier run.
+    pub fn run_after_ns(&self) -> u64 {
+        self.ring.header().run_after_ns.load(Relaxed)
     }
 
     /// Counts packets that were not placed, or were.
@@ -297,6 +302,18 @@ impl Access<'_> {
     /// The image, if it was among the protected ids and is open.
     pub fn image(&self, id: u64) -> Option<OpenImage> {
         self.images.iter().flatten().find(|(open, _)| *open == id).map(|&(_, slot)| OpenImage { slot })
+    }
+
+    /// True if what it protects is of run `epoch`: a run may have begun, with the same ids, since they were
+    /// asked for. Whoever has seen the new run's images sees its number (Release in Owner::open_ahead).
+    pub fn is_of_run(&self, epoch: u64) -> bool {
+        self.contributor.epoch_now() == epoch
+    }
+
+    /// Protects no image any more.
+    pub fn forget(&mut self) {
+        self.images = [None; HAZARD_SLOTS];
+        self.contributor.me().hazard.store(0, Release);
     }
 
     /// First byte of the image's pixels, `image_bytes` long, valid while this access lives. Other

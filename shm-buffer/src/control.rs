@@ -135,6 +135,17 @@ impl Ring {
         self.header().closed.load(Relaxed) != 0
     }
 
+    /// Tells participants to let go of the ring.
+    pub(crate) fn close(&self) {
+        let header = self.header();
+        header.closed.store(1, Relaxed);
+        for (word, waiters) in
+            [(&header.window_event, &header.window_waiters), (&header.commit_event, &header.commit_waiters)]
+        {
+            Event { word, waiters }.signal();
+        }
+    }
+
     pub(crate) fn owner_event(&self) -> Event<'_> {
         Event { word: &self.header().owner_event, waiters: &self.header().owner_waiting }
     }
@@ -150,6 +161,7 @@ impl Ring {
         header.pixel_bytes.store(geometry.pixel_bytes, Relaxed);
         header.packets_per_image.store(geometry.packets_per_image, Relaxed);
         header.fill.store(geometry.fill, Relaxed);
+        header.placement_hash.store(geometry.placement_hash, Relaxed);
         header.magic.store(MAGIC, Release); // pairs with Acquire in mapping::read_geometry
     }
 }

@@ -24,6 +24,8 @@ pub struct Geometry {
     pub packets_per_image: u32,
     /// Value of a pixel whose packet is missing.
     pub fill: u32,
+    /// A number that says where each packet lands: who places packets elsewhere must not share the ring.
+    pub placement_hash: u64,
 }
 
 /// Why numbers are not a geometry: the field, what was found and what is allowed.

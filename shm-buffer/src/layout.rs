@@ -61,7 +61,9 @@ pub(crate) struct Header {
     pub owner_start_time: AtomicU64,
     /// When the ring was made, mixed with by whom: no two rings have the same.
     pub created_ns: AtomicU64,
-    _pad0: [u64; 7],
+    /// Where each packet lands, as a number: participants that place packets elsewhere are refused.
+    pub placement_hash: AtomicU64,
+    _pad0: [u64; 6],
 
     /// Rises with every run. 0: nothing was received yet.
     pub epoch: AtomicU64,
@@ -71,7 +73,9 @@ pub(crate) struct Header {
     pub reclaimed_seq: AtomicU64,
     /// Run word: the first id of this run that counts: committed, or lost though later ones were not.
     pub counts_from: AtomicU64,
-    _pad1: [u64; 12],
+    /// When the last packet before this run was placed, by the monotonic clock.
+    pub run_after_ns: AtomicU64,
+    _pad1: [u64; 11],
 
     /// Next sequence to be committed.
     pub commit_head: AtomicU64,

@@ -32,7 +32,7 @@
 //! use std::time::Duration;
 //!
 //! let me = ProcessId::current();
-//! let geometry = Geometry { slots: 8, window: 4, height: 1, width: 4, pixel_bytes: 2, packets_per_image: 2, fill: 0xffff };
+//! let geometry = Geometry { slots: 8, window: 4, height: 1, width: 4, pixel_bytes: 2, packets_per_image: 2, fill: 0xffff, placement_hash: 7 };
 //! let ring = Ring::on_heap(geometry)?;
 //! let mut owner = Owner::take_over(&ring, me, Duration::ZERO, &Assume(true));
 //! let mut contributor = Contributor::join(&ring, me, "readout")?;

@@ -127,7 +127,7 @@ pub fn create_or_take_over(
             let (found, wanted) = (Box::new(*ring.geometry()), Box::new(geometry));
             return Err(RingError::OtherGeometry { path: path.to_owned(), found, wanted });
         }
-        std::fs::remove_file(path).map_err(io_error(path, "remove the left-over ring"))?;
+        remove_ring(path, left_over.ok())?;
     }
 }
 
@@ -140,14 +140,23 @@ pub fn remove_left_over(path: &Path, liveness: &dyn Liveness) -> Result<bool, Ri
     if !lock(&file) || !is_same_file(path, &file) {
         return Ok(false);
     }
-    let in_use = |ring: Ring| {
+    let left_over = map(path, &file, PixelAccess::ReadOnly).ok();
+    let is_used = |ring: &Ring| {
         ring.participants().iter().filter_map(|place| place.who()).any(|(process, _)| liveness.is_alive(process))
     };
-    if map(path, &file, PixelAccess::ReadOnly).is_ok_and(in_use) {
+    if left_over.as_ref().is_some_and(is_used) {
         return Ok(false);
     }
-    std::fs::remove_file(path).map_err(io_error(path, "remove the left-over ring"))?;
+    remove_ring(path, left_over)?;
     Ok(true)
+}
+
+/// Removes a ring that nobody alive is in. Who joins it in this moment finds it closed, and lets go.
+fn remove_ring(path: &Path, ring: Option<Ring>) -> Result<(), RingError> {
+    if let Some(ring) = ring {
+        ring.close();
+    }
+    std::fs::remove_file(path).map_err(io_error(path, "remove the left-over ring"))
 }
 
 impl Drop for OwnerLock {
@@ -261,6 +270,7 @@ fn read_geometry(path: &Path, file: &File) -> Result<Geometry, RingError> {
         pixel_bytes: header.pixel_bytes.load(Relaxed),
         packets_per_image: header.packets_per_image.load(Relaxed),
         fill: header.fill.load(Relaxed),
+        placement_hash: header.placement_hash.load(Relaxed),
     };
     geometry.check()?;
     if bytes < geometry.file_bytes() {

@@ -13,7 +13,7 @@ use std::{fmt::Write, path::Path};
 /// Offset, bytes, meaning.
 type Field = (u64, usize, String);
 
-const HEADER: [(u64, usize, &str); 35] = [
+const HEADER: [(u64, usize, &str); 37] = [
     (0, 8, "magic: ECS_RING"),
     (8, 4, "version"),
     (12, 4, "slots"),
@@ -28,10 +28,12 @@ const HEADER: [(u64, usize, &str); 35] = [
     (52, 4, "owners"),
     (56, 8, "owner_start_time"),
     (64, 8, VARIES),
+    (72, 8, "placement_hash"),
     (128, 8, "epoch"),
     (136, 8, "base: epoch (16), lowest open id + 1 (48)"),
     (144, 8, "reclaimed_seq"),
     (152, 8, "counts_from: epoch (16), id + 1 (48)"),
+    (160, 8, "run_after_ns"),
     (256, 8, "commit_head"),
     (264, 4, "commit_event"),
     (268, 4, "commit_waiters"),

@@ -37,6 +37,7 @@ pub fn geometry(beamline: &Beamline) -> Geometry {
         pixel_bytes: placement.pixel.bytes() as u32,
         packets_per_image: placement.packets_per_image() as u32,
         fill: beamline.assembler.fill,
+        placement_hash: placement.hash(),
     };
     Geometry::with_size(beamline.ring.size_bytes, images)
 }

@@ -21,7 +21,7 @@ impl Metrics {
         let mine = status
             .participants
             .iter()
-            .find(|participant| participant.name == name && participant.process.pid == std::process::id());
+            .find(|participant| name.starts_with(&participant.name) && participant.process.pid == std::process::id());
         let counts = mine.map(|participant| participant.packets).unwrap_or_default();
         let (now, (then, before)) = (Instant::now(), self.last);
         let seconds = now.duration_since(then).as_secs_f64().max(1e-9);

@@ -16,16 +16,22 @@ const APART_NS: u64 = 10_000_000;
 pub struct Overload {
     since_ns: u64,
     last_ns: u64,
+    /// Ports that have dropped since then. One that is flooded alone is not the detector's overload.
+    ports: Vec<usize>,
 }
 
 impl Overload {
-    /// The kernel has dropped packets. True when that has lasted; it then begins anew.
-    pub fn note_drop(&mut self, now_ns: u64) -> bool {
+    /// The kernel has dropped packets of one of `ports` ports. True when that has lasted, on most of them;
+    /// it then begins anew.
+    pub fn note_drop(&mut self, port: usize, ports: usize, now_ns: u64) -> bool {
         if now_ns.saturating_sub(self.last_ns) > APART_NS {
-            self.since_ns = now_ns;
+            *self = Self { since_ns: now_ns, ..Self::default() };
         }
         self.last_ns = now_ns;
-        let lasting = now_ns.saturating_sub(self.since_ns) >= LASTING_NS;
+        if !self.ports.contains(&port) {
+            self.ports.push(port);
+        }
+        let lasting = now_ns.saturating_sub(self.since_ns) >= LASTING_NS && 2 * self.ports.len() > ports;
         if lasting {
             *self = Self::default();
         }
@@ -43,11 +49,13 @@ mod tests {
         let mut overload = Overload::default();
         let steps = LASTING_NS / 1_000_000;
         for step in 0..steps {
-            assert!(!overload.note_drop(START + step * 1_000_000), "after {step} ms");
+            assert!(!overload.note_drop(0, 1, START + step * 1_000_000), "after {step} ms");
         }
-        assert!(overload.note_drop(START + LASTING_NS));
-        assert!(!overload.note_drop(START + LASTING_NS + 1), "it begins anew");
+        assert!(overload.note_drop(0, 1, START + LASTING_NS));
+        assert!(!overload.note_drop(0, 1, START + LASTING_NS + 1), "it begins anew");
+        let mut flooded = Overload::default();
+        assert!((0..10 * steps).all(|step| !flooded.note_drop(1, 4, START + step * 1_000_000)), "one port of four");
         let mut hiccups = Overload::default();
-        assert!((1..1000).all(|hiccup| !hiccups.note_drop(hiccup * (APART_NS + 1))));
+        assert!((1..1000).all(|hiccup| !hiccups.note_drop(0, 1, hiccup * (APART_NS + 1))));
     }
 }

@@ -1,7 +1,12 @@
 //! What is known of one port: which packet comes next, how far it is in the run, and which of its packets
 //! wait for their image to open.
 
-use crate::{batch::Batch, decode::Packet, socket::PortSocket};
+use crate::{
+    batch::Batch,
+    decode::Packet,
+    runs::{NEAR_IDS, RUN_IDS},
+    socket::PortSocket,
+};
 use ecs_schemas::detector::Placement;
 use std::collections::VecDeque;
 
@@ -16,9 +21,15 @@ pub struct Port {
     pub parked: VecDeque<Parked>,
     /// Image and number that follow the packet that came last.
     next: Option<(u64, usize)>,
-    /// Highest id seen in this run, and when the last good packet came.
+    /// The run that this port takes part in; see [`Port::joins`].
+    epoch: u64,
+    /// Id of the last packet, in whatever run.
+    last_id: Option<u64>,
+    /// Highest id of this run that two packets in a row have shown: one stray packet is no progress.
     highest_id: Option<u64>,
-    last_packet_ns: u64,
+    /// When a packet was last placed, or waited for; and when the socket was last seen empty.
+    heard_ns: u64,
+    emptied_ns: u64,
 }
 
 /// A packet that did not come where it was expected, at its place in the batch.
@@ -28,33 +39,77 @@ pub struct Parked {
     pub packet: Packet,
     /// When it came: it does not wait for ever.
     pub since_ns: u64,
+    /// Its id, beyond the window, was found to be the detector's: it is waited for.
+    pub is_believed: bool,
 }
 
 impl Port {
     pub fn new(socket: PortSocket, module: usize, placement: &Placement) -> Self {
-        let (batch, parked) = (Batch::new(placement), VecDeque::with_capacity(crate::batch::BATCH_PACKETS));
-        Self { socket, module, batch, parked, next: None, highest_id: None, last_packet_ns: 0 }
+        Self {
+            socket,
+            module,
+            batch: Batch::new(placement),
+            parked: VecDeque::with_capacity(crate::batch::BATCH_PACKETS),
+            next: None,
+            epoch: 0,
+            last_id: None,
+            highest_id: None,
+            heard_ns: 0,
+            emptied_ns: 0,
+        }
     }
 
-    /// The packet that is to be expected next, if one came before.
-    pub fn expected(&self) -> Option<(u64, usize)> {
-        self.next
+    /// The packet that is to be expected next in this run, if one came before.
+    pub fn expected(&self, epoch: u64) -> Option<(u64, usize)> {
+        self.next.filter(|_| self.epoch == epoch)
     }
 
     /// A good packet came: its successor is expected next.
-    pub fn note_packet(&mut self, packet: &Packet, packets_per_module: usize, now_ns: u64) {
+    pub fn note_packet(&mut self, packet: &Packet, packets_per_module: usize) {
         self.next = Some(successor((packet.image_id, packet.number), packets_per_module));
-        self.last_packet_ns = now_ns;
     }
 
-    /// The id belongs to the run as it is now.
-    pub fn note_id(&mut self, id: u64) {
-        self.highest_id = self.highest_id.max(Some(id));
+    /// A packet of this id was placed.
+    pub fn note_id(&mut self, id: u64, now_ns: u64) {
+        let confirmed = self.last_id.map(|last_id| last_id.min(id));
+        self.highest_id = self.highest_id.max(confirmed);
+        self.last_id = Some(id);
+        self.heard_ns = now_ns;
     }
 
-    /// A new run began: ids of the old one say nothing.
-    pub fn forget_run(&mut self) {
-        self.highest_id = None;
+    /// The packet that waits at the front shows how far the port is, if it is certain or the one behind it
+    /// says the same: the window may move up to it once every port is as far.
+    pub fn note_waiting(&mut self, is_certain: bool, now_ns: u64) {
+        let ids = self.parked.iter().take(2).map(|parked| parked.packet.image_id);
+        if is_certain || self.parked.len() > 1 {
+            self.highest_id = self.highest_id.max(ids.min());
+            self.heard_ns = now_ns;
+        }
+    }
+
+    /// The socket was empty: what it holds from now on came later. What waits here came before.
+    pub fn note_empty(&mut self, now_ns: u64) {
+        if self.parked.is_empty() {
+            self.emptied_ns = now_ns;
+        }
+    }
+
+    /// Whether a packet of this id belongs to run `epoch`, which began after the last packet before it was
+    /// placed at `run_after_ns`. A port that lagged behind still holds packets of the old run, and their
+    /// ids may be open in the new one: it takes part only once its socket was empty since then, or its
+    /// own ids have jumped as they do between runs.
+    pub fn joins(&mut self, epoch: u64, run_after_ns: u64, id: u64) -> bool {
+        if self.epoch == epoch {
+            return true;
+        }
+        let jumped = |last_id: u64| id < last_id.saturating_sub(NEAR_IDS) || id > last_id.saturating_add(RUN_IDS);
+        let joins = self.last_id.is_none_or(jumped) || self.emptied_ns >= run_after_ns;
+        if joins {
+            (self.epoch, self.highest_id, self.last_id) = (epoch, None, None);
+        } else {
+            self.last_id = Some(id);
+        }
+        joins
     }
 }
 
@@ -64,7 +119,7 @@ pub fn successor((id, number): (u64, usize), packets_per_module: usize) -> (u64,
 }
 
 /// How far these ports are: the lowest of their highest ids, ports that are silent left out. A port is
-/// silent when nothing came for `deadline_ns` since it, or any of them after a pause, was heard.
+/// silent when nothing was placed for `deadline_ns` since it, or any of them after a pause, was heard.
 pub struct Progress {
     deadline_ns: u64,
     last_packet_ns: u64,
@@ -84,12 +139,15 @@ impl Progress {
     }
 
     /// None while a port that may still speak has not.
-    pub fn of(&self, ports: &[Port], now_ns: u64) -> Option<u64> {
-        let heard_ns = |port: &Port| port.last_packet_ns.max(self.resumed_ns);
+    pub fn of(&self, ports: &[Port], epoch: u64, now_ns: u64) -> Option<u64> {
+        let heard_ns = |port: &Port| port.heard_ns.max(self.resumed_ns);
         let speaking = ports.iter().filter(|port| now_ns.saturating_sub(heard_ns(port)) < self.deadline_ns);
-        speaking.map(|port| port.highest_id).try_fold(None, |lowest: Option<u64>, highest| {
-            let highest = highest?;
-            Some(Some(lowest.map_or(highest, |lowest| lowest.min(highest))))
-        })?
+        speaking.map(|port| port.highest_id.filter(|_| port.epoch == epoch)).try_fold(
+            None,
+            |lowest: Option<u64>, highest| {
+                let highest = highest?;
+                Some(Some(lowest.map_or(highest, |lowest| lowest.min(highest))))
+            },
+        )?
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 use ecs_schemas::detector::{Placement, eiger};
 use ecs_shm_buffer::{
-    Access, Contributor, Mark, OpenImage, PacketFate, PacketInfo, limits::HAZARD_SLOTS, monotonic_ns,
+    Access, Contributor, Lookup, Mark, OpenImage, PacketFate, PacketInfo, limits::HAZARD_SLOTS, monotonic_ns,
 };
 use std::{io, time::Duration};
 
@@ -35,7 +35,8 @@ pub struct Receiver {
     /// A packet waits this long for its image to open: an image's deadline, and some scheduling.
     patience_ns: u64,
     epoch: u64,
-    last_placed_ns: u64,
+    /// When a packet was last placed, or waited for.
+    last_heard_ns: u64,
     tally: Tally,
 }
 
@@ -74,7 +75,7 @@ impl Receiver {
             far_ids: FarIds::default(),
             overload: Overload::default(),
             patience_ns: deadline_ns + deadline_ns / 4,
-            last_placed_ns: 0,
+            last_heard_ns: 0,
             tally: Tally::default(),
         }
     }
@@ -88,18 +89,23 @@ impl Receiver {
     /// # Errors
     /// The socket is broken.
     pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
+        self.follow_run();
+        let turn_ns = monotonic_ns();
         let received = match ports[index].parked.is_empty() {
-            true => self.receive_batch(&mut ports[index])?,
-            false => 0,
+            true => Some(self.receive_batch(&mut ports[index])?),
+            false => None,
         };
         self.settle_parked(ports, index);
-        if received > 0 {
+        if received.is_some_and(|packets| packets < BATCH_PACKETS) {
+            ports[index].note_empty(turn_ns); // only now: the packets of this turn came before it was
+        }
+        if received.is_some_and(|packets| packets > 0) {
             self.look_for_overload(ports, index)?;
         }
         self.finish_turn(ports);
         Ok(match (ports[index].parked.is_empty(), received) {
             (false, _) => Turn::Parked,
-            (true, 0) => Turn::Empty,
+            (true, Some(0)) => Turn::Empty,
             (true, _) => Turn::Took,
         })
     }
@@ -111,10 +117,14 @@ impl Receiver {
 
     /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<usize> {
+        let epoch = self.epoch;
         let Self { placement, contributor, .. } = self;
         let per_module = placement.packets_per_module;
-        let (expected, ids, count) = predict(port.expected(), per_module);
-        let access = contributor.protect(&ids[..count]);
+        let (expected, ids, count) = predict(port.expected(epoch), per_module);
+        let mut access = contributor.protect(&ids[..count]);
+        if !access.is_of_run(epoch) {
+            access.forget(); // the same ids are open in another run by now
+        }
         for (m, expected) in expected.iter().enumerate() {
             let place = expected.and_then(|(id, number)| free_place(&access, id, port.module * per_module + number));
             match place {
@@ -124,7 +134,7 @@ impl Receiver {
         }
         // SAFETY: P1: `access` protects the images, and lives until every payload is marked or fetched.
         let received = unsafe { socket::receive(port.socket.fd(), &mut port.batch.messages) }?;
-        let now_ns = if received > 0 { monotonic_ns() } else { 0 };
+        let now_ns = monotonic_ns();
         for (m, expected) in expected.iter().enumerate().take(received) {
             let packet = match read_header(&port.batch, m, per_module) {
                 Ok(packet) => packet,
@@ -133,19 +143,20 @@ impl Receiver {
                     continue;
                 }
             };
-            port.note_packet(&packet, per_module, now_ns);
+            port.note_packet(&packet, per_module);
             if port.batch.is_aimed_at_image(m) {
                 if *expected == Some((packet.image_id, packet.number)) {
                     let image = access.image(packet.image_id).expect("a place in it was predicted");
-                    port.note_id(packet.image_id);
+                    port.note_id(packet.image_id, now_ns);
                     self.tally.add(mark(&access, image, port.module * per_module + packet.number, &packet, now_ns));
-                    self.far_ids.clear();
+                    self.far_ids.note_placed(packet.image_id, now_ns);
+                    self.last_heard_ns = now_ns;
                     continue;
                 }
                 // SAFETY: P2: aimed at an image that `access` still protects.
                 unsafe { port.batch.fetch_to_staging(m) };
             }
-            port.parked.push_back(Parked { message: m, packet, since_ns: now_ns });
+            port.parked.push_back(Parked { message: m, packet, since_ns: now_ns, is_believed: false });
         }
         Ok(received)
     }
@@ -153,9 +164,8 @@ impl Receiver {
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
     fn settle_parked(&mut self, ports: &mut [Port], index: usize) {
         while let Some(&parked) = ports[index].parked.front() {
-            self.follow_run(ports);
+            self.follow_run();
             let port = &mut ports[index];
-            port.note_id(parked.packet.image_id);
             match self.settle(port, &parked) {
                 Some(fate) => {
                     self.tally.add(fate);
@@ -167,16 +177,28 @@ impl Receiver {
     }
 
     /// What becomes of a packet that was not expected where it came; none if it is to wait.
-    fn settle(&mut self, port: &Port, parked: &Parked) -> Option<PacketFate> {
+    fn settle(&mut self, port: &mut Port, parked: &Parked) -> Option<PacketFate> {
         let id = parked.packet.image_id;
         let now_ns = monotonic_ns();
+        if !port.joins(self.epoch, self.contributor.run_after_ns(), id) {
+            return Some(PacketFate::Late);
+        }
         let waits = now_ns.saturating_sub(parked.since_ns) < self.patience_ns;
-        let quiet_ns = now_ns.saturating_sub(self.contributor.last_placed_ns());
-        match self.far_ids.decide(self.contributor.lookup(id), id, quiet_ns) {
+        let placed_ns = self.contributor.last_placed_ns().max(self.last_heard_ns);
+        let quiet_ns = now_ns.saturating_sub(placed_ns);
+        let lookup = self.contributor.lookup(id);
+        let action = match lookup {
+            Lookup::Ahead(_) if parked.is_believed => Action::Wait,
+            _ => self.far_ids.decide(lookup, id, quiet_ns),
+        };
+        match action {
             // None here: the image was closed in this moment; the next turn finds out what that means.
             Action::Place => self.place(port, parked, now_ns),
             Action::Wait if waits => {
-                self.contributor.want(id);
+                port.parked[0].is_believed = true;
+                port.note_waiting(quiet_ns >= self.far_ids.pause_ns(), now_ns);
+                self.progress.note_packets(now_ns);
+                self.last_heard_ns = now_ns;
                 None
             }
             Action::BeginRun if waits => {
@@ -193,59 +215,77 @@ impl Receiver {
     }
 
     /// Moves a packet from staging to its place. None if the image was closed meanwhile.
-    fn place(&mut self, port: &Port, parked: &Parked, now_ns: u64) -> Option<PacketFate> {
+    fn place(&mut self, port: &mut Port, parked: &Parked, now_ns: u64) -> Option<PacketFate> {
         let Self { placement, contributor, .. } = self;
         let access = contributor.protect(&[parked.packet.image_id]);
         let image = access.image(parked.packet.image_id)?;
         let index = port.module * placement.packets_per_module + parked.packet.number;
-        self.far_ids.clear();
+        if !access.is_of_run(self.epoch) {
+            return None;
+        }
+        port.note_id(parked.packet.image_id, now_ns);
+        self.far_ids.note_placed(parked.packet.image_id, now_ns);
         if access.has_packet(image, index) {
             return Some(PacketFate::Duplicate);
         }
         // SAFETY: R1 of the ring: `access` protects the image; P3: the index was checked in `decode`.
         unsafe { port.batch.place_from_staging(parked.message, placement, index, access.pixels(image)) };
         self.tally.moved += 1;
+        self.last_heard_ns = now_ns;
         Some(mark(&access, image, index, &parked.packet, now_ns))
     }
 
-    /// Counts what the kernel dropped; when that lasts, throws away all that waits on any port.
+    /// Counts what the kernel dropped since the last time.
+    pub fn count_kernel_dropped(&self, ports: &mut [Port]) {
+        let dropped = ports.iter_mut().map(|port| port.socket.take_kernel_dropped()).sum();
+        self.contributor.count_kernel_dropped(dropped);
+    }
+
+    /// Counts the packets that still wait when the readout ends: their images did not open in time.
+    pub fn give_up_parked(&mut self, ports: &mut [Port]) {
+        let parked = ports.iter_mut().map(|port| port.parked.drain(..).len() as u64).sum();
+        self.tally.add_many(PacketFate::Early, parked);
+        self.finish_turn(ports);
+    }
+
+    /// Counts what the kernel dropped; when that lasts on most ports, throws away all that waits on any port.
     fn look_for_overload(&mut self, ports: &mut [Port], index: usize) -> io::Result<()> {
         let dropped = ports[index].socket.take_kernel_dropped();
         if dropped == 0 {
             return Ok(());
         }
         self.contributor.count_kernel_dropped(dropped);
-        if !self.overload.note_drop(monotonic_ns()) {
+        if !self.overload.note_drop(index, ports.len(), monotonic_ns()) {
             return Ok(());
         }
         let mut shed = 0;
         for port in ports {
             shed += port.parked.drain(..).len() as u64;
             shed += socket::discard(port.socket.fd(), SHED_PACKETS_MAX)?;
+            port.note_empty(monotonic_ns());
         }
         self.tally.add_many(PacketFate::Shed, shed);
         Ok(())
     }
 
-    /// Forgets what was known of the ports when a new run has begun.
-    fn follow_run(&mut self, ports: &mut [Port]) {
+    /// Forgets what was known of the run when a new one has begun; ports join it one by one.
+    fn follow_run(&mut self) {
         let epoch = self.contributor.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
-            ports.iter_mut().for_each(Port::forget_run);
+            self.far_ids.forget_run();
         }
     }
 
     /// Counts the turn, and tells how far the ports are: the window may wait for that.
     fn finish_turn(&mut self, ports: &mut [Port]) {
-        self.follow_run(ports);
+        self.follow_run();
         let packet_bytes = self.placement.packet_bytes() as u64;
         let now_ns = monotonic_ns();
         if self.tally.flush(&self.contributor, packet_bytes) > 0 {
-            self.last_placed_ns = now_ns;
             self.progress.note_packets(now_ns);
         }
-        self.contributor.set_progress(self.progress.of(ports, now_ns), self.last_placed_ns);
+        self.contributor.set_progress(self.progress.of(ports, self.epoch, now_ns), self.last_heard_ns);
     }
 }
 

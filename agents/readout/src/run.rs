@@ -8,7 +8,7 @@ use crate::{
 };
 use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
 use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
-use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants};
+use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants, monotonic_ns};
 use std::{
     io,
     path::Path,
@@ -19,6 +19,9 @@ use std::{
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
 /// How often a ring that is not there is looked for again, and how soon a stop is noticed.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// How often sockets without packets are looked at: short against the pause between two runs, in which
+/// each port must be seen empty.
+const IDLE_PERIOD: Duration = Duration::from_millis(20);
 /// How soon a port that is not parked is looked at again while others are.
 const PARKED_PERIOD: Duration = Duration::from_millis(1);
 /// Rounds over ports that have packets, before stop and telemetry are looked at again.
@@ -37,10 +40,8 @@ pub enum ReadoutError {
     Ring(#[from] RingError),
     #[error(transparent)]
     Full(#[from] TooManyParticipants),
-    #[error(
-        "ring {path} carries {found}, the configuration says {wanted}; restart the beamline with one configuration"
-    )]
-    OtherImages { path: String, found: String, wanted: String },
+    #[error("ring {path} was made for another detector configuration; restart the beamline with one configuration")]
+    OtherImages { path: String },
     #[error(transparent)]
     Agent(#[from] StartError),
 }
@@ -124,22 +125,12 @@ fn find_ring(path: &Path) -> Result<Option<Ring>, RingError> {
     }
 }
 
+/// The ring was made for the same placement of packets, or it would put pixels in wrong places.
 fn check_images(path: &Path, ring: &Ring, placement: &Placement) -> Result<(), ReadoutError> {
-    let describe = |height: usize, width: usize, pixel_bytes: usize, packets: usize| {
-        format!("{height} x {width} pixels of {pixel_bytes} bytes in {packets} packets")
-    };
-    let geometry = ring.geometry();
-    let found = describe(
-        geometry.height as usize,
-        geometry.width as usize,
-        geometry.pixel_bytes as usize,
-        geometry.packets_per_image as usize,
-    );
-    let wanted = describe(placement.height, placement.width, placement.pixel.bytes(), placement.packets_per_image());
-    if found == wanted {
+    if ring.geometry().placement_hash == placement.hash() {
         return Ok(());
     }
-    Err(ReadoutError::OtherImages { path: path.display().to_string(), found, wanted })
+    Err(ReadoutError::OtherImages { path: path.display().to_string() })
 }
 
 /// Goes round the ports until stop, or until the ring is closed.
@@ -155,23 +146,28 @@ fn receive(
     let mut metrics = Metrics::new();
     let mut published = Instant::now();
     while !stop.is_set() && !receiver.contributor().ring_closed() {
-        if wait_readable(&mut polls, RETRY_PERIOD.as_millis() as i32).map_err(ReadoutError::Receive)? {
-            drain(&mut receiver, ports, &polls).map_err(ReadoutError::Receive)?;
-        }
+        let is_parked = |port: &Port| !port.parked.is_empty();
+        let period = if ports.iter().any(is_parked) { PARKED_PERIOD } else { IDLE_PERIOD };
+        wait_readable(&mut polls, period.as_millis() as i32).map_err(ReadoutError::Receive)?;
+        let now_ns = monotonic_ns();
+        let is_readable = |index: usize| polls[index].revents != 0;
+        (0..ports.len()).filter(|&index| !is_readable(index)).for_each(|index| ports[index].note_empty(now_ns));
+        let busy = (0..ports.len()).filter(|&index| is_readable(index) || is_parked(&ports[index])).collect();
+        drain(&mut receiver, ports, busy).map_err(ReadoutError::Receive)?;
         if published.elapsed() >= METRICS_PERIOD {
             published = Instant::now();
-            let dropped = ports.iter_mut().map(|port| port.socket.take_kernel_dropped()).sum();
-            receiver.contributor().count_kernel_dropped(dropped);
+            receiver.count_kernel_dropped(ports);
             agent.publish(metrics.read(receiver.contributor().ring(), name, ports));
         }
     }
+    receiver.count_kernel_dropped(ports);
+    receiver.give_up_parked(ports);
     Ok(())
 }
 
 /// A turn of each port that has packets, again and again, so that none runs ahead of the others, until
 /// none has any. Where all that is left waits for the window, so does this.
-fn drain(receiver: &mut Receiver, ports: &mut [Port], polls: &[libc::pollfd]) -> io::Result<()> {
-    let mut busy: Vec<usize> = (0..ports.len()).filter(|&index| polls[index].revents != 0).collect();
+fn drain(receiver: &mut Receiver, ports: &mut [Port], mut busy: Vec<usize>) -> io::Result<()> {
     for _ in 0..ROUNDS_MAX {
         let ticket = receiver.contributor().window_ticket();
         let mut took = false;

@@ -1,17 +1,20 @@
 //! What an id outside the window means: a packet that is late or early, or a detector that began again.
 //!
-//! | id is | and nothing was placed for | it is |
+//! | id is | and it was quiet for | it is |
 //! |---|---|---|
 //! | behind by up to [`NEAR_IDS`] | less than [`NEAR_PAUSE_NS`] | late |
-//! | behind by more | less than [`PAUSE_NS`] | late |
+//! | behind by more | less than a pause | late |
 //! | behind | longer | the begin of a new run |
 //! | ahead by up to [`NEAR_AHEAD_IDS`] | | early: waits for the window; the ids between are lost |
-//! | ahead by up to [`RUN_IDS`] | | the same, once [`JUMP_PACKETS`] in a row agree; dropped until then |
-//! | ahead by more | less than [`PAUSE_NS`] | the begin of a new run, once as many agree |
+//! | ahead by up to [`RUN_IDS`] | less than a pause | the same, once [`JUMP_PACKETS`] in a row agree; dropped until then |
+//! | | longer | the same |
+//! | ahead by more | less than a pause | the begin of a new run, once as many agree |
 //! | ahead by more | longer | the begin of a new run |
 //!
-//! "Nothing was placed" looks at every readout process: one that lags behind the others, with old
-//! packets in its buffers, must not take them for a new run.
+//! "Quiet" is the time since any readout process placed a packet: one that lags behind the others, with old
+//! packets in its buffers, must not take them for a new run. A pause is [`PAUSE_NS`], and at least
+//! [`PAUSE_INTERVALS`] of the intervals that the last images had between them: a slow detector is
+//! quiet between any two images.
 
 use ecs_shm_buffer::Lookup;
 
@@ -20,8 +23,14 @@ pub const NEAR_IDS: u64 = 2;
 pub const NEAR_PAUSE_NS: u64 = 2_000_000_000;
 /// A detector that stops and starts again is silent for longer than this; one that runs is not.
 pub const PAUSE_NS: u64 = 100_000_000;
+/// See the module header. Two would do for a steady detector.
+pub const PAUSE_INTERVALS: u64 = 3;
 /// Ports drift apart by less than this; what is farther ahead is a jump, or a stray packet.
-pub const NEAR_AHEAD_IDS: u64 = 256;
+pub const NEAR_AHEAD_IDS: u64 = 32;
+/// Intervals between images that are remembered: one long pause within a run is forgotten again.
+const INTERVALS: usize = 4;
+/// Packets agree whose ids are this close together.
+const AGREE_IDS: u64 = 256;
 /// A readout that was away comes back this many ids later at most (16 s at 4 kHz).
 pub const RUN_IDS: u64 = 1 << 16;
 /// One hostile packet must not move the window; this many in a row, of ids close together, are a detector.
@@ -40,11 +49,15 @@ pub enum Action {
     DropNoSlot,
 }
 
-/// Remembers far-away ids of one process, to tell a detector from a stray packet.
+/// Remembers far-away ids of one process, to tell a detector from a stray packet, and how quiet a run is
+/// while it goes on.
 #[derive(Debug, Default)]
 pub struct FarIds {
     last: u64,
     in_a_row: u32,
+    /// Of the run: its newest image, when that began, and the last intervals between two.
+    newest: Option<(u64, u64)>,
+    intervals_ns: [u64; INTERVALS],
 }
 
 impl FarIds {
@@ -54,12 +67,13 @@ impl FarIds {
             Lookup::Open => Action::Place,
             Lookup::NoSlot => Action::DropNoSlot,
             Lookup::NoRun => Action::BeginRun,
-            Lookup::Behind(ids) if quiet_ns >= if ids <= NEAR_IDS { NEAR_PAUSE_NS } else { PAUSE_NS } => {
+            Lookup::Behind(ids) if quiet_ns >= self.pause_ns().max(if ids <= NEAR_IDS { NEAR_PAUSE_NS } else { 0 }) => {
                 Action::BeginRun
             }
             Lookup::Behind(_) => Action::DropLate,
             Lookup::Ahead(ids) if ids <= NEAR_AHEAD_IDS => Action::Wait,
-            Lookup::Ahead(ids) if ids > RUN_IDS && quiet_ns >= PAUSE_NS => Action::BeginRun,
+            Lookup::Ahead(ids) if ids > RUN_IDS && quiet_ns >= self.pause_ns() => Action::BeginRun,
+            Lookup::Ahead(_) if quiet_ns >= self.pause_ns() => Action::Wait,
             Lookup::Ahead(_) if !self.agrees(id) => Action::DropEarly,
             Lookup::Ahead(ids) if ids <= RUN_IDS => Action::Wait,
             Lookup::Ahead(_) => Action::BeginRun,
@@ -67,12 +81,32 @@ impl FarIds {
     }
 
     /// A packet was placed: ids far away were strays.
-    pub fn clear(&mut self) {
+    pub fn note_placed(&mut self, id: u64, now_ns: u64) {
         self.in_a_row = 0;
+        match self.newest {
+            Some((newest, began_ns)) if id > newest => {
+                let per_image = now_ns.saturating_sub(began_ns) / (id - newest);
+                self.intervals_ns[newest as usize % INTERVALS] = per_image;
+                self.newest = Some((id, now_ns));
+            }
+            None => self.newest = Some((id, now_ns)),
+            _ => {}
+        }
+    }
+
+    /// A new run has begun.
+    pub fn forget_run(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How long it is quiet before a run is over.
+    pub fn pause_ns(&self) -> u64 {
+        let interval_ns = self.intervals_ns.into_iter().max().unwrap_or(0);
+        PAUSE_NS.max(PAUSE_INTERVALS * interval_ns)
     }
 
     fn agrees(&mut self, id: u64) -> bool {
-        let is_close = id.abs_diff(self.last) <= NEAR_AHEAD_IDS;
+        let is_close = id.abs_diff(self.last) <= AGREE_IDS;
         self.in_a_row = if is_close { self.in_a_row.saturating_add(1) } else { 1 };
         self.last = id;
         self.in_a_row >= JUMP_PACKETS
@@ -93,10 +127,22 @@ mod tests {
         assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS - 1), Action::DropLate);
         assert_eq!(decide(Lookup::Behind(NEAR_IDS + 1), PAUSE_NS), Action::BeginRun);
         assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS), NEAR_PAUSE_NS), Action::Wait);
-        assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS + 1), NEAR_PAUSE_NS), Action::DropEarly);
+        assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS + 1), PAUSE_NS - 1), Action::DropEarly);
+        assert_eq!(decide(Lookup::Ahead(NEAR_AHEAD_IDS + 1), PAUSE_NS), Action::Wait);
         assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS - 1), Action::DropEarly);
         assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS), Action::BeginRun);
         assert_eq!(decide(Lookup::NoSlot, PAUSE_NS), Action::DropNoSlot);
+    }
+
+    #[test]
+    fn a_slow_detector_is_quiet_between_its_images_without_beginning_anew() {
+        let mut ids = FarIds::default();
+        for image in 1..5 {
+            ids.note_placed(image, image * 2_500_000_000);
+        }
+        let behind = Lookup::Behind(NEAR_IDS + 1);
+        assert_eq!(ids.decide(behind, 1, 2_500_000_000), Action::DropLate);
+        assert_eq!(ids.decide(behind, 1, PAUSE_INTERVALS * 2_500_000_000), Action::BeginRun);
     }
 
     #[test]
@@ -109,7 +155,7 @@ mod tests {
             assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_001, 0), believed);
             let mut ids = FarIds::default();
             for packet in 0..10 * u64::from(JUMP_PACKETS) {
-                ids.clear(); // packets of the run keep being placed in between
+                ids.note_placed(1, packet); // packets of the run keep being placed in between
                 assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000 + packet, 0), Action::DropEarly);
             }
         }

@@ -173,6 +173,17 @@ impl Placement {
         &self.segments[first..first + self.segments_per_packet]
     }
 
+    /// A number that two placements share only if every packet lands at the same place in both (FNV-1a).
+    pub fn hash(&self) -> u64 {
+        let fold = |hash: u64, word: u64| {
+            word.to_le_bytes().iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+        };
+        let frame = [self.height, self.width, self.pixel.bytes(), self.payload_bytes, self.packets_per_module];
+        let frame = frame.into_iter().map(|number| number as u64).chain(self.ports.iter().map(|&port| port.into()));
+        let segment = |segment: &Segment| u64::from(segment.offset_bytes) << 32 | u64::from(segment.len_bytes);
+        frame.chain(self.segments.iter().map(segment)).fold(0xcbf2_9ce4_8422_2325, fold)
+    }
+
     pub fn segments_per_packet(&self) -> usize {
         self.segments_per_packet
     }

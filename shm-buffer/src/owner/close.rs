@@ -70,14 +70,12 @@ impl Owner {
     fn passed_end(&self, mono_ns: u64) -> u64 {
         let mut lowest = None::<u64>;
         for place in self.ring.participants().iter().filter(|place| place.is(Role::Contributor)) {
+            let heard_ns = place.last_placed_ns.load(Relaxed).max(self.resumed_ns);
+            let is_silent = self.is_over(heard_ns, mono_ns);
             match unpack_run(place.progress.load(Acquire), self.epoch) {
-                Some(progress) => lowest = Some(lowest.map_or(progress, |lowest| lowest.min(progress))),
-                None => {
-                    let heard_ns = place.last_placed_ns.load(Relaxed).max(self.resumed_ns);
-                    if !self.is_over(heard_ns, mono_ns) {
-                        return 0;
-                    }
-                }
+                Some(progress) if !is_silent => lowest = Some(lowest.map_or(progress, |lowest| lowest.min(progress))),
+                None if !is_silent => return 0,
+                _ => {}
             }
         }
         lowest.map_or(0, |lowest| (lowest + 1).saturating_sub(REORDER_IMAGES))

@@ -175,13 +175,7 @@ impl Owner {
 
     /// Ends on purpose: participants let go of the ring.
     pub fn close(self) {
-        let header = self.ring.header();
-        header.closed.store(1, Relaxed);
-        for (word, waiters) in
-            [(&header.window_event, &header.window_waiters), (&header.commit_event, &header.commit_waiters)]
-        {
-            crate::futex::Event { word, waiters }.signal();
-        }
+        self.ring.close();
     }
 
     fn head_seq(&self) -> u64 {

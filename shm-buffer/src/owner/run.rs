@@ -46,6 +46,8 @@ impl Owner {
         self.wanted = None;
         self.lost.clear(); // told above, or no reader has read for a whole ring; the counters have them
         header.counters.runs.fetch_add(1, Relaxed);
+        let placed = self.ring.participants().iter().map(|place| place.last_placed_ns.load(Relaxed));
+        header.run_after_ns.store(placed.max().unwrap_or(0), Relaxed);
         self.publish_base(self.base);
         header.epoch.store(self.epoch, Release); // pairs with Acquire in Contributor::epoch
         self.open_ahead();

@@ -20,7 +20,16 @@ pub const UTC_OFFSET_NS: u64 = 1_700_000_000_000_000_000;
 
 pub fn geometry(slots: u32, window: u32, packets: u32) -> Geometry {
     let width = packets * PACKET_BYTES as u32;
-    Geometry { slots, window, height: 1, width, pixel_bytes: 1, packets_per_image: packets, fill: FILL.into() }
+    Geometry {
+        slots,
+        window,
+        height: 1,
+        width,
+        pixel_bytes: 1,
+        packets_per_image: packets,
+        fill: FILL.into(),
+        placement_hash: 7,
+    }
 }
 
 /// A process of the script; none of them is real.

@@ -117,7 +117,7 @@ fn reader_from_the_oldest_step_is_told_all_after_any_number_of_notices() {
     let mut contributor = rig.contributor_in_run(2, 0);
     rig.whole_image(&mut contributor, 0);
     for notices in 1..100 {
-        contributor.set_progress(Some(2 + notices), rig.now_ns);
+        contributor.set_progress(Some(2 + notices), rig.now_ns + HOUSEKEEPING_NS);
         assert_eq!(rig.step_after(HOUSEKEEPING_NS).committed, 1, "notice {notices}");
         let mut late = Reader::reliable(&rig.ring, common::process(4), "late", Start::Oldest).unwrap();
         let mut told = invariants::Told::default();
@@ -136,7 +136,7 @@ fn notices_wait_for_a_reader_that_does_not_read_and_are_told_later() {
     let mut slow = reader(&rig, 3);
     rig.whole_image(&mut contributor, 0);
     for notices in 1..40 {
-        contributor.set_progress(Some(2 + notices), rig.now_ns);
+        contributor.set_progress(Some(2 + notices), rig.now_ns + HOUSEKEEPING_NS);
         rig.step_after(HOUSEKEEPING_NS);
     }
     assert_eq!(rig.ring.status().commits, 8, "16 entries, 8 of them kept for images");

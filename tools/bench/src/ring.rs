@@ -27,8 +27,16 @@ pub struct Options {
 }
 
 /// An EIGER 500K at 16 bit.
-const IMAGES: Geometry =
-    Geometry { slots: 0, window: 32, height: 514, width: 1030, pixel_bytes: 2, packets_per_image: 256, fill: 0xffff };
+const IMAGES: Geometry = Geometry {
+    slots: 0,
+    window: 32,
+    height: 514,
+    width: 1030,
+    pixel_bytes: 2,
+    packets_per_image: 256,
+    fill: 0xffff,
+    placement_hash: 7,
+};
 const RING_BYTES: u64 = 512 << 20;
 /// How long one of the threads waits for the others before it looks again.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -87,6 +87,11 @@ impl Port {
         }
     }
 
+    /// When a packet was last placed, or waited for.
+    pub fn heard_ns(&self) -> u64 {
+        self.heard_ns
+    }
+
     /// The socket was empty: what it holds from now on came later. What waits here came before.
     pub fn note_empty(&mut self, now_ns: u64) {
         if self.parked.is_empty() {

@@ -184,9 +184,12 @@ impl Receiver {
             return Some(PacketFate::Late);
         }
         let waits = now_ns.saturating_sub(parked.since_ns) < self.patience_ns;
-        let placed_ns = self.contributor.last_placed_ns().max(self.last_heard_ns);
-        let quiet_ns = now_ns.saturating_sub(placed_ns);
         let lookup = self.contributor.lookup(id);
+        let quiet_since_ns = match lookup {
+            Lookup::Ahead(_) => port.heard_ns(),
+            _ => self.contributor.last_placed_ns().max(self.last_heard_ns),
+        };
+        let quiet_ns = now_ns.saturating_sub(quiet_since_ns);
         let action = match lookup {
             Lookup::Ahead(_) if parked.is_believed => Action::Wait,
             _ => self.far_ids.decide(lookup, id, quiet_ns),

@@ -11,8 +11,9 @@
 //! | ahead by more | less than a pause | the begin of a new run, once as many agree |
 //! | ahead by more | longer | the begin of a new run |
 //!
-//! "Quiet" is the time since any readout process placed a packet: one that lags behind the others, with old
-//! packets in its buffers, must not take them for a new run. A pause is [`PAUSE_NS`], and at least
+//! "Quiet" is, for an id ahead, the time since this port placed a packet; for an id behind, the time since any
+//! readout process did: one that lags behind the others, with old packets in its buffers, must not take them
+//! for a new run. A pause is [`PAUSE_NS`], and at least
 //! [`PAUSE_INTERVALS`] of the intervals that the last images had between them: a slow detector is
 //! quiet between any two images.
 

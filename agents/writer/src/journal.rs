@@ -1,7 +1,7 @@
 //! The job in hand, on disk: a writer that comes back after a kill knows which file it owes an end.
 //!
-//! One small JSON file, replaced as a whole. It is written before the job's file is made and removed
-//! after the job's end; so a kill at any instant leaves either no file and no entry, or an entry.
+//! One small JSON file, replaced as a whole. It is written before the job's file is made and stays until
+//! the next job replaces it: a kill before the broker has heard of the end is made good by telling it again.
 
 use crate::file::{End, EndState, recover};
 use ecs_schemas::{
@@ -51,12 +51,12 @@ impl Journal {
         fs::rename(&unfinished, &self.path)
     }
 
-    /// The job has no file, or its end was reported.
-    pub fn end(&self) {
+    /// The job has no file.
+    pub fn forget(&self) {
         if let Err(error) = fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the journal of an ended job");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the journal of a job without a file");
         }
     }
 
@@ -73,7 +73,7 @@ impl Journal {
         let reason = "the writer was killed while it wrote this file".to_owned();
         let end = End { state: EndState::Failed, reason, pending_cause: LossCause::WriterDown, sync: true };
         let recovered = recover(&entry.output, entry.job.0, &end);
-        tracing::info!(job = entry.job.0, output = %entry.output.display(), "ended a file that was left behind");
+        tracing::debug!(job = entry.job.0, output = %entry.output.display(), "told again how the last job ended");
         Some((entry.job, job_end(&entry, recovered)))
     }
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_without_a_file_is_reported_as_lost_and_an_ended_one_not_at_all() {
+    fn an_entry_without_a_file_is_reported_as_lost_and_a_forgotten_one_not_at_all() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let journal = Journal::new(folder.path(), "x01/writer");
         assert!(journal.recover().is_none());
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(failure.code, ErrorCode::AgentLost);
         let ledger: Ledger = result.to_typed().expect("a ledger");
         assert!(ledger.is_balanced() && ledger.lost_total() == 10, "{ledger:?}");
-        journal.end();
+        journal.forget();
         assert!(journal.recover().is_none());
     }
 }

@@ -64,9 +64,11 @@ impl WriteService {
         let ring = self.open_ring()?;
         let io_failed =
             |error: std::io::Error| Failure::new(ErrorCode::Output, format!("cannot write the journal: {error}"));
+        // A file that could not be ended before is ended now, or its only note would be replaced.
+        let _ = self.journal.recover();
         self.journal.begin(job.id(), &spec.output, spec.images).map_err(io_failed)?;
         let file = ImageFile::create(&spec).map_err(|error: CreateError| {
-            self.journal.end();
+            self.journal.forget();
             Failure::from(&error)
         })?;
         job.accept();
@@ -109,9 +111,8 @@ impl WriteService {
         if ring.is_closed() {
             return Err(no_ring(format!("the ring {} is being closed", path.display())));
         }
-        let (wanted, found) = (self.beamline.placement.image_bytes(), ring.geometry().image_bytes());
-        if wanted != found {
-            return Err(no_ring(format!("the ring carries images of {found} bytes, the configuration says {wanted}")));
+        if ring.geometry().placement_hash != self.beamline.placement.hash() {
+            return Err(no_ring(format!("the ring {} was made for another detector configuration", path.display())));
         }
         Ok(ring)
     }
@@ -157,19 +158,24 @@ impl WriteService {
         job.running();
         let (mut last_image, mut told) = (Instant::now(), Instant::now());
         while !take.is_over() {
-            if let Some(ending) = interrupted(job, reader.ring(), last_image.elapsed(), image_timeout, take.done()) {
-                return ending;
+            match reader.next(LOOK_PERIOD.min(image_timeout)) {
+                Some(delivery) => {
+                    let taken = take.take(reader, &delivery);
+                    reader.release();
+                    if let Err(error) = taken {
+                        let (failure, cause) = error.failure();
+                        return Ending::failed(failure, cause);
+                    }
+                    if delivery.image.is_some() {
+                        last_image = Instant::now();
+                    }
+                }
+                // Only now: what is in the ring is written also when its assembler has gone.
+                None if reader.ring().is_closed() => return Ending::ring_closed(),
+                None => {}
             }
-            if let Some(delivery) = reader.next(LOOK_PERIOD.min(image_timeout)) {
-                let taken = take.take(reader, &delivery);
-                reader.release();
-                if let Err(error) = taken {
-                    let (failure, cause) = error.failure();
-                    return Ending::failed(failure, cause);
-                }
-                if delivery.image.is_some() {
-                    last_image = Instant::now();
-                }
+            if let Some(ending) = interrupted(job, last_image.elapsed(), image_timeout, take.done()) {
+                return ending;
             }
             if told.elapsed() >= PROGRESS_PERIOD {
                 told = Instant::now();
@@ -208,6 +214,11 @@ impl Ending {
         Self { state: EndState::Failed, failure: Some(failure), cause }
     }
 
+    fn ring_closed() -> Self {
+        let failure = Failure::new(ErrorCode::NoRing, "the assembler was stopped, and the ring with it");
+        Self::failed(failure, LossCause::RingGone)
+    }
+
     fn into_job_end(self, ledger: &Ledger) -> JobEnd {
         let result = Value::from_typed(ledger);
         match (self.state, self.failure) {
@@ -238,14 +249,10 @@ fn read_params(params: &Value) -> Result<WriteParams, Failure> {
 }
 
 /// Why the images of a job end before the last, if they do.
-fn interrupted(job: &Job, ring: &Ring, silence: Duration, image_timeout: Duration, done: u64) -> Option<Ending> {
+fn interrupted(job: &Job, silence: Duration, image_timeout: Duration, done: u64) -> Option<Ending> {
     if job.is_killed() {
         let failure = Some(Failure::new(ErrorCode::Cancelled, "ended on request"));
         return Some(Ending { state: EndState::Cancelled, failure, cause: LossCause::Cancelled });
-    }
-    if ring.is_closed() {
-        let failure = Failure::new(ErrorCode::NoRing, "the assembler was stopped, and the ring with it");
-        return Some(Ending::failed(failure, LossCause::RingGone));
     }
     if silence < image_timeout {
         return None;

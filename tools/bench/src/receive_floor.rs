@@ -10,6 +10,8 @@ use std::{
 };
 
 const BATCH: usize = 64;
+/// How long the generator may take to send its first packet.
+const FIRST_PACKET_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Drains `sockets` for `leg`. Returns packets per second from the first packet on.
 pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) -> io::Result<f64> {
@@ -32,7 +34,12 @@ pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) 
         .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
     let (mut packets, mut start) = (0_u64, None::<Instant>);
+    let begun = Instant::now();
     while start.is_none_or(|start| start.elapsed() < leg) {
+        if start.is_none() && begun.elapsed() > FIRST_PACKET_PATIENCE {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no packet came from the generator"));
+        }
+
         // SAFETY: the slice covers the entries.
         unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 100) };
         loop {

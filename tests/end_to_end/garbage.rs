@@ -22,7 +22,7 @@ impl Random {
 
 /// Bytes of every length, and headers that are nearly right: foreign detectors, impossible numbers, ids
 /// from everywhere.
-fn hostile_packet(random: &mut Random) -> Vec<u8> {
+fn hostile_packet(random: &mut Random, with_far_ids: bool) -> Vec<u8> {
     let exact = 4144;
     let length = match random.next() % 4 {
         0 => random.next() as usize % 200,
@@ -31,9 +31,15 @@ fn hostile_packet(random: &mut Random) -> Vec<u8> {
     };
     let mut packet: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
     if length == exact {
-        let number = if random.next().is_multiple_of(2) { u32::MAX } else { 32 + random.next() as u32 % 1000 };
+        let (impossible, far_id) = (32 + random.next() as u32 % 1000, 1 << 40 | random.next() >> 20);
+        let (number, detector, id) = match random.next() % if with_far_ids { 3 } else { 2 } {
+            0 => (impossible, 1, 5),
+            1 => (0, 3, 5),
+            _ => (random.next() as u32 % 32, 1, far_id), // nothing wrong with it but its id
+        };
+        packet[0..8].copy_from_slice(&id.to_le_bytes());
         packet[12..16].copy_from_slice(&number.to_le_bytes());
-        (packet[46], packet[47]) = if random.next().is_multiple_of(2) { (1, 2) } else { (3, 2) };
+        (packet[46], packet[47]) = (detector, 2);
     }
     packet
 }
@@ -44,7 +50,8 @@ fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
     let detector: Value = serde_json::from_str(&fs::read_to_string(beamline.path("detector.json")).unwrap()).unwrap();
     let port = detector["start_udp_port"].as_u64().unwrap() as u16;
     let job = beamline.submit_running("run.h5", 1000, &["--start", "1"]);
-    let done = AtomicBool::new(false);
+    // Before a run has begun, any packet that looks right begins one; in a run, an id far away is a stray.
+    let (began, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let seed = 0x5eed_0001;
     println!("seed {seed:#x}");
     std::thread::scope(|scope| {
@@ -52,7 +59,8 @@ fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
             let (socket, mut random) = (UdpSocket::bind("127.0.0.1:0").unwrap(), Random(seed));
             while !done.load(Ordering::Relaxed) {
                 for _ in 0..20 {
-                    socket.send_to(&hostile_packet(&mut random), ("127.0.0.1", port)).unwrap();
+                    let packet = hostile_packet(&mut random, began.load(Ordering::Relaxed));
+                    socket.send_to(&packet, ("127.0.0.1", port)).unwrap();
                 }
                 std::thread::sleep(std::time::Duration::from_millis(2));
             }
@@ -61,6 +69,10 @@ fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
             let mut attack = python();
             attack.arg("tests/attack_broker.py").arg(format!("ipc://{}", beamline.path("req").display()));
             Outcome::of(&mut attack).ok();
+        });
+        scope.spawn(|| {
+            beamline.wait_job(job, |job| job["progress"]["done"].as_u64() >= Some(50));
+            began.store(true, Ordering::Relaxed);
         });
         let sim = Outcome::of(&mut beamline.sim(1000, 300, &[]));
         let ended = beamline.wait_end(job);
@@ -71,6 +83,7 @@ fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
     assert_eq!(check_images(&beamline.path("run.h5"), &[])["complete"], 1000);
     let telemetry = &beamline.agent("readout")["telemetry"];
     assert!(telemetry["dropped_malformed"].as_u64().unwrap() > 0, "{telemetry:#}");
+    assert!(telemetry["dropped_early"].as_u64().unwrap() > 0, "{telemetry:#}");
     assert!(telemetry["dropped_foreign"].as_u64().unwrap() > 0, "{telemetry:#}");
     assert!(beamline.status()["broker"]["malformed"].as_u64().unwrap() > 0);
     assert!(!beamline.log().contains("panicked"), "{}", beamline.log());

@@ -84,7 +84,8 @@ impl Receiver {
         &self.contributor
     }
 
-    /// One turn of `ports[index]`: what waits there is placed if it can be, then one batch is received.
+    /// One turn of `ports[index]`: one batch is received, unless packets of the last one still wait; what
+    /// waits is placed or dropped as far as that can be decided.
     ///
     /// # Errors
     /// The socket is broken.
@@ -263,9 +264,10 @@ impl Receiver {
         }
         let mut shed = 0;
         for port in ports {
+            let begun_ns = monotonic_ns();
             shed += port.parked.drain(..).len() as u64;
             shed += socket::discard(port.socket.fd(), SHED_PACKETS_MAX)?;
-            port.note_empty(monotonic_ns());
+            port.note_empty(begun_ns);
         }
         self.tally.add_many(PacketFate::Shed, shed);
         Ok(())

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::{
     fs,
     net::UdpSocket,
+    os::fd::AsRawFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -44,6 +45,20 @@ fn hostile_packet(random: &mut Random, with_far_ids: bool) -> Vec<u8> {
     packet
 }
 
+/// Several packets in one message, of the right length or another; the receiver gets them coalesced.
+fn send_coalesced(random: &mut Random, with_far_ids: bool, port: u16) {
+    let packet_bytes = [4144_i32, 4143, 1000, 1][random.next() as usize % 4];
+    let bytes: Vec<u8> = (0..60).flat_map(|_| hostile_packet(random, with_far_ids)).collect();
+    let bytes = &bytes[..bytes.len().min(packet_bytes as usize * 14 + 5).min(65_000)];
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // SAFETY: the option is an int and outlives the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const packet_bytes).cast(), 4)
+    };
+    assert_eq!(result, 0);
+    socket.send_to(bytes, ("127.0.0.1", port)).unwrap();
+}
+
 #[test]
 fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
     let beamline = Beamline::up(Detector::Quadrant, "");
@@ -58,6 +73,7 @@ fn garbage_on_detector_ports_and_broker_costs_nobody_an_image() {
         scope.spawn(|| {
             let (socket, mut random) = (UdpSocket::bind("127.0.0.1:0").unwrap(), Random(seed));
             while !done.load(Ordering::Relaxed) {
+                send_coalesced(&mut random, began.load(Ordering::Relaxed), port);
                 for _ in 0..20 {
                     let packet = hostile_packet(&mut random, began.load(Ordering::Relaxed));
                     socket.send_to(&packet, ("127.0.0.1", port)).unwrap();

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! One process receives some ports (all, by default). For each batch it predicts which packets come
-//! next on that port and gives the kernel the places of those; what came instead is moved. A packet may
+//! next on that port and gives the kernel the places of those; what came instead is moved. Where packets
+//! come faster than one by one, the kernel hands over many in one message (`UDP_GRO`). A packet may
 //! be late, early, doubled, cut, foreign or hostile: each is counted by cause, and none is written
 //! outside its own place in its own image.
 //!
@@ -15,8 +16,8 @@
 //! |---|---|
 //! | `run` | attaches to the ring, waits for packets, goes round the ports |
 //! | `socket` | the UDP socket: buffer size, `recvmmsg`, the kernel's drop counter |
-//! | `batch` | the memory of one batch, and the scatter lists |
-//! | `receive` | one batch: predict, receive, mark, move strays |
+//! | `batch` | the memory of one batch, and the scatter lists of its messages |
+//! | `receive` | one turn of a port: predict, receive, mark, move strays |
 //! | `runs` | what an id outside the window means: late, early, or a new run |
 //! | `overload` | when to throw whole images away, so that others stay whole |
 //! | `port` | what is known of one port: what comes next, how far it is, what waits |

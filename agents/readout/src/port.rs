@@ -2,7 +2,7 @@
 //! wait for their image to open.
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, Landed},
     decode::Packet,
     runs::{NEAR_IDS, RUN_IDS},
     socket::PortSocket,
@@ -35,7 +35,7 @@ pub struct Port {
 /// A packet that did not come where it was expected, at its place in the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Parked {
-    pub message: usize,
+    pub landed: Landed,
     pub packet: Packet,
     /// When it came: it does not wait for ever.
     pub since_ns: u64,

@@ -1,4 +1,4 @@
-//! One batch of packets of one port: predict, receive, mark, move strays.
+//! One turn of one port: predict, receive, mark, move strays.
 //!
 //! # Rules
 //! P1  The kernel writes a payload either into staging or into the place of the packet that is expected
@@ -12,7 +12,7 @@
 //!     waited here for all would keep back the very packets that let the window move.
 
 use crate::{
-    batch::{BATCH_PACKETS, Batch},
+    batch::{BATCH_PACKETS, Batch, Landed},
     decode::{self, Packet},
     overload::Overload,
     port::{Parked, Port, Progress, successor},
@@ -62,7 +62,24 @@ struct Tally {
 /// while more come.
 const SHED_PACKETS_MAX: u64 = 1 << 17;
 
+/// The packet that is expected at each place of a batch.
 type Expected = [Option<(u64, usize)>; BATCH_PACKETS];
+
+/// What was received.
+#[derive(Clone, Copy)]
+struct Received {
+    packets: usize,
+    /// There was nothing more.
+    emptied: bool,
+}
+
+/// What became of a packet at first sight.
+enum Taken {
+    /// It came where it was expected; and its image.
+    Marked(PacketFate, u64),
+    Parked,
+    Bad(PacketFate),
+}
 
 impl Receiver {
     pub fn new(placement: Placement, contributor: Contributor, deadline: Duration) -> Self {
@@ -84,7 +101,7 @@ impl Receiver {
         &self.contributor
     }
 
-    /// One turn of `ports[index]`: one batch is received, unless packets of the last one still wait; what
+    /// One turn of `ports[index]`: batches are received, unless packets of the last one still wait; what
     /// waits is placed or dropped as far as that can be decided.
     ///
     /// # Errors
@@ -93,20 +110,20 @@ impl Receiver {
         self.follow_run();
         let turn_ns = monotonic_ns();
         let received = match ports[index].parked.is_empty() {
-            true => Some(self.receive_batch(&mut ports[index])?),
+            true => Some(self.receive_batches(&mut ports[index])?),
             false => None,
         };
         self.settle_parked(ports, index);
-        if received.is_some_and(|packets| packets < BATCH_PACKETS) {
+        if received.is_some_and(|received| received.emptied) {
             ports[index].note_empty(turn_ns); // only now: the packets of this turn came before it was
         }
-        if received.is_some_and(|packets| packets > 0) {
+        if received.is_some_and(|received| received.packets > 0) {
             self.look_for_overload(ports, index)?;
         }
         self.finish_turn(ports);
         Ok(match (ports[index].parked.is_empty(), received) {
             (false, _) => Turn::Parked,
-            (true, Some(0)) => Turn::Empty,
+            (true, Some(Received { packets: 0, .. })) => Turn::Empty,
             (true, _) => Turn::Took,
         })
     }
@@ -116,50 +133,50 @@ impl Receiver {
         self.contributor.wait_for_window(ticket, timeout);
     }
 
-    /// Predicts, receives, and marks what came as predicted. What did not is parked.
-    fn receive_batch(&mut self, port: &mut Port) -> io::Result<usize> {
-        let epoch = self.epoch;
-        let Self { placement, contributor, .. } = self;
-        let per_module = placement.packets_per_module;
-        let (expected, ids, count) = predict(port.expected(epoch), per_module);
-        let mut access = contributor.protect(&ids[..count]);
-        if !access.is_of_run(epoch) {
-            access.forget(); // the same ids are open in another run by now
-        }
-        for (m, expected) in expected.iter().enumerate() {
-            let place = expected.and_then(|(id, number)| free_place(&access, id, port.module * per_module + number));
-            match place {
-                Some((image, packet)) => port.batch.aim_at_image(m, placement, packet, access.pixels(image)),
-                None => port.batch.aim_at_staging(m),
-            }
-        }
-        // SAFETY: P1: `access` protects the images, and lives until every payload is marked or fetched.
-        let received = unsafe { socket::receive(port.socket.fd(), &mut port.batch.messages) }?;
-        let now_ns = monotonic_ns();
-        for (m, expected) in expected.iter().enumerate().take(received) {
-            let packet = match read_header(&port.batch, m, per_module) {
-                Ok(packet) => packet,
-                Err(fate) => {
-                    self.tally.add(fate);
-                    continue;
-                }
-            };
-            port.note_packet(&packet, per_module);
-            if port.batch.is_aimed_at_image(m) {
-                if *expected == Some((packet.image_id, packet.number)) {
-                    let image = access.image(packet.image_id).expect("a place in it was predicted");
-                    port.note_id(packet.image_id, now_ns);
-                    self.tally.add(mark(&access, image, port.module * per_module + packet.number, &packet, now_ns));
-                    self.far_ids.note_placed(packet.image_id, now_ns);
-                    self.last_heard_ns = now_ns;
-                    continue;
-                }
-                // SAFETY: P2: aimed at an image that `access` still protects.
-                unsafe { port.batch.fetch_to_staging(m) };
-            }
-            port.parked.push_back(Parked { message: m, packet, since_ns: now_ns, is_believed: false });
+    /// Receives batches until there are packets enough for a turn, none is left, or some are parked.
+    fn receive_batches(&mut self, port: &mut Port) -> io::Result<Received> {
+        let mut received = Received { packets: 0, emptied: false };
+        while received.packets < BATCH_PACKETS && port.parked.is_empty() && !received.emptied {
+            let batch = self.receive_batch(port)?;
+            received = Received { packets: received.packets + batch.packets, ..batch };
         }
         Ok(received)
+    }
+
+    /// Predicts, receives, and marks what came as predicted. What did not is parked.
+    fn receive_batch(&mut self, port: &mut Port) -> io::Result<Received> {
+        let Self { placement, contributor, tally, far_ids, epoch, last_heard_ns, .. } = self;
+        let places = port.batch.begin();
+        let (expected, ids, count) = predict(port.expected(*epoch), places, placement.packets_per_module);
+        let mut access = contributor.protect(&ids[..count]);
+        if !access.is_of_run(*epoch) {
+            access.forget(); // the same ids are open in another run by now
+        }
+        aim(port, placement, &access, &expected[..places]);
+        let messages = port.batch.messages();
+        let messages_max = messages.len();
+        // SAFETY: P1: `access` protects the images, and lives until every payload is marked or fetched.
+        let messages = unsafe { socket::receive(port.socket.fd(), messages) }?;
+        let now_ns = monotonic_ns();
+        let mut packets = 0;
+        for message in 0..messages {
+            let contents = port.batch.contents(message);
+            packets += contents.packets + contents.malformed;
+            tally.add_many(PacketFate::Malformed, contents.malformed as u64);
+            for packet in 0..contents.packets {
+                let landed = Landed { message, packet };
+                match take_packet(port, placement, &access, &expected, landed, now_ns) {
+                    Taken::Marked(fate, id) => {
+                        tally.add(fate);
+                        far_ids.note_placed(id, now_ns);
+                        *last_heard_ns = now_ns;
+                    }
+                    Taken::Bad(fate) => tally.add(fate),
+                    Taken::Parked => {}
+                }
+            }
+        }
+        Ok(Received { packets, emptied: messages < messages_max })
     }
 
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
@@ -233,7 +250,7 @@ impl Receiver {
             return Some(PacketFate::Duplicate);
         }
         // SAFETY: R1 of the ring: `access` protects the image; P3: the index was checked in `decode`.
-        unsafe { port.batch.place_from_staging(parked.message, placement, index, access.pixels(image)) };
+        unsafe { port.batch.place_from_staging(parked.landed, placement, index, access.pixels(image)) };
         self.tally.moved += 1;
         self.last_heard_ns = now_ns;
         Some(mark(&access, image, index, &parked.packet, now_ns))
@@ -322,11 +339,15 @@ impl Tally {
     }
 }
 
-/// The packets that follow the last one, and the images that they belong to.
-fn predict(next: Option<(u64, usize)>, packets_per_module: usize) -> (Expected, [u64; HAZARD_SLOTS], usize) {
+/// The packets that follow the last one, one for each place, and the images that they belong to.
+fn predict(
+    next: Option<(u64, usize)>,
+    places: usize,
+    packets_per_module: usize,
+) -> (Expected, [u64; HAZARD_SLOTS], usize) {
     let (mut expected, mut ids, mut count) = ([None; BATCH_PACKETS], [0; HAZARD_SLOTS], 0);
     let Some(mut packet) = next else { return (expected, ids, count) };
-    for slot in &mut expected {
+    for place in &mut expected[..places] {
         if count == 0 || ids[count - 1] != packet.0 {
             if count == HAZARD_SLOTS {
                 break; // more images than may be protected at one time: the rest goes to staging
@@ -334,10 +355,50 @@ fn predict(next: Option<(u64, usize)>, packets_per_module: usize) -> (Expected, 
             ids[count] = packet.0;
             count += 1;
         }
-        *slot = Some(packet);
+        *place = Some(packet);
         packet = successor(packet, packets_per_module);
     }
     (expected, ids, count)
+}
+
+/// Aims each place of the port's batch at that of the packet that is expected there, where it is free.
+fn aim(port: &mut Port, placement: &Placement, access: &Access<'_>, expected: &[Option<(u64, usize)>]) {
+    let first = port.module * placement.packets_per_module;
+    for expected in expected {
+        match expected.and_then(|(id, number)| free_place(access, id, first + number)) {
+            Some((image, packet)) => port.batch.aim_at_image(placement, packet, access.pixels(image)),
+            None => port.batch.aim_at_staging(),
+        }
+    }
+}
+
+/// Reads a packet's header, and marks the packet if it came where it was expected.
+fn take_packet(
+    port: &mut Port,
+    placement: &Placement,
+    access: &Access<'_>,
+    expected: &Expected,
+    landed: Landed,
+    now_ns: u64,
+) -> Taken {
+    let per_module = placement.packets_per_module;
+    let packet = match read_header(&port.batch, landed, per_module) {
+        Ok(packet) => packet,
+        Err(fate) => return Taken::Bad(fate),
+    };
+    port.note_packet(&packet, per_module);
+    if let Some((id, number)) = port.batch.image_place(landed).and_then(|place| expected[place]) {
+        let image = access.image(id).expect("a place in it was predicted");
+        let index = port.module * per_module + number;
+        if (id, number) == (packet.image_id, packet.number) {
+            port.note_id(id, now_ns);
+            return Taken::Marked(mark(access, image, index, &packet, now_ns), id);
+        }
+        // SAFETY: P2: aimed at an image that `access` still protects.
+        unsafe { port.batch.fetch_to_staging(landed, placement, index, access.pixels(image)) };
+    }
+    port.parked.push_back(Parked { landed, packet, since_ns: now_ns, is_believed: false });
+    Taken::Parked
 }
 
 /// The image and packet index, if it is open and the packet has not come yet (P1).
@@ -346,11 +407,8 @@ fn free_place(access: &Access<'_>, id: u64, packet: usize) -> Option<(OpenImage,
     (!access.has_packet(image, packet)).then_some((image, packet))
 }
 
-fn read_header(batch: &Batch, m: usize, packets_per_module: usize) -> Result<Packet, PacketFate> {
-    if !batch.is_whole(m) {
-        return Err(PacketFate::Malformed);
-    }
-    let header: &[u8; eiger::HEADER_BYTES] = batch.header(m).try_into().map_err(|_| PacketFate::Malformed)?;
+fn read_header(batch: &Batch, landed: Landed, packets_per_module: usize) -> Result<Packet, PacketFate> {
+    let header: &[u8; eiger::HEADER_BYTES] = batch.header(landed).try_into().map_err(|_| PacketFate::Malformed)?;
     decode::eiger(header, packets_per_module)
 }
 

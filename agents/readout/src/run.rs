@@ -143,6 +143,7 @@ fn receive(
 ) -> Result<(), ReadoutError> {
     let pollfd = |port: &Port| libc::pollfd { fd: port.socket.fd(), events: libc::POLLIN, revents: 0 };
     let mut polls: Vec<libc::pollfd> = ports.iter().map(pollfd).collect();
+    let mut busy = Vec::with_capacity(ports.len());
     let mut metrics = Metrics::new();
     let mut published = Instant::now();
     while !stop.is_set() && !receiver.contributor().ring_closed() {
@@ -153,8 +154,9 @@ fn receive(
         wait_readable(&mut polls, period.as_millis() as i32).map_err(ReadoutError::Receive)?;
         let is_readable = |index: usize| polls[index].revents != 0;
         (0..ports.len()).filter(|&index| !is_readable(index)).for_each(|index| ports[index].note_empty(looked_ns));
-        let busy = (0..ports.len()).filter(|&index| is_readable(index) || is_parked(&ports[index])).collect();
-        drain(&mut receiver, ports, busy).map_err(ReadoutError::Receive)?;
+        busy.extend((0..ports.len()).filter(|&index| is_readable(index) || is_parked(&ports[index])));
+        drain(&mut receiver, ports, &mut busy).map_err(ReadoutError::Receive)?;
+        busy.clear();
         if published.elapsed() >= METRICS_PERIOD {
             published = Instant::now();
             receiver.count_kernel_dropped(ports);
@@ -166,28 +168,30 @@ fn receive(
     Ok(())
 }
 
-/// A turn of each port that has packets, again and again, so that none runs ahead of the others, until
-/// none has any. Where all that is left waits for the window, so does this.
-fn drain(receiver: &mut Receiver, ports: &mut [Port], mut busy: Vec<usize>) -> io::Result<()> {
+/// A turn of each of the `busy` ports, again and again, so that none runs ahead of the others, until none
+/// has packets. Where all that is left waits for the window, so does this.
+fn drain(receiver: &mut Receiver, ports: &mut [Port], busy: &mut Vec<usize>) -> io::Result<()> {
     for _ in 0..ROUNDS_MAX {
         let ticket = receiver.contributor().window_ticket();
-        let mut took = false;
-        let mut still_busy = Vec::with_capacity(busy.len());
-        for &index in &busy {
-            let turn = receiver.receive(ports, index)?;
-            took |= turn == Turn::Took;
-            if turn != Turn::Empty {
-                still_busy.push(index);
+        let (mut took, mut failed) = (false, Ok(()));
+        busy.retain(|&index| match receiver.receive(ports, index) {
+            Ok(turn) => {
+                took |= turn == Turn::Took;
+                turn != Turn::Empty
             }
-        }
-        if still_busy.is_empty() {
+            Err(error) => {
+                failed = Err(error);
+                false
+            }
+        });
+        failed?;
+        if busy.is_empty() {
             break;
         }
         if !took {
             receiver.wait_for_window(ticket, PARKED_PERIOD);
             break; // other ports may have packets by now that let it move
         }
-        busy = still_busy;
     }
     Ok(())
 }

@@ -48,18 +48,22 @@ impl PortSocket {
         let fd = socket.as_raw_fd();
         // The kernel doubles the number for its book-keeping. FORCE needs CAP_NET_ADMIN; without it the
         // host's net.core.rmem_max is the limit, which status shows.
-        set_option(fd, libc::SO_RCVBUFFORCE, asked)
-            .or_else(|_| set_option(fd, libc::SO_RCVBUF, asked))
+        set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, asked)
+            .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, asked))
             .map_err(failed("SO_RCVBUF"))?;
+        // Packets that came together are handed over together: less than half the cost of each. A kernel
+        // that cannot hands them over one by one.
+        let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         let given: i32 = get_option(fd, libc::SO_RCVBUF, 0).map_err(failed("SO_RCVBUF"))?;
         let receive_buffer =
             ReceiveBuffer { asked_bytes: receive_buffer_bytes, given_bytes: u64::try_from(given / 2).unwrap_or(0) };
         Ok(Self { socket, receive_buffer, dropped: 0 })
     }
 
-    /// Packets that the kernel threw away since the last call, for want of room in the buffer. It is the
-    /// counter that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also
-    /// when no packet follows the loss, and costs nothing per packet.
+    /// What the kernel threw away since the last call, for want of room in the buffer. It is the counter
+    /// that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also when no
+    /// packet follows the loss, and costs nothing per packet. Packets that came coalesced count as one,
+    /// so it is the least that was lost; the bitmaps of the images tell which.
     pub fn take_kernel_dropped(&mut self) -> u64 {
         const SO_MEMINFO: i32 = 55; // asm-generic/socket.h; not in libc for every target
         const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
@@ -79,17 +83,30 @@ impl ReceiveBuffer {
     }
 }
 
-/// Receives what is there, at most one packet for each of `messages`, without waiting. `Ok(0)`: nothing.
+/// Room for the one control message that comes with a message, aligned as the kernel wants it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub struct Control([u8; 24]);
+
+/// Receives what is there, at most one message for each of `messages`, without waiting. `Ok(0)`: nothing.
 ///
 /// # Safety
-/// Every iovec of every message leads to memory that this thread may write until the call returns.
+/// Every iovec and control buffer of every message leads to memory that this thread may write until the
+/// call returns.
 ///
 /// # Errors
 /// The socket is broken; an empty one and an interrupted call are not errors.
 pub unsafe fn receive(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    // SAFETY: the caller's promise.
+    unsafe { receive_with(fd, messages, 0) }
+}
+
+/// # Safety
+/// As [`receive`].
+unsafe fn receive_with(fd: RawFd, messages: &mut [libc::mmsghdr], flags: i32) -> io::Result<usize> {
     // SAFETY: the caller's promise covers what the messages lead to; the slice covers the messages.
     let received = unsafe {
-        libc::recvmmsg(fd, messages.as_mut_ptr(), messages.len() as u32, libc::MSG_DONTWAIT, ptr::null_mut())
+        libc::recvmmsg(fd, messages.as_mut_ptr(), messages.len() as u32, libc::MSG_DONTWAIT | flags, ptr::null_mut())
     };
     if let Ok(received) = usize::try_from(received) {
         return Ok(received);
@@ -101,19 +118,41 @@ pub unsafe fn receive(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<u
     }
 }
 
+/// Length of each packet but the last of a received message, if the kernel has coalesced several.
+pub fn coalesced_packet_bytes(message: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the kernel has set the length of the control data, which the message's buffer holds; an int
+    // behind a header of this type lies inside.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(message).as_ref()?;
+        if (header.cmsg_level, header.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
+            return None;
+        }
+        usize::try_from(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()).ok()
+    }
+}
+
 /// Takes packets out of a socket without looking at them, until it is empty or `packets_max` are gone. It
 /// costs a fraction of receiving them, since nothing is copied.
 ///
 /// # Errors
 /// The socket is broken.
 pub fn discard(fd: RawFd, packets_max: u64) -> io::Result<u64> {
-    // SAFETY: messages of zeros have no memory at all, so nothing can be written.
+    let mut controls = [Control::default(); DISCARD_BATCH];
+    // SAFETY: messages of zeros have no memory at all.
     let mut messages: [libc::mmsghdr; DISCARD_BATCH] = unsafe { mem::zeroed() };
     let mut discarded = 0;
     while discarded < packets_max {
-        // SAFETY: as above.
-        let taken = unsafe { receive(fd, &mut messages) }?;
-        discarded += taken as u64;
+        for (message, control) in messages.iter_mut().zip(&mut controls) {
+            message.msg_hdr.msg_control = (&raw mut *control).cast();
+            message.msg_hdr.msg_controllen = size_of::<Control>();
+        }
+        // SAFETY: no iovecs, and a control buffer each. MSG_TRUNC: their real lengths are told.
+        let taken = unsafe { receive_with(fd, &mut messages, libc::MSG_TRUNC) }?;
+        let packets = |message: &libc::mmsghdr| {
+            coalesced_packet_bytes(&message.msg_hdr)
+                .map_or(1, |bytes| (message.msg_len as usize).div_ceil(bytes.max(1))) as u64
+        };
+        discarded += messages[..taken].iter().map(packets).sum::<u64>();
         if taken < DISCARD_BATCH {
             break;
         }
@@ -135,10 +174,9 @@ pub fn wait_readable(polls: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<
     if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
 }
 
-fn set_option(fd: RawFd, option: i32, value: i32) -> io::Result<()> {
+fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     // SAFETY: the value lives over the call and has the size that is told.
-    let result =
-        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), size_of::<i32>() as u32) };
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<i32>() as u32) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -6,7 +6,7 @@
 //! divided by the packets of an image, as if none of its losses had hit an image.
 
 use crate::{
-    receive_floor,
+    receive_floor::{self, Handover},
     report::{Machine, Report, Row, in_pairs},
     write_leg,
 };
@@ -45,9 +45,11 @@ const BUFFER_BYTES: i32 = 64 << 20;
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
     let bench = Bench::new(options)?;
-    let received = in_pairs(options.pairs, || bench.delivered_images_per_s(), || bench.floor_images_per_s())?;
+    let beside =
+        |handover| in_pairs(options.pairs, || bench.delivered_images_per_s(), || bench.floor_images_per_s(handover));
+    let (singles, coalesced) = (beside(Handover::Singles)?, beside(Handover::Coalesced)?);
     let bytes = bench.placement.image_bytes() as f64;
-    let gb: Vec<_> = received.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect();
+    let gb: Vec<_> = singles.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect();
     let folder = std::path::absolute(&options.folder)?;
     let written = write_leg::pairs(&bench.placement, &folder, options.images, options.pairs)?;
     Ok(Report {
@@ -60,8 +62,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             folder.display()
         ),
         rows: vec![
-            Row::from_pairs("path, delivered to a reader", "images/s", "bare recvmmsg loop", &received),
             Row::from_pairs("path, delivered to a reader", "GB/s", "bare recvmmsg loop", &gb),
+            Row::from_pairs("path, delivered to a reader", "images/s", "bare recvmmsg loop", &singles),
+            Row::from_pairs("path, delivered to a reader", "images/s", "the same with UDP_GRO", &coalesced),
             Row::from_pairs("writer, HDF5 file", "GB/s", "plain write, same bytes", &written),
         ],
     })
@@ -115,11 +118,13 @@ impl<'a> Bench<'a> {
     }
 
     /// Packets per second of the bare loop, as images.
-    fn floor_images_per_s(&self) -> anyhow::Result<f64> {
-        let bind = |port: &u16| receive_floor::bind(*port, BUFFER_BYTES).with_context(|| format!("port {port}"));
+    fn floor_images_per_s(&self, handover: Handover) -> anyhow::Result<f64> {
+        let bind =
+            |port: &u16| receive_floor::bind(*port, handover, BUFFER_BYTES).with_context(|| format!("port {port}"));
         let sockets: Vec<UdpSocket> = self.placement.ports.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let _generator = self.generator()?;
-        let packets = receive_floor::packets_per_s(&sockets, self.placement.packet_bytes(), self.options.leg)?;
+        let packets =
+            receive_floor::packets_per_s(&sockets, handover, self.placement.packet_bytes(), self.options.leg)?;
         Ok(packets / self.placement.packets_per_image() as f64)
     }
 

@@ -1,5 +1,6 @@
 //! The baseline of the path: a bare `recvmmsg` loop that drains the detector's ports into one hot buffer
-//! and counts packets. It places nothing, checks nothing and hands nothing on.
+//! and counts packets. It places nothing, checks nothing and hands nothing on. Optionally the kernel
+//! coalesces packets for it (`UDP_GRO`), as it does for the readout.
 
 use std::{
     io, mem,
@@ -10,15 +11,36 @@ use std::{
 };
 
 const BATCH: usize = 64;
+/// Longest message of coalesced packets.
+const COALESCED_BYTES_MAX: usize = 65_536;
 /// How long the generator may take to send its first packet.
 const FIRST_PACKET_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether the kernel hands packets over one by one or coalesced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    Singles,
+    Coalesced,
+}
+
+impl Handover {
+    /// Messages of one call: as many bytes either way, so that both buffers stay in the cache.
+    fn messages(self) -> usize {
+        if self == Self::Coalesced { 4 } else { BATCH }
+    }
+
+    fn message_bytes(self, packet_bytes: usize) -> usize {
+        if self == Self::Coalesced { COALESCED_BYTES_MAX } else { packet_bytes }
+    }
+}
+
 /// Drains `sockets` for `leg`. Returns packets per second from the first packet on.
-pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) -> io::Result<f64> {
-    let mut buffers = vec![0_u8; BATCH * packet_bytes];
+pub fn packets_per_s(sockets: &[UdpSocket], handover: Handover, packet_bytes: usize, leg: Duration) -> io::Result<f64> {
+    let message_bytes = handover.message_bytes(packet_bytes);
+    let mut buffers = vec![0_u8; handover.messages() * message_bytes];
     let mut iovecs: Vec<libc::iovec> = buffers
-        .chunks_exact_mut(packet_bytes)
-        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: packet_bytes })
+        .chunks_exact_mut(message_bytes)
+        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: message_bytes })
         .collect();
     let mut messages: Vec<libc::mmsghdr> = iovecs
         .iter_mut()
@@ -43,7 +65,7 @@ pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) 
         // SAFETY: the slice covers the entries.
         unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 100) };
         loop {
-            let received: u64 = sockets.iter().map(|socket| receive(socket, &mut messages)).sum();
+            let received: u64 = sockets.iter().map(|socket| receive(socket, &mut messages, packet_bytes)).sum();
             packets += received;
             if received > 0 {
                 start.get_or_insert_with(Instant::now);
@@ -58,7 +80,8 @@ pub fn packets_per_s(sockets: &[UdpSocket], packet_bytes: usize, leg: Duration) 
     Ok(packets as f64 / start.map_or(f64::INFINITY, |start| start.elapsed().as_secs_f64()))
 }
 
-fn receive(socket: &UdpSocket, messages: &mut [libc::mmsghdr]) -> u64 {
+/// Returns the packets that one call brought.
+fn receive(socket: &UdpSocket, messages: &mut [libc::mmsghdr], packet_bytes: usize) -> u64 {
     // SAFETY: every message leads to its own part of a buffer that outlives the loop.
     let received = unsafe {
         libc::recvmmsg(
@@ -69,27 +92,26 @@ fn receive(socket: &UdpSocket, messages: &mut [libc::mmsghdr]) -> u64 {
             ptr::null_mut(),
         )
     };
-    u64::try_from(received).unwrap_or(0)
+    let received = usize::try_from(received).unwrap_or(0);
+    messages[..received].iter().map(|message| (message.msg_len as usize / packet_bytes) as u64).sum()
 }
 
 /// Binds a port of the loopback with as large a buffer as the readout asks for.
 ///
 /// # Errors
 /// The port is taken.
-pub fn bind(port: u16, buffer_bytes: i32) -> io::Result<UdpSocket> {
+pub fn bind(port: u16, handover: Handover, buffer_bytes: i32) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(("127.0.0.1", port))?;
-    for option in [libc::SO_RCVBUF, libc::SO_RCVBUFFORCE] {
-        // SAFETY: the value lives over the call. Without the privilege for FORCE the first one stands,
-        // as in the readout.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const buffer_bytes).cast(),
-                size_of::<i32>() as u32,
-            );
-        }
-    }
+    // Without the privilege for FORCE the first size stands, as in the readout.
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, buffer_bytes);
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, buffer_bytes);
+    set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(handover == Handover::Coalesced));
     Ok(socket)
+}
+
+fn set_option(socket: &UdpSocket, level: i32, option: i32, value: i32) {
+    // SAFETY: the value lives over the call and has the size that is told.
+    unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as u32);
+    }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `real_packets` | recorded packets of a real detector become the images that they must become |
 //! | `packet_loss` | every lost packet is marked, filled and counted; the sums are exact |
+//! | `runs` | where a run begins and ends, with slow, late, stray and silent packets |
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
 //! | `refusals` | what cannot work is refused with its reason, and leaves nothing behind |
 //! | `jobs` | queue, cancel, same key, progress |
@@ -26,6 +27,7 @@ mod leftovers;
 mod packet_loss;
 mod real_packets;
 mod refusals;
+mod runs;
 mod slow_writer;
 mod support;
 mod telemetry;

@@ -157,6 +157,15 @@ impl Beamline {
         pid.and_then(|pid| i32::try_from(pid).ok()).expect("a pid")
     }
 
+    /// Of the agent whose name ends so, for example `readout-1`.
+    pub fn pid_of_name(&self, end: &str) -> i32 {
+        let status = self.status();
+        let agents = status["agents"].as_array().expect("agents");
+        let agent = agents.iter().find(|agent| agent["name"].as_str().is_some_and(|name| name.ends_with(end)));
+        let pid = agent.and_then(|agent| agent["pid"].as_i64());
+        pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_else(|| panic!("no {end}: {status:#}"))
+    }
+
     pub fn up_pid(&self) -> i32 {
         self.up.as_ref().expect("it was started").id() as i32
     }

@@ -1,10 +1,12 @@
 //! A beamline of a test's own, and the command line as a person calls it.
 
 mod beamline;
+mod by_hand;
 mod command;
 mod python;
 
 pub use beamline::{Beamline, Detector, send};
+pub use by_hand::ByHand;
 pub use command::{Outcome, ecs, ecs_path};
 pub use python::{check_images, python};
 

@@ -3,7 +3,7 @@
 //! One small JSON file, replaced as a whole. It is written before the job's file is made and stays until
 //! the next job replaces it: a kill before the broker has heard of the end is made good by telling it again.
 
-use crate::file::{End, EndState, recover};
+use crate::file::{Author, End, EndState, recover};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     image::LossCause,
@@ -22,6 +22,8 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Journal {
     path: PathBuf,
+    /// Name of the agent.
+    writer: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,7 +36,8 @@ struct Entry {
 impl Journal {
     /// The journal of the agent `name` in the beamline's state folder.
     pub fn new(state_folder: &Path, name: &str) -> Self {
-        Self { path: state_folder.join(format!("{}.job.json", name.replace('/', "."))) }
+        let path = state_folder.join(format!("{}.job.json", name.replace('/', ".")));
+        Self { path, writer: name.to_owned() }
     }
 
     /// Notes the job before its file is made.
@@ -60,6 +63,11 @@ impl Journal {
         }
     }
 
+    /// Who writes the file of this job.
+    pub fn author(&self, job: JobId) -> Author {
+        Author { job: job.0, writer: self.writer.clone() }
+    }
+
     /// Ends what the process before left behind. Returns the job and how it ended, to be reported.
     pub fn recover(&self) -> Option<(JobId, JobEnd)> {
         let text = fs::read(&self.path).ok()?;
@@ -72,7 +80,7 @@ impl Journal {
         };
         let reason = "the writer was killed while it wrote this file".to_owned();
         let end = End { state: EndState::Failed, reason, pending_cause: LossCause::WriterDown, sync: true };
-        let recovered = recover(&entry.output, entry.job.0, &end);
+        let recovered = recover(&entry.output, &self.author(entry.job), &end);
         tracing::debug!(job = entry.job.0, output = %entry.output.display(), "told again how the last job ended");
         Some((entry.job, job_end(&entry, recovered)))
     }

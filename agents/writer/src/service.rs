@@ -29,6 +29,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// How often progress is told and rows are flushed, so that a reader of the file is not far behind.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 
+/// How long lost images are filled when the job is to end at once.
+const FILL_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Counters of this process, for its telemetry.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -81,7 +84,7 @@ impl WriteService {
         let placement = &self.beamline.placement;
         let spec = FileSpec {
             output: self.output(&params.output)?,
-            job: job.id().0,
+            author: self.journal.author(job.id()),
             images: params.images,
             height: placement.height,
             width: placement.width,
@@ -93,7 +96,6 @@ impl WriteService {
             detector_type: self.beamline.detector.detector_type.clone(),
             metadata: params.metadata.clone(),
         };
-        crate::file::check(&spec).map_err(|error| Failure::from(&error))?;
         Ok(spec)
     }
 
@@ -131,7 +133,9 @@ impl WriteService {
         };
         let reason = ending.failure.as_ref().map(ToString::to_string).unwrap_or_default();
         let end = End { state: ending.state, reason, pending_cause: ending.cause, sync: self.beamline.writer.sync };
-        match file.finish(&end) {
+        let begun = Instant::now();
+        let may_fill = || !job.is_killed() || begun.elapsed() < FILL_PATIENCE;
+        match file.finish_while(&end, &may_fill) {
             Ok(ledger) => ending.into_job_end(&ledger),
             Err(error) => {
                 let failure =

@@ -7,7 +7,7 @@
 use crate::report::in_pairs;
 use anyhow::Context;
 use ecs_schemas::{detector::Placement, image::LossCause};
-use ecs_writer::file::{End, EndState, FileSpec, ImageFile, ImageRow};
+use ecs_writer::file::{Author, End, EndState, FileSpec, ImageFile, ImageRow};
 use std::{
     fs::{self, File},
     io::Write,
@@ -61,7 +61,7 @@ fn write_hdf5<'a>(
     let bitmap = vec![u64::MAX; packets.div_ceil(64)];
     let mut file = ImageFile::create(&FileSpec {
         output: output.to_owned(),
-        job: 1,
+        author: Author { job: 1, writer: "bench".to_owned() },
         images,
         height: placement.height,
         width: placement.width,

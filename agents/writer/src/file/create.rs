@@ -3,7 +3,7 @@
 use super::{
     columns::Column,
     layout::{CHUNK_ROWS, Layout, descriptor_path, open_in_library, with_library},
-    ledger::{LedgerField, REASON_BYTES, STATE_BYTES},
+    ledger::{LedgerField, STATE_BYTES, TEXT_BYTES},
     metadata::{self, text_attribute, texts_attribute},
     spec::FileSpec,
     time::iso_utc,
@@ -90,13 +90,15 @@ fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
         let number = TypeDescriptor::Unsigned(IntSize::U8);
         let dataset = match field {
             LedgerField::State => allocated(group, TypeDescriptor::FixedUnicode(STATE_BYTES), &[], field.name()),
-            LedgerField::Reason => allocated(group, TypeDescriptor::FixedUnicode(REASON_BYTES), &[], field.name()),
+            LedgerField::Writer | LedgerField::Reason => {
+                allocated(group, TypeDescriptor::FixedUnicode(TEXT_BYTES), &[], field.name())
+            }
             LedgerField::LostByCause => allocated(group, number, &[LossCause::ALL.len()], field.name()),
             _ => allocated(group, number, &[], field.name()),
         }?;
         describe(&dataset, None, field.description())?;
         match field {
-            LedgerField::Job => dataset.write_scalar(&spec.job)?,
+            LedgerField::Job => dataset.write_scalar(&spec.author.job)?,
             LedgerField::Asked => dataset.write_scalar(&spec.images)?,
             LedgerField::LostByCause => {
                 texts_attribute(&dataset, "names", &LossCause::ALL.map(LossCause::as_str))?;

@@ -19,12 +19,21 @@ impl ImageFile {
     ///
     /// # Errors
     /// What stood in the way. A file that was published opens, and its state is `writing`.
-    pub fn finish(mut self, end: &End) -> Result<Ledger, FinishError> {
+    pub fn finish(self, end: &End) -> Result<Ledger, FinishError> {
+        self.finish_while(end, &|| true)
+    }
+
+    /// As [`finish`](Self::finish), but lost images are given the fill value only while `may_fill` says so:
+    /// there may be far more of them than of others. The rest reads as zeros, and the file's reason says so.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_while(mut self, end: &End, may_fill: &dyn Fn() -> bool) -> Result<Ledger, FinishError> {
         self.flush().map_err(|error| self.rows_error(error))?;
         if !self.is_published() {
             return self.finish_without_images(end.pending_cause);
         }
-        let unfilled = self.settle(end.pending_cause)?;
+        let unfilled = self.settle(end.pending_cause, may_fill)?;
         let survey = self.survey()?;
         let rows_kept = survey.rows_kept;
         let mut ledger = self.ledger(survey.counts, end.pending_cause);
@@ -52,9 +61,9 @@ impl ImageFile {
     /// Gives every lost image its fill value, and the images of which nothing was said, before the last
     /// one known, their cause. The fill value may not fit on a full disk where space cannot be reserved:
     /// the images are lost all the same, and the text that comes back says that they read as zeros.
-    fn settle(&mut self, cause: LossCause) -> Result<Option<String>, FinishError> {
+    fn settle(&mut self, cause: LossCause, may_fill: &dyn Fn() -> bool) -> Result<Option<String>, FinishError> {
         let Survey { pending, lost, .. } = self.survey()?;
-        let filled = fill(&self.file, &self.layout, lost.iter().chain(&pending));
+        let filled = fill(&self.file, &self.layout, lost.iter().chain(&pending), may_fill);
         let first_id = self.first_id.unwrap_or(0);
         for run in pending {
             let ids = first_id + run.start..first_id + run.end;
@@ -120,7 +129,12 @@ impl ImageFile {
 }
 
 /// Writes the fill value into every pixel of these rows.
-fn fill<'r>(file: &File, layout: &Layout, runs: impl Iterator<Item = &'r Range<u64>>) -> io::Result<()> {
+fn fill<'r>(
+    file: &File,
+    layout: &Layout,
+    runs: impl Iterator<Item = &'r Range<u64>>,
+    may_fill: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let pixels = layout.height * layout.width;
     let image = match layout.pixel {
         PixelType::U8 => vec![layout.fill as u8; pixels],
@@ -128,6 +142,9 @@ fn fill<'r>(file: &File, layout: &Layout, runs: impl Iterator<Item = &'r Range<u
         PixelType::U32 => layout.fill.to_le_bytes().repeat(pixels),
     };
     for row in runs.flat_map(Range::clone) {
+        if !may_fill() {
+            return Err(io::Error::other("there was no time to write it"));
+        }
         file.write_all_at(&image, layout.image_offset(row))?;
     }
     Ok(())

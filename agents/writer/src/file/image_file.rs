@@ -51,7 +51,7 @@ impl ImageFile {
     /// As [`check`]; or the library or the file system refused. Nothing is left behind.
     pub fn create(spec: &FileSpec) -> Result<Self, CreateError> {
         check(spec)?;
-        let temporary = temporary_path(&spec.output, spec.job);
+        let temporary = temporary_path(&spec.output, &spec.author);
         let wrong = |source| CreateError::Io { path: temporary.clone(), source };
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary).map_err(wrong)?;
         let remove = |error| {
@@ -76,8 +76,9 @@ impl ImageFile {
     fn fill_new(file: &File, spec: &FileSpec) -> Result<Layout, CreateError> {
         let path = || spec.output.clone();
         let layout = lay_out(file, spec).map_err(|reason| CreateError::Layout { path: path(), reason })?;
-        write_text(file, &layout, LedgerField::State, STATE_WRITING)
-            .map_err(|source| CreateError::Io { path: path(), source })?;
+        for (field, text) in [(LedgerField::Writer, spec.author.writer.as_str()), (LedgerField::State, STATE_WRITING)] {
+            write_text(file, &layout, field, text).map_err(|source| CreateError::Io { path: path(), source })?;
+        }
         match reserve(file, &layout) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(no_space(spec)),
             Err(source) => Err(CreateError::Io { path: path(), source }),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 
 /// Bytes of the texts, padded with zeros.
 pub(super) const STATE_BYTES: usize = 16;
-pub(super) const REASON_BYTES: usize = 256;
+pub(super) const TEXT_BYTES: usize = 256;
 /// The state of a file that has not ended.
 pub(super) const STATE_WRITING: &str = "writing";
 
@@ -14,6 +14,7 @@ pub(super) const STATE_WRITING: &str = "writing";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LedgerField {
     Job,
+    Writer,
     Asked,
     FirstId,
     Written,
@@ -26,9 +27,10 @@ pub(super) enum LedgerField {
 }
 
 impl LedgerField {
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Job,
+        Self::Writer,
         Self::Asked,
         Self::FirstId,
         Self::Written,
@@ -43,6 +45,7 @@ impl LedgerField {
     pub fn name(self) -> &'static str {
         match self {
             Self::Job => "job",
+            Self::Writer => "writer",
             Self::Asked => "asked",
             Self::FirstId => "first_id",
             Self::Written => "written",
@@ -58,6 +61,7 @@ impl LedgerField {
     pub fn description(self) -> &'static str {
         match self {
             Self::Job => "number of the job that wrote the file",
+            Self::Writer => "name of the writer that took the job",
             Self::Asked => "images asked for: written + partial + lost",
             Self::FirstId => "first image id asked for",
             Self::Written => "images with every packet in its place",
@@ -108,7 +112,7 @@ pub(super) fn read_text(file: &File, layout: &Layout, field: LedgerField) -> io:
 }
 
 fn text_bytes(field: LedgerField) -> usize {
-    if field == LedgerField::State { STATE_BYTES } else { REASON_BYTES }
+    if field == LedgerField::State { STATE_BYTES } else { TEXT_BYTES }
 }
 
 pub(super) fn read_number(file: &File, layout: &Layout, field: LedgerField) -> io::Result<u64> {

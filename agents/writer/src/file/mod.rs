@@ -52,4 +52,4 @@ pub use check::{IMAGES_MAX, check};
 pub use error::{CreateError, FinishError, RecoverError, WriteError};
 pub use image_file::ImageFile;
 pub use recover::{Recovered, recover};
-pub use spec::{End, EndState, FileSpec, ImageRow};
+pub use spec::{Author, End, EndState, FileSpec, ImageRow};

@@ -1,5 +1,6 @@
 //! Names of a file: the temporary one until an image is in it, then the final one.
 
+use super::spec::Author;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -10,11 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// `.<name>.<job>.tmp` beside the output.
-pub(super) fn temporary_path(output: &Path, job: u64) -> PathBuf {
+/// `.<name>.<job>.<writer>.tmp` beside the output.
+pub(super) fn temporary_path(output: &Path, author: &Author) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(output.file_name().unwrap_or_default());
-    name.push(format!(".{job}.tmp"));
+    name.push(format!(".{}.{}.tmp", author.job, author.writer.replace('/', ".")));
     output.with_file_name(name)
 }
 

@@ -6,14 +6,18 @@ use super::{
     layout::{Layout, open_in_library, with_library},
     ledger::{LedgerField, read_end_state, read_ledger, read_number, read_text},
     publish::temporary_path,
-    spec::{End, EndState},
+    spec::{Author, End, EndState},
 };
 use ecs_schemas::write_job::Ledger;
 use std::{
     fs::{self, File, OpenOptions},
     io,
     path::Path,
+    time::{Duration, Instant},
 };
+
+/// How long lost images may be filled: the writer takes no job until its file has ended.
+const FILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a file ended, now or before.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,26 +28,30 @@ pub struct Recovered {
     pub ledger: Ledger,
 }
 
-/// Ends what a killed writer left of job `job`, as `end` says; its pending cause is meant to be
+/// Ends what a killed writer left of its job, as `end` says; its pending cause is meant to be
 /// `WriterDown`. Images whose pixels were written but whose row was not are lost with the others.
 ///
-/// A temporary file of the job is removed. A file that had ended is left as it is, and says how it
-/// ended. None comes back where no file of this job is left: none was published, or another file has its
+/// A temporary file of the author is removed. A file that had ended is left as it is, and says how it
+/// ended. None comes back where no file of the author is left: none was published, or another file has its
 /// name now; such a file is not touched. It may be called again at any time, also after it was killed.
 ///
 /// Nobody else may be writing the file.
 ///
 /// # Errors
 /// The file cannot be opened, read or written, or is not one of this module.
-pub fn recover(output: &Path, job: u64, end: &End) -> Result<Option<Recovered>, RecoverError> {
+pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recovered>, RecoverError> {
     let wrong = |source| RecoverError::Io { path: output.to_owned(), source };
-    remove_if_there(&temporary_path(output, job)).map_err(wrong)?;
+    remove_if_there(&temporary_path(output, author)).map_err(wrong)?;
     let file = match OpenOptions::new().read(true).write(true).open(output) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(wrong)?,
     };
     let layout = read_layout(&file).map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
-    if read_number(&file, &layout, LedgerField::Job).map_err(wrong)? != job {
+    let found = Author {
+        job: read_number(&file, &layout, LedgerField::Job).map_err(wrong)?,
+        writer: read_text(&file, &layout, LedgerField::Writer).map_err(wrong)?,
+    };
+    if found != *author {
         return Ok(None);
     }
     if let Some(state) = read_end_state(&file, &layout).map_err(wrong)? {
@@ -53,7 +61,9 @@ pub fn recover(output: &Path, job: u64, end: &End) -> Result<Option<Recovered>, 
     let first_id = read_number(&file, &layout, LedgerField::FirstId).map_err(wrong)?;
     check_numbers(asked, first_id, &layout)
         .map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
-    let ledger = ImageFile::adopt(file, layout, output, asked, first_id).finish(end)?;
+    let begun = Instant::now();
+    let may_fill = || begun.elapsed() < FILL_PATIENCE;
+    let ledger = ImageFile::adopt(file, layout, output, asked, first_id).finish_while(end, &may_fill)?;
     Ok(Some(Recovered { state: end.state, reason: end.reason.clone(), ledger }))
 }
 

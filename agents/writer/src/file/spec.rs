@@ -8,9 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub struct FileSpec {
     /// Absolute path of the finished file.
     pub output: PathBuf,
-    /// Number of the job. It is in the file and in the name of the temporary file, so that
-    /// [`recover`](super::recover()) knows its own.
-    pub job: u64,
+    pub author: Author,
     /// Images asked for, 1 to [`IMAGES_MAX`](super::IMAGES_MAX).
     pub images: u64,
     /// Rows and columns of an image.
@@ -34,6 +32,15 @@ impl FileSpec {
     pub fn image_bytes(&self) -> u64 {
         (self.height * self.width * self.pixel.bytes()) as u64
     }
+}
+
+/// Who writes a file, and for which job. Both are in the file and in the name of the temporary one, so that
+/// [`recover`](super::recover()) knows its own: a job that is given to another writer has the same number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    pub job: u64,
+    /// Name of the agent, at most 256 bytes.
+    pub writer: String,
 }
 
 /// What is known of an image beside its pixels. It is complete where `missing_packets` is 0, partial

@@ -93,6 +93,24 @@ fn job_without_images_leaves_nothing_and_counts_everything_lost() {
 }
 
 #[test]
+fn lost_images_that_there_was_no_time_to_fill_read_as_zeros_and_the_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run.h5");
+    let spec = spec(&output, 10);
+    let mut file = create(&spec, 0);
+    file.mark_lost(0..8, LossCause::RingFull).unwrap();
+    write(&mut file, &spec, 8, ALL_RECEIVED);
+    let filled = std::cell::Cell::new(0);
+    let may_fill = || filled.replace(filled.get() + 1) < 3;
+    let ledger = file.finish_while(&end(EndState::Cancelled, LossCause::Cancelled), &may_fill).unwrap();
+    assert_eq!(ledger.lost, BTreeMap::from([(LossCause::RingFull, 8), (LossCause::Cancelled, 1)]));
+    let held = read_back(&output);
+    assert_same_ledger(&held, &ledger);
+    let reason = held["ledger"]["reason"].as_str().unwrap();
+    assert!(reason.contains("lost images without their fill value"), "{reason}");
+}
+
+#[test]
 fn long_reason_is_cut_at_a_character() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("run.h5");

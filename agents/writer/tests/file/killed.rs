@@ -5,7 +5,7 @@
 
 use crate::support::*;
 use ecs_schemas::image::LossCause;
-use ecs_writer::file::{EndState, ImageFile, recover};
+use ecs_writer::file::{Author, EndState, ImageFile, recover};
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
@@ -96,7 +96,7 @@ fn run_and_kill(output: &Path, words: u64, spin: Duration) {
 fn check_after_kill(folder: &Path, output: &Path) {
     let before = output.exists().then(|| read_back(output));
     let end = end(EndState::Failed, LossCause::WriterDown);
-    let recovered = recover(output, JOB, &end).unwrap();
+    let recovered = recover(output, &author(JOB), &end).unwrap();
     assert_eq!(recovered.is_some(), before.is_some());
     let Some((recovered, before)) = recovered.zip(before) else {
         assert_eq!(files_in(folder), Vec::<String>::new());
@@ -114,7 +114,7 @@ fn check_after_kill(folder: &Path, output: &Path) {
         let expected = if before == 0 { 3 } else { before.as_u64().unwrap() };
         assert_eq!(after.as_u64(), Some(expected));
     }
-    assert_eq!(recover(output, JOB, &end).unwrap().map(|again| again.ledger), Some(recovered.ledger));
+    assert_eq!(recover(output, &author(JOB), &end).unwrap().map(|again| again.ledger), Some(recovered.ledger));
 }
 
 fn kill_in(rounds: u64, words: impl Fn(&mut Random) -> u64, spin_us_max: u64) {
@@ -170,9 +170,13 @@ fn recovery_leaves_the_file_of_another_job_alone_and_removes_its_own_temporary_f
     file.flush().unwrap();
     let before = fs::read(&output).unwrap();
     let end = end(EndState::Failed, LossCause::WriterDown);
-    fs::write(folder.path().join(format!(".run.h5.{}.tmp", JOB + 1)), "x").unwrap();
-    assert_eq!(recover(&output, JOB + 1, &end).unwrap(), None);
-    assert_eq!(files_in(folder.path()), ["run.h5"]);
+    let other_job = author(JOB + 1);
+    let same_job_of_another_writer = Author { writer: "x01/writer-1".to_owned(), ..author(JOB) };
+    for (other, name) in [(other_job, "8.x01.writer"), (same_job_of_another_writer, "7.x01.writer-1")] {
+        fs::write(folder.path().join(format!(".run.h5.{name}.tmp")), "x").unwrap();
+        assert_eq!(recover(&output, &other, &end).unwrap(), None);
+        assert_eq!(files_in(folder.path()), ["run.h5"]);
+    }
     assert!(fs::read(&output).unwrap() == before, "the other job's file has changed");
 }
 
@@ -186,7 +190,7 @@ fn recovery_of_something_that_is_no_such_file_is_an_error_and_changes_nothing() 
     drop(file);
     for bad in [&b""[..], b"not HDF5", &good[..2000], &good[..good.len() - 1]] {
         fs::write(&output, bad).unwrap();
-        let result = recover(&output, JOB, &end(EndState::Failed, LossCause::WriterDown));
+        let result = recover(&output, &author(JOB), &end(EndState::Failed, LossCause::WriterDown));
         assert!(result.is_err(), "{result:?} for {} bytes", bad.len());
         assert_eq!(fs::read(&output).unwrap(), bad);
     }

@@ -1,7 +1,7 @@
 //! The images that the tests write, and the reader that checks them.
 
 use ecs_schemas::{detector::PixelType, image::LossCause, write_job::Ledger};
-use ecs_writer::file::{End, EndState, FileSpec, ImageFile, ImageRow};
+use ecs_writer::file::{Author, End, EndState, FileSpec, ImageFile, ImageRow};
 use serde_json::Value;
 use std::{
     path::Path,
@@ -11,10 +11,14 @@ use std::{
 pub const JOB: u64 = 7;
 pub const PACKETS: usize = 10;
 
+pub fn author(job: u64) -> Author {
+    Author { job, writer: "x01/writer".to_owned() }
+}
+
 pub fn spec(output: &Path, images: u64) -> FileSpec {
     FileSpec {
         output: output.to_owned(),
-        job: JOB,
+        author: author(JOB),
         images,
         height: 6,
         width: 50,

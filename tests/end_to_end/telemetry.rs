@@ -44,6 +44,22 @@ fn the_readme_script_of_ten_lines_prints_image_rates() {
 }
 
 #[test]
+fn a_beamline_with_a_long_name_tells_its_figures_too() {
+    // Longer than the names in the ring, by which each process finds its own counters.
+    let mut beamline = Beamline::configured(Detector::Quadrant, "");
+    let name = format!("{}-a_beamline_with_a_rather_long_name", beamline.name);
+    let text = fs::read_to_string(beamline.path("beamline.toml")).unwrap();
+    fs::write(beamline.path("beamline.toml"), text.replace(&beamline.name, &name)).unwrap();
+    beamline.name = name;
+    beamline.start();
+    beamline.call(&["sim", "eiger", "--config", "detector.json", "--images", "10"]).ok();
+    wait_for("the readout's packets", Duration::from_secs(10), || {
+        let telemetry = beamline.agent("readout")["telemetry"].clone();
+        (telemetry["packets_received"] == 320).then_some(())
+    });
+}
+
+#[test]
 fn topic_echo_shows_telemetry_as_text_and_as_json() {
     let beamline = Beamline::up(Detector::Quadrant, "");
     let prefix = format!("{}/assembler/telemetry", beamline.name);

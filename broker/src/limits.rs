@@ -27,9 +27,44 @@ pub const JOB_VALUE_BYTES_MAX: usize = 256 * 1024;
 pub const VALUE_DEPTH_MAX: usize = 16;
 /// Bytes of records in the answer to `job.list`; older jobs beyond it are left out.
 pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Subsystems that are listed, gone ones included. At the limit the one that is gone longest is forgotten; if all are
+/// here, a new one is refused with `busy`.
+pub const SUBSYSTEMS_MAX: usize = 4096;
+/// Subsystems of one agent. More are refused with `bad_parameter`.
+pub const SUBSYSTEMS_OF_AGENT_MAX: usize = 256;
+/// Bytes of one description: some thousand items. More is refused.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
+/// Alarms that one subsystem has raised. More are refused with `busy`.
+pub const ALARMS_OF_SUBSYSTEM_MAX: usize = 256;
+/// Bytes of the last values of all items together. A publication that would go beyond is refused with `busy`.
+pub const KEPT_VALUES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Longest value that a list of items shows.
+pub const LISTED_VALUE_BYTES_MAX: usize = 4 * 1024;
+/// Items that one connection watches, and all together. More are refused with `busy`.
+pub const WATCHES_OF_SESSION_MAX: usize = 10_000;
+pub const WATCHES_MAX: usize = 200_000;
+/// Requests to handlers that are open, of one connection and of all. More are refused with `busy`.
+pub const EXCHANGES_OF_SESSION_MAX: usize = 4096;
+pub const EXCHANGES_MAX: usize = 65_536;
+/// Calls of one name that wait for a worker. More are refused with `busy`.
+pub const QUEUED_CALLS_MAX: usize = 16_384;
+/// Targets that an event names. More are refused; a broadcast has as many as there are handlers.
+pub const TARGETS_MAX: usize = 1024;
+/// Parameters of an event or call. More are refused.
+pub const PARAMS_MAX: usize = 256;
+/// Bytes of one word of feedback. More is refused.
+pub const FEEDBACK_BYTES_MAX: usize = 64 * 1024;
+/// Longest time that an answer is waited for, whatever the deadline says.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Connections of which is remembered how many messages each has lost. Beyond it only the sum is.
+pub const CLIENTS_MAX: usize = 10_000;
+/// Connections that `status.get` lists.
+pub const CLIENTS_LISTED_MAX: usize = 1000;
+/// Spans that are remembered, the newest; some MB of memory.
+pub const SPANS_MAX: usize = 16_384;
 /// Topics whose last value is kept for new subscribers. Beyond it the one that was silent longest is
 /// forgotten, and its sequence begins again if it speaks again.
-pub const TOPICS_MAX: usize = 2048;
+pub const TOPICS_MAX: usize = 32_768;
 /// Last values are sent again at most this often, whatever the number of new subscribers.
 pub const REPLAY_INTERVAL: Duration = Duration::from_millis(20);
 

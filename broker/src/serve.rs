@@ -14,10 +14,11 @@ use crate::{
     core::{Core, CoreOptions, Input, Outgoing, Publication},
     limits::TICK,
     lock::{FolderLock, LockError},
-    net::{BindError, Net, NetError},
+    net::{BindError, Net, NetError, Sent},
     store::{OpenError, SaveError, Store},
 };
 use std::{
+    hash::{BuildHasher, RandomState},
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -59,27 +60,32 @@ pub enum RunError {
 /// See [`RunError`]; all but `Net` come before anything was served.
 pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunError> {
     let _lock = FolderLock::take(&options.state_folder)?;
-    let (store, jobs) = Store::open(&options.state_folder)?;
+    let (store, stored) = Store::open(&options.state_folder)?;
     let net = Net::bind(&options.request_endpoint, &options.publish_endpoint)?;
     tracing::info!(
         beamline = options.beamline,
         requests = options.request_endpoint,
         topics = options.publish_endpoint,
-        jobs = jobs.len(),
+        jobs = stored.jobs.len(),
+        subsystems = stored.subsystems.len(),
         "broker listens"
     );
     let clock = Clock::new();
-    let core = Core::new(core_options(options), jobs, clock.now_ns());
-    let mut broker = Broker { core, store, is_store_broken: false };
+    let core = Core::new(core_options(options), stored, clock.now_ns());
+    let mut broker = Broker { core, store, is_store_broken: false, store_error: String::new(), retry_at: None };
     let mut ticked = Instant::now();
     while !stop() {
-        net.wait(TICK.saturating_sub(ticked.elapsed()) + POLL_STEP)?;
+        net.wait(broker.patience(&clock, ticked.elapsed()))?;
         let mut inputs = net.receive()?;
         if ticked.elapsed() >= TICK {
             inputs.push(Input::Tick); // after what waited: a sign of life that waits is one
             ticked = Instant::now();
         }
+        if inputs.is_empty() {
+            inputs.push(Input::Wake);
+        }
         broker.handle(clock.now_ns(), &inputs, &net);
+        broker.save_subsystems();
     }
     tracing::info!("broker stops");
     Ok(())
@@ -92,6 +98,7 @@ fn core_options(options: BrokerOptions) -> CoreOptions {
         timeout: options.timeout,
         expected: options.expected,
         pid: std::process::id(),
+        seed: RandomState::new().hash_one(Instant::now()),
     }
 }
 
@@ -101,44 +108,92 @@ const POLL_STEP: Duration = Duration::from_millis(1);
 /// What leaves after a batch.
 type Outputs = (Vec<Outgoing>, Vec<Publication>);
 
+/// A description that could not be stored is tried again after this long.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
 struct Broker {
     core: Core,
     store: Store,
     /// The last transaction failed; so that a full disk is logged twice and not a thousand times.
     is_store_broken: bool,
+    /// Why the last transaction failed.
+    store_error: String,
+    /// Not before then are descriptions stored again.
+    retry_at: Option<Instant>,
 }
 
 impl Broker {
     fn handle(&mut self, now_ns: u64, inputs: &[Input], net: &Net) {
-        match self.attempt(now_ns, inputs) {
-            Ok(outputs) => self.deliver(outputs, net),
-            Err(_) => inputs.iter().for_each(|input| self.handle_alone(now_ns, input, net)),
+        match self.attempt(now_ns, inputs, net) {
+            Ok(outputs) => self.deliver(now_ns, outputs, net),
+            Err(again) => again.into_iter().for_each(|input| self.handle_alone(now_ns, input, net)),
         }
     }
 
     fn handle_alone(&mut self, now_ns: u64, input: &Input, net: &Net) {
-        match self.attempt(now_ns, std::slice::from_ref(input)) {
-            Ok(outputs) => self.deliver(outputs, net),
-            Err(error) => {
-                let refusal = self.core.refuse(input, &error.to_string());
-                self.deliver((refusal.into_iter().collect(), Vec::new()), net);
+        match self.attempt(now_ns, std::slice::from_ref(input), net) {
+            Ok(outputs) => self.deliver(now_ns, outputs, net),
+            Err(_) => {
+                let refusal = self.core.refuse(input, &self.store_error);
+                self.deliver(now_ns, (refusal.into_iter().collect(), Vec::new()), net);
             }
         }
     }
 
-    /// Decides and stores; returns what may leave (rule C1), or undoes everything.
-    fn attempt(&mut self, now_ns: u64, inputs: &[Input]) -> Result<Outputs, SaveError> {
-        let outgoing = inputs.iter().flat_map(|input| self.core.step(now_ns, input)).collect();
+    /// Decides and stores; returns what may leave (rule C1). Where the disk fails, everything is undone that can be
+    /// handled again: those inputs come back (rule C5).
+    fn attempt<'a>(&mut self, now_ns: u64, inputs: &'a [Input], net: &Net) -> Result<Outputs, Vec<&'a Input>> {
+        let (mut held, mut free, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        for input in inputs {
+            let stepped = self.core.step(now_ns, input);
+            held.extend(stepped.held);
+            free.extend(stepped.free);
+            if !stepped.once {
+                again.push(input);
+            }
+        }
         let changes = self.core.changes();
         let saved = self.store.save(&changes);
         if !changes.is_empty() {
             self.note_store(saved.as_ref().err());
         }
-        if let Err(error) = saved {
+        if saved.is_err() {
             self.core.rollback();
-            return Err(error);
         }
-        Ok((outgoing, self.core.commit(now_ns)))
+        let (publications, updates) = self.core.commit(now_ns);
+        free.extend(updates);
+        if saved.is_err() {
+            self.deliver(now_ns, (free, publications), net);
+            return Err(again);
+        }
+        held.extend(free);
+        Ok((held, publications))
+    }
+
+    /// How long nothing may come in before the core has something to do by itself.
+    fn patience(&self, clock: &Clock, since_tick: Duration) -> Duration {
+        let until_tick = TICK.saturating_sub(since_tick) + POLL_STEP;
+        let until_due = self.core.wake_ns().map(|wake_ns| wake_ns.saturating_sub(clock.now_ns()));
+        // A poll counts in whole milliseconds: it ends when the time has come, not before.
+        until_due.map_or(until_tick, |wait_ns| until_tick.min(Duration::from_millis(wait_ns.div_ceil(1_000_000))))
+    }
+
+    /// Descriptions are stored behind the answers; what the disk does not take now is tried again later.
+    fn save_subsystems(&mut self) {
+        let unstored = self.core.unstored();
+        if unstored.is_empty() || self.retry_at.is_some_and(|retry_at| Instant::now() < retry_at) {
+            return;
+        }
+        match self.store.save_subsystems(&unstored) {
+            Ok(()) => {
+                self.retry_at = None;
+                self.core.note_stored();
+            }
+            Err(error) => {
+                self.note_store(Some(&error));
+                self.retry_at = Some(Instant::now() + STORE_RETRY);
+            }
+        }
     }
 
     fn note_store(&mut self, error: Option<&SaveError>) {
@@ -148,12 +203,32 @@ impl Broker {
             _ => {}
         }
         self.is_store_broken = error.is_some();
+        self.store_error = error.map(ToString::to_string).unwrap_or_default();
     }
 
-    fn deliver(&mut self, (outgoing, publications): Outputs, net: &Net) {
-        let undelivered = outgoing.into_iter().map(|message| net.send(message)).filter(|sent| !sent).count();
-        let unpublished = publications.iter().filter(|publication| !net.publish(publication)).count();
-        self.core.count_undeliverable((undelivered + unpublished) as u64);
+    fn deliver(&mut self, now_ns: u64, (outgoing, publications): Outputs, net: &Net) {
+        let mut unreachable = Vec::new();
+        let mut undelivered = publications.iter().filter(|publication| !net.publish(publication)).count();
+        for mut message in outgoing {
+            message.header.lost = self.core.lost_of(&message.session);
+            match net.send(&message) {
+                Sent::Yes => {}
+                Sent::NotRead => {
+                    undelivered += 1;
+                    self.core.note_lost(&message.session);
+                }
+                Sent::Unreachable => {
+                    undelivered += 1;
+                    unreachable.push(message.session);
+                }
+            }
+        }
+        self.core.count_undeliverable(undelivered as u64);
+        for session in unreachable {
+            for message in self.core.step(now_ns, &Input::Unreachable { session }).free {
+                let _ = net.send(&message); // a handler that is told not to go on, or is gone itself
+            }
+        }
     }
 }
 

@@ -14,7 +14,10 @@
 //! E3  A decoder reads at most [`HEADER_BYTES_MAX`] and [`BODY_BYTES_MAX`], nests at most
 //!     [`DEPTH_MAX`] deep, and accepts no bytes behind the map.
 
-use crate::error_code::{ErrorCode, Failure};
+use crate::{
+    error_code::{ErrorCode, Failure},
+    trace::Trace,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of the protocol that this crate speaks. It rises when a reader of the old one would
@@ -22,8 +25,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const PROTOCOL_VERSION: u16 = 1;
 /// A header is small; a longer one is refused as malformed.
 pub const HEADER_BYTES_MAX: usize = 4 * 1024;
-/// The longest body. Pixels never travel here; the largest honest body is a list of jobs.
-pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The longest body: a value of 64 MiB (a camera's snapshot, a long waveform) with its names. Detector
+/// images never travel here.
+pub const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX + 64 * 1024;
+/// The longest value of a KV item, parameter or result.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How deep a body may nest: deep enough for any parameter, too shallow to exhaust a stack.
 pub const DEPTH_MAX: usize = 32;
 /// Kind of the message that answers a request with a [`Failure`].
@@ -42,6 +48,18 @@ pub struct Header {
     /// How long the sender will wait for the answer, in milliseconds. Required in a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u32>,
+    /// Where the message belongs; see [`crate::trace`]. Without one, a request begins a trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
+    /// From the broker: so many messages to this connection were dropped before this one, since it began,
+    /// because it did not read. Left out where there were none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A body that asks for an answer of a known type.
@@ -78,22 +96,25 @@ impl From<DecodeError> for Failure {
 
 impl Header {
     pub fn request(kind: &str, id: u64, deadline_ms: u32) -> Self {
-        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id, deadline_ms: Some(deadline_ms) }
+        Self { id, deadline_ms: Some(deadline_ms), ..Self::notice(kind) }
     }
 
     pub fn notice(kind: &str) -> Self {
-        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id: 0, deadline_ms: None }
+        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id: 0, deadline_ms: None, trace: None, lost: 0 }
     }
 
     /// The header of the good answer to `self`.
     pub fn reply(&self) -> Self {
-        let kind = format!("{}.reply", self.kind);
-        Self { v: PROTOCOL_VERSION, kind, id: self.id, deadline_ms: None }
+        self.answer(&format!("{}.reply", self.kind))
     }
 
     /// The header of the answer to `self` whose body is a [`Failure`].
     pub fn error(&self) -> Self {
-        Self { v: PROTOCOL_VERSION, kind: KIND_ERROR.to_owned(), id: self.id, deadline_ms: None }
+        self.answer(KIND_ERROR)
+    }
+
+    fn answer(&self, kind: &str) -> Self {
+        Self { id: self.id, trace: self.trace, ..Self::notice(kind) }
     }
 
     /// Decodes the first part of a message.

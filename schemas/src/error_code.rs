@@ -21,6 +21,22 @@ pub enum ErrorCode {
     NoSuchService,
     /// No job has this id.
     NoSuchJob,
+    /// No subsystem has this name or UUID.
+    NoSuchSubsystem,
+    /// The subsystem has no such item, event or call, or nobody answers it.
+    NoSuchItem,
+    NotHandled,
+    /// The item cannot be set, or cannot be read, by others.
+    ReadOnly,
+    WriteOnly,
+    /// The item has no value yet.
+    NotSet,
+    WrongType,
+    OutOfRange,
+    /// Whoever was asked said no; the message is its own.
+    Refused,
+    /// The item has changed since the revision that was named.
+    Changed,
     /// A parameter is out of its range, or parameters contradict each other.
     BadParameter,
     /// The request cannot be served in the present state.
@@ -61,6 +77,16 @@ impl ErrorCode {
             Self::NameTaken => "name_taken",
             Self::NoSuchService => "no_such_service",
             Self::NoSuchJob => "no_such_job",
+            Self::NoSuchSubsystem => "no_such_subsystem",
+            Self::NoSuchItem => "no_such_item",
+            Self::NotHandled => "not_handled",
+            Self::ReadOnly => "read_only",
+            Self::WriteOnly => "write_only",
+            Self::NotSet => "not_set",
+            Self::WrongType => "wrong_type",
+            Self::OutOfRange => "out_of_range",
+            Self::Refused => "refused",
+            Self::Changed => "changed",
             Self::BadParameter => "bad_parameter",
             Self::Conflict => "conflict",
             Self::Busy => "busy",

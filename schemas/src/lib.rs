@@ -11,23 +11,37 @@
 //! | [`envelope`] | the two parts of every message, and how they are decoded safely | `spec/envelope.md` |
 //! | [`error_code`] | the stable codes of refusals and failures | `spec/envelope.md` |
 //! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
+//! | [`subsystem`] | what there is and what it can do | `spec/registry.md` |
+//! | [`kv`] | named values: get, set, publish, watch | `spec/kv.md` |
+//! | [`exchange`] | events and calls | `spec/exchange.md` |
+//! | [`alarm`] | conditions that people must know | `spec/alarm.md` |
+//! | [`trace`] | which message led to which | `spec/trace.md` |
+//! | [`value_type`] | types, units and ranges of values | `spec/kv.md` |
 //! | [`value`] | the self-describing value of job parameters, results and telemetry | `spec/kv.md` |
 //! | [`telemetry`] | what agents publish, and the PUB header | `spec/telemetry.md` |
 //! | [`job`] | a job and its life | `spec/job.md` |
 //! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
+//! | [`nearest`] | which name somebody may have meant | |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |
 //! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
 //! | [`beamline`] | the TOML file that describes a beamline | `spec/beamline.md` |
 
+pub mod alarm;
 pub mod beamline;
 pub mod detector;
 pub mod envelope;
 pub mod error_code;
+pub mod exchange;
 pub mod image;
 pub mod job;
+pub mod kv;
+pub mod nearest;
 pub mod registry;
+pub mod subsystem;
 pub mod telemetry;
+pub mod trace;
 pub mod value;
+pub mod value_type;
 pub mod write_job;
 
 /// Version of ECS, as `ecs-cli --version` prints it and as agents report it.

@@ -11,6 +11,7 @@
 use crate::{
     envelope::Request,
     job::{Ack, JobId},
+    subsystem::{Described, Description},
     value::Value,
 };
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ impl AgentState {
 }
 
 /// Agent → broker: I am here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Register {
     /// Path `<beamline>/<agent>`, for example `x01/writer`. See [`check_name`].
     pub name: String,
@@ -60,16 +61,22 @@ pub struct Register {
     /// Jobs that it has and has not yet reported an end of (rule J4 of `job`).
     #[serde(default)]
     pub jobs: Vec<JobId>,
+    /// All that it hosts; itself too, where it has more to say than its name.
+    #[serde(default)]
+    pub subsystems: Vec<Description>,
 }
 
 /// The broker's welcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Registered {
     pub beamline: String,
     /// Send a heartbeat this often, in milliseconds.
     pub heartbeat_ms: u32,
     /// Silence for this long means gone, in milliseconds.
     pub timeout_ms: u32,
+    /// Of each subsystem that was described, in their order.
+    #[serde(default)]
+    pub subsystems: Vec<Described>,
 }
 
 impl Request for Register {
@@ -113,6 +120,22 @@ pub struct Status {
     pub agents: Vec<AgentStatus>,
     /// True when every agent that the configuration names is ready (and there is at least one).
     pub ready: bool,
+    /// Connections that have requests open, watch items, or have lost messages because they did not read.
+    #[serde(default)]
+    pub clients: Vec<ClientStatus>,
+}
+
+/// What one connection holds of the broker's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// The transport's identity of it, in hexadecimal digits.
+    pub connection: String,
+    /// The agent's name, or `anonymous`.
+    pub name: String,
+    pub requests_open: u64,
+    pub watches: u64,
+    /// Messages to it that were dropped because too many waited for it already.
+    pub lost: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

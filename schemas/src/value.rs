@@ -74,6 +74,26 @@ impl Value {
         }
     }
 
+    /// Nesting: 0 for a scalar. The decoder bounds it, so that this recursion is bounded.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::List(values) => 1 + values.iter().map(Self::depth).max().unwrap_or(0),
+            Self::Map(entries) => 1 + entries.values().map(Self::depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of all texts, byte strings and names in it: its size on the wire, less a few bytes for each part.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::List(values) => values.iter().map(|value| 8 + value.heap_bytes()).sum(),
+            Self::Map(entries) => entries.iter().map(|(key, value)| 8 + key.len() + value.heap_bytes()).sum(),
+            _ => 0,
+        }
+    }
+
     /// The value form of any typed body, for example of a job's parameters.
     pub fn from_typed<T: Serialize>(typed: &T) -> Self {
         let bytes = crate::envelope::encode(typed);
@@ -86,6 +106,35 @@ impl Value {
     /// Names the field that is missing or of the wrong type.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T, crate::envelope::DecodeError> {
         crate::envelope::decode(&crate::envelope::encode(self))
+    }
+}
+
+/// As JSON where JSON has the form; bytes by their number.
+impl fmt::Display for Value {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => formatter.write_str("null"),
+            Self::Bool(value) => value.fmt(formatter),
+            Self::Int(value) => value.fmt(formatter),
+            Self::Uint(value) => value.fmt(formatter),
+            Self::Float(value) => write!(formatter, "{value:?}"),
+            Self::Text(text) => write!(formatter, "{text:?}"),
+            Self::Bytes(bytes) => write!(formatter, "<{} bytes>", bytes.len()),
+            Self::List(values) => {
+                formatter.write_str("[")?;
+                for (index, value) in values.iter().enumerate() {
+                    write!(formatter, "{}{value}", if index == 0 { "" } else { ", " })?;
+                }
+                formatter.write_str("]")
+            }
+            Self::Map(entries) => {
+                formatter.write_str("{")?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    write!(formatter, "{}{key:?}: {value}", if index == 0 { "" } else { ", " })?;
+                }
+                formatter.write_str("}")
+            }
+        }
     }
 }
 

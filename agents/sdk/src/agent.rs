@@ -142,6 +142,7 @@ fn register(config: &AgentConfig, services: &[Arc<dyn Service>]) -> Register {
         state: FIRST_STATE,
         services: services.iter().map(|service| service.name().to_owned()).collect(),
         jobs: Vec::new(),
+        subsystems: Vec::new(),
     }
 }
 

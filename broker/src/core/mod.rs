@@ -8,47 +8,72 @@
 //! ```
 //!
 //! # Rules
-//! C1  Nothing that a step returned leaves before [`Core::changes`] is on disk and [`Core::commit`] was called.
+//! C1  Nothing that a step holds back leaves before [`Core::changes`] is on disk and [`Core::commit`] was called.
 //! C2  After [`Core::rollback`] the jobs are exactly as before the batch. What the registry learned (who
 //!     is there, who was heard) stays: it is true whatever the disk does, and it is not stored.
 //! C3  Whatever follows from the state follows from the state alone ([`Core::reconcile`]), not from the
 //!     moment at which it changed: so a decision that could not be stored is taken again at the next tick.
+//! C5  A rollback undoes what is stored and nothing else. So an input is either replayed after it, and leaves no
+//!     trace but what is undone or may happen twice; or it is done once, and its outputs leave in any case.
 //! C4  Publications are made in `commit`, from what has changed: an undone change is never published.
 //!
 //! | file | what |
 //! |---|---|
 //! | `requests` | which message does what, and the error for what is no message |
 //! | `registry` | agents and their sessions |
+//! | `subsystems` | descriptions, alarms, and the last value of each item |
+//! | `describing` | registering, describing, raising alarms; what follows when an agent is gone |
+//! | `items` | get, set, publish, watch |
+//! | `watches` | who is told of an item's values, and how often |
+//! | `exchanges` | what is asked of handlers and not answered yet |
+//! | `asking` | events, calls, reads and writes, from request to answer |
+//! | `traces` | which message led to which |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
 //! | `topics` | sequence numbers and last values of what is published |
 
+mod asking;
+mod describing;
+mod exchanges;
+mod items;
 mod job_life;
 mod jobs;
 mod registry;
 mod requests;
+mod subsystems;
 mod topics;
+mod traces;
+mod watches;
 
 pub use jobs::Change;
+pub use subsystems::{StoredSubsystem, StoredValue};
 pub use topics::Publication;
 
+use crate::limits::CLIENTS_MAX;
 use ecs_schemas::{
-    envelope::{Header, encode},
+    alarm::alarm_topic,
+    envelope::{Header, Notice, encode},
     job::JobRecord,
+    kv::{Reading, Update, item_topic},
     registry::BrokerStatus,
+    subsystem::description_topic,
     telemetry::{job_topic, state_topic, telemetry_topic},
 };
+use exchanges::Exchanges;
 use jobs::Jobs;
 use registry::Registry;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+use subsystems::Subsystems;
 use topics::Topics;
+use traces::Traces;
+use watches::Watches;
 
 /// Source of what the broker publishes by its own word.
 const SOURCE_BROKER: &str = "broker";
 
 /// A connection of the ROUTER, by the identity that the transport gave it. What a message says of its
 /// sender is never believed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session(pub Vec<u8>);
 
 /// What happens to the broker.
@@ -58,8 +83,23 @@ pub enum Input {
     Message { session: Session, parts: Vec<Vec<u8>> },
     /// Somebody subscribed to all topics that begin with `prefix`.
     Subscribed { prefix: Vec<u8> },
-    /// Time went on.
+    /// A message to `session` could not be delivered, because there is no such connection any more.
+    Unreachable { session: Session },
+    /// Time went on: look at everything.
     Tick,
+    /// The moment of [`Core::wake_ns`] has come, perhaps.
+    Wake,
+}
+
+/// What a step returned.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stepped {
+    /// To be sent once the batch is on disk (rule C1).
+    pub held: Vec<Outgoing>,
+    /// To be sent whatever the disk does: what is asked of handlers, and their answers, is in memory alone.
+    pub free: Vec<Outgoing>,
+    /// The input must not be handled again after a rollback: it asked handlers, or was their answer (rule C5).
+    pub once: bool,
 }
 
 /// A message to one session.
@@ -79,6 +119,29 @@ pub struct CoreOptions {
     /// Name and kind of the agents that the configuration has.
     pub expected: Vec<(String, String)>,
     pub pid: u32,
+    /// The ids of traces follow from it.
+    pub seed: u64,
+}
+
+/// What a broker remembered when it ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stored {
+    pub jobs: Vec<JobRecord>,
+    pub subsystems: Vec<StoredSubsystem>,
+    pub values: Vec<StoredValue>,
+}
+
+/// What must be on disk before a batch is answered.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    pub jobs: Vec<Change>,
+    pub values: Vec<StoredValue>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.values.is_empty()
+    }
 }
 
 /// Messages by what became of them, for `status.get`.
@@ -95,42 +158,97 @@ pub struct Core {
     registry: Registry,
     jobs: Jobs,
     topics: Topics,
+    subsystems: Subsystems,
+    exchanges: Exchanges,
+    watches: Watches,
+    traces: Traces,
+    /// Messages that each session has lost because it did not read.
+    lost: HashMap<Session, u64>,
+    /// Outputs of this step that leave whatever the disk does, and whether it is done once (rule C5).
+    free: Vec<Outgoing>,
+    once: bool,
+    /// Items that were published in this batch.
+    published: Vec<(String, String)>,
     counters: Counters,
     /// The counters at the start of the batch, so that a message that is handled twice counts once.
     counters_before: Counters,
 }
 
 impl Core {
-    /// A core at `now_ns` (nanoseconds since 1970-01-01 UTC) that remembers `stored` jobs.
-    pub fn new(options: CoreOptions, stored: Vec<JobRecord>, now_ns: u64) -> Self {
-        let registry = Registry::new(&options, now_ns);
-        let counters = Counters::default();
-        let (jobs, topics) = (Jobs::load(stored), Topics::default());
-        Self { options, started_ns: now_ns, registry, jobs, topics, counters, counters_before: counters }
+    /// A core at `now_ns` (nanoseconds since 1970-01-01 UTC) that remembers what is `stored`.
+    pub fn new(options: CoreOptions, stored: Stored, now_ns: u64) -> Self {
+        Self {
+            started_ns: now_ns,
+            registry: Registry::new(&options, now_ns),
+            jobs: Jobs::load(stored.jobs),
+            topics: Topics::default(),
+            subsystems: Subsystems::load(stored.subsystems, stored.values),
+            exchanges: Exchanges::default(),
+            watches: Watches::default(),
+            traces: Traces::new(options.seed),
+            lost: HashMap::new(),
+            free: Vec::new(),
+            once: false,
+            published: Vec::new(),
+            counters: Counters::default(),
+            counters_before: Counters::default(),
+            options,
+        }
     }
 
-    /// Takes one input and returns what is to be sent once the batch is on disk (rule C1).
-    pub fn step(&mut self, now_ns: u64, input: &Input) -> Vec<Outgoing> {
+    /// Takes one input and returns what is to be sent.
+    pub fn step(&mut self, now_ns: u64, input: &Input) -> Stepped {
         let mut out = Vec::new();
+        self.once = matches!(input, Input::Unreachable { .. });
         match input {
             Input::Message { session, parts } => self.message(now_ns, session, parts, &mut out),
             Input::Subscribed { prefix } => self.topics.want(prefix),
+            Input::Unreachable { session } => {
+                self.watches.forget(session);
+                self.lost.remove(session);
+                self.drop_caller(session);
+            }
             Input::Tick => {
                 self.registry.expire(now_ns);
                 self.reconcile(now_ns, &mut out);
             }
+            Input::Wake => {}
         }
-        out
+        self.follow_parted(now_ns);
+        self.end_overdue(now_ns);
+        let mut stepped = Stepped { held: out, free: std::mem::take(&mut self.free), once: self.once };
+        if stepped.once {
+            stepped.free.append(&mut stepped.held);
+        }
+        stepped
+    }
+
+    /// When [`Core::step`] has something to do though nothing came in, if before the next tick.
+    pub fn wake_ns(&self) -> Option<u64> {
+        [self.exchanges.next_deadline_ns(), self.watches.next_due_ns()].into_iter().flatten().min()
     }
 
     /// What must be on disk before anything of this batch leaves. Empty for most batches.
-    pub fn changes(&self) -> Vec<Change> {
-        self.jobs.changes()
+    pub fn changes(&self) -> Changes {
+        Changes { jobs: self.jobs.changes(), values: self.subsystems.changed_values() }
+    }
+
+    /// Descriptions to be stored when there is time (rule D2), by name; none for one that is no more.
+    pub fn unstored(&self) -> Vec<(String, Option<StoredSubsystem>)> {
+        self.subsystems.unstored()
+    }
+
+    /// What [`Core::unstored`] returned is on disk.
+    pub fn note_stored(&mut self) {
+        self.subsystems.note_stored();
     }
 
     /// The batch is on disk: forgets how to undo it and returns what is to be published.
-    pub fn commit(&mut self, now_ns: u64) -> Vec<Publication> {
+    /// Watchers are told too: those are the messages.
+    pub fn commit(&mut self, now_ns: u64) -> (Vec<Publication>, Vec<Outgoing>) {
         let mut out = Vec::new();
+        self.subsystems.commit();
+        self.publish_subsystems(now_ns, &mut out);
         for name in self.registry.take_changed() {
             let status = self.registry.status_of(&name, Vec::new());
             out.push(self.topics.publish(state_topic(&name), SOURCE_BROKER, encode(&status), now_ns));
@@ -144,12 +262,51 @@ impl Core {
         }
         out.extend(self.topics.take_replays(now_ns));
         self.counters_before = self.counters;
+        (out, self.updates(now_ns))
+    }
+
+    fn publish_subsystems(&mut self, now_ns: u64, out: &mut Vec<Publication>) {
+        for name in self.subsystems.take_changed() {
+            let body = self.subsystems.status(&name, &self.registry).map_or_else(|| encode(&()), |its| encode(&its));
+            out.push(self.topics.publish(description_topic(&name), SOURCE_BROKER, body, now_ns));
+        }
+        for told in self.subsystems.take_alarms() {
+            let topic = alarm_topic(&told.subsystem, &told.alarm.code);
+            out.push(self.topics.publish(topic, &told.subsystem, encode(&told), now_ns));
+        }
+        for (subsystem, item) in std::mem::take(&mut self.published) {
+            let Some(reading) = self.subsystems.reading(&subsystem, &item) else { continue };
+            let (topic, body) = (item_topic(&subsystem, &item), encode(&reading.value));
+            out.push(self.topics.publish_as(topic, &subsystem, body, reading.revision, reading.time_ns));
+            self.watches.note_published(&format!("{subsystem}/{item}"), now_ns);
+        }
+    }
+
+    /// What watchers are to be told now.
+    fn updates(&mut self, now_ns: u64) -> Vec<Outgoing> {
+        let mut out = Vec::new();
+        for due in self.watches.take_due(now_ns) {
+            let Some((subsystem, item)) = due.path.rsplit_once('/') else { continue };
+            let Some(reading) = self.subsystems.reading(subsystem, item).cloned() else { continue };
+            if due.told_revision == Some(reading.revision) {
+                continue;
+            }
+            let missed = due.told_revision.map_or(0, |told| reading.revision.saturating_sub(told + 1));
+            let Reading { value, revision, time_ns } = reading;
+            let update =
+                Update { subsystem: subsystem.to_owned(), item: item.to_owned(), value, revision, time_ns, missed };
+            let header = Header::notice(Update::KIND);
+            out.push(Outgoing { session: due.session.clone(), header, body: encode(&update) });
+            self.watches.told(&due, revision, now_ns);
+        }
         out
     }
 
     /// The batch could not be stored: its jobs are undone (rule C2).
     pub fn rollback(&mut self) {
         self.jobs.rollback();
+        let undone = self.subsystems.rollback();
+        self.published.retain(|path| !undone.contains(path));
         self.counters = self.counters_before;
     }
 
@@ -157,6 +314,17 @@ impl Core {
     pub fn count_undeliverable(&mut self, messages: u64) {
         self.counters.undeliverable += messages;
         self.counters_before.undeliverable += messages;
+    }
+
+    /// A message to this session was dropped because it does not read: it is told with the next one.
+    pub fn note_lost(&mut self, session: &Session) {
+        if self.lost.len() < CLIENTS_MAX || self.lost.contains_key(session) {
+            *self.lost.entry(session.clone()).or_default() += 1;
+        }
+    }
+
+    pub fn lost_of(&self, session: &Session) -> u64 {
+        self.lost.get(session).copied().unwrap_or(0)
     }
 
     /// Counts a message whose handling was undone for good.

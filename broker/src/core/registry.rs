@@ -63,6 +63,8 @@ pub struct Registry {
     started_ns: u64,
     agents: BTreeMap<String, Agent>,
     names: BTreeMap<Session, String>,
+    /// Agents that are gone since this was last asked, or were replaced by another start (true).
+    parted: Vec<(String, bool)>,
     /// Agents whose state is to be published, and those with new telemetry.
     changed: BTreeSet<String>,
     telemetered: BTreeSet<String>,
@@ -76,6 +78,7 @@ impl Registry {
             started_ns,
             agents: BTreeMap::new(),
             names: BTreeMap::new(),
+            parted: Vec::new(),
             changed: BTreeSet::new(),
             telemetered: BTreeSet::new(),
         };
@@ -123,6 +126,9 @@ impl Registry {
         let same_start = before.is_some_and(|agent| agent.instance == register.instance && agent.since_ns > 0);
         let since_ns = before.filter(|_| same_start).map_or(now_ns, |agent| agent.since_ns);
         let expected = before.is_some_and(|agent| agent.expected);
+        if before.is_some() && !same_start {
+            self.parted.push((register.name.clone(), true));
+        }
         if let Some(old_session) = before.and_then(|agent| agent.session.clone()) {
             self.names.remove(&old_session);
         }
@@ -280,6 +286,7 @@ impl Registry {
         if let Some(session) = agent.session.take() {
             self.names.remove(&session);
         }
+        self.parted.push((name.to_owned(), false));
         agent.state = AgentState::Gone;
         agent.away_since_ns = now_ns;
         agent.knows.clear();
@@ -292,6 +299,27 @@ impl Registry {
             Some(agent) => Presence::Away { since_ns: agent.away_since_ns },
             None => Presence::Away { since_ns: self.started_ns + self.timeout_ns },
         }
+    }
+
+    pub fn take_parted(&mut self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.parted)
+    }
+
+    /// An agent for a person: its name, process and host.
+    pub fn describe(&self, name: &str) -> String {
+        match self.agents.get(name) {
+            Some(agent) => format!("{name} (process {} on {})", agent.pid, agent.host),
+            None => name.to_owned(),
+        }
+    }
+
+    pub fn state_of(&self, name: &str) -> AgentState {
+        self.agents.get(name).map_or(AgentState::Gone, |agent| agent.state)
+    }
+
+    /// When it was last heard; 0 if never.
+    pub fn seen_ns(&self, name: &str) -> u64 {
+        self.agents.get(name).map_or(0, |agent| agent.seen_ns)
     }
 
     pub fn session_of(&self, name: &str) -> Option<&Session> {

@@ -3,19 +3,39 @@
 //! A message with a header that cannot be read is counted and dropped: there is nobody to tell. All
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
-use super::{Core, Input, Outgoing, Session, job_life::check_value};
-use crate::limits::{LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use super::{Core, Input, Outgoing, Session, traces::Origin};
+use crate::limits::{CLIENTS_LISTED_MAX, LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
-    envelope::{DecodeError, HEADER_BYTES_MAX, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
+    alarm::{AlarmList, Clear, ListAlarms, Raise},
+    envelope::{DecodeError, HEADER_BYTES_MAX, Header, KIND_ERROR, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
+    exchange::{CallEvent, Cancel, DoCall, Feedback},
     job::{
         Ack, CancelJob, GetJob, JobId, JobList, JobRecord, KillJob, LIST_MAX, ListJobs, ReportJob, ReportProgress,
         Submit,
     },
-    registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
+    kv::{Get, ListItems, Publish, Set, Unwatch, Watch},
+    registry::{ClientStatus, GetStatus, Heartbeat, Leave, Register, Registered, Status},
+    subsystem::{Describe, GetSubsystem, ListSubsystems, Remove, SubsystemList},
     telemetry::{Telemetry, VALUES_MAX},
+    trace::GetTrace,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// A request on its way to its answer.
+pub(super) struct Call<'a> {
+    pub session: &'a Session,
+    pub header: &'a Header,
+    pub now_ns: u64,
+    /// Where it stands in its trace.
+    pub origin: Origin,
+}
+
+/// The body of the answer; none if it comes later, or never for a notice.
+pub(super) type Answer = Result<Option<Vec<u8>>, Failure>;
 
 impl Core {
     pub(super) fn message(&mut self, now_ns: u64, session: &Session, parts: &[Vec<u8>], out: &mut Vec<Outgoing>) {
@@ -55,7 +75,6 @@ impl Core {
         Some(error_to(session, &header, &failure))
     }
 
-    /// The body of the answer, or none for a notice.
     fn handle(
         &mut self,
         now_ns: u64,
@@ -63,65 +82,111 @@ impl Core {
         header: &Header,
         body: &[u8],
         out: &mut Vec<Outgoing>,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    ) -> Answer {
         if header.v != PROTOCOL_VERSION {
             return Err(DecodeError::Version { got: header.v }.into());
         }
-        match header.kind.as_str() {
-            Telemetry::KIND | ReportProgress::KIND if header.id != 0 => {
-                Err(bad_message(format!("{} is a notice: its id is 0 and it is not answered", header.kind)))
+        let kind = header.kind.as_str();
+        self.once |=
+            matches!(kind, Feedback::KIND | Cancel::KIND | CallEvent::KIND | DoCall::KIND | Get::KIND | Set::KIND);
+        if kind == KIND_ERROR || kind.ends_with(".reply") {
+            self.once = true;
+            self.answered(now_ns, session, header, body);
+            return Ok(None);
+        }
+        match kind {
+            Telemetry::KIND | ReportProgress::KIND | Feedback::KIND | Cancel::KIND if header.id != 0 => {
+                Err(bad_message(format!("{kind} is a notice: its id is 0 and it is not answered")))
             }
             Telemetry::KIND => self.telemetry(session, body).map(|()| None),
             ReportProgress::KIND => self.progress(session, decode(body)?).map(|()| None),
-            _ if header.id == 0 || header.deadline_ms.is_none() => Err(bad_message(format!(
-                "{} is no notice: it needs an id that is not 0 and a deadline_ms",
-                header.kind
-            ))),
-            _ => self.request(now_ns, session, &header.kind, body, out).map(Some),
+            Feedback::KIND => self.feedback(session, decode(body)?).map(|()| None),
+            Cancel::KIND => {
+                self.cancel_exchange(now_ns, session, decode(body)?);
+                Ok(None)
+            }
+            Publish::KIND if header.id == 0 => self.publish_item(now_ns, session, decode(body)?).map(|_| None),
+            _ if header.id == 0 || header.deadline_ms.is_none() => {
+                Err(bad_message(format!("{kind} is no notice: it needs an id that is not 0 and a deadline_ms")))
+            }
+            _ => {
+                let origin = self.traces.origin(header.trace);
+                self.request(&Call { session, header, now_ns, origin }, body, out)
+            }
         }
     }
 
-    fn request(
-        &mut self,
-        now_ns: u64,
-        session: &Session,
-        kind: &str,
-        body: &[u8],
-        out: &mut Vec<Outgoing>,
-    ) -> Result<Vec<u8>, Failure> {
-        match kind {
+    fn request(&mut self, call: &Call<'_>, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
+        let now_ns = call.now_ns;
+        match call.header.kind.as_str() {
             GetStatus::KIND => answer(body, |_: GetStatus| Ok(self.status(now_ns))),
             GetJob::KIND => answer(body, |get: GetJob| self.find_job(get.id).map(|job| job.record.clone())),
             ListJobs::KIND => answer(body, |list: ListJobs| Ok(self.list(&list))),
+            ListSubsystems::KIND => answer(body, |list: ListSubsystems| {
+                Ok(SubsystemList { subsystems: self.subsystems.listed(&list.prefix, &self.registry) })
+            }),
+            GetSubsystem::KIND => answer(body, |get: GetSubsystem| {
+                let name = self.subsystems.resolve(&get.name)?;
+                Ok(self.subsystems.status(name, &self.registry).expect("it was resolved"))
+            }),
+            ListItems::KIND => answer(body, |list: ListItems| Ok(self.list_items(&list))),
+            ListAlarms::KIND => answer(body, |_: ListAlarms| Ok(AlarmList { alarms: self.subsystems.raised_alarms() })),
+            GetTrace::KIND => answer(body, |get: GetTrace| self.find_trace(get.id)),
+            Watch::KIND => answer(body, |watch| self.watch(now_ns, call.session, watch)),
+            Unwatch::KIND => answer(body, |unwatch| Ok(self.unwatch(call.session, &unwatch))),
             Heartbeat::KIND => {
                 let mut is_new = false;
                 let body = answer(body, |heartbeat: Heartbeat| {
-                    is_new = self.registry.set_state(session, heartbeat.state)?;
+                    is_new = self.registry.set_state(call.session, heartbeat.state)?;
                     Ok(Ack {})
                 })?;
                 if is_new {
+                    self.note_agent_state(call.session, now_ns);
                     self.reconcile(now_ns, out);
                 }
                 Ok(body)
             }
+            kind => self.traced(call, kind, body, out),
+        }
+    }
+
+    /// The requests that do something: each is a span of its trace, from here to its answer.
+    fn traced(&mut self, call: &Call<'_>, kind: &str, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
+        let from = self.who(call.session);
+        self.traces.begin(call.origin, kind, String::new(), from, "broker".to_owned(), call.now_ns);
+        let answered = self.change_request(call, body, out);
+        match &answered {
+            Ok(Some(_)) => self.traces.end(call.origin.span, "ok", call.now_ns),
+            Ok(None) => {}
+            Err(failure) => self.traces.end(call.origin.span, failure.code.as_str(), call.now_ns),
+        }
+        answered
+    }
+
+    fn change_request(&mut self, call: &Call<'_>, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
+        let (now_ns, session) = (call.now_ns, call.session);
+        match call.header.kind.as_str() {
+            Get::KIND => self.get_item(call, decode(body)?),
+            Set::KIND => self.set_item(call, decode(body)?),
+            CallEvent::KIND => self.call_event(call, decode(body)?),
+            DoCall::KIND => self.do_call(call, decode(body)?),
+            Publish::KIND => answer(body, |publish| self.publish_item(now_ns, session, publish)),
+            Describe::KIND => answer(body, |describe| self.describe(now_ns, session, describe)),
+            Remove::KIND => answer(body, |remove| self.remove(session, &remove)),
+            Raise::KIND => answer(body, |raise| self.raise(now_ns, session, raise)),
+            Clear::KIND => answer(body, |clear| self.clear(now_ns, session, &clear)),
             _ => {
-                let body = self.change_request(now_ns, session, kind, body, out)?;
+                let answered = self.job_request(call, body, out)?;
                 self.reconcile(now_ns, out);
-                Ok(body)
+                Ok(answered)
             }
         }
     }
 
     /// The requests after which something may follow for the jobs.
-    fn change_request(
-        &mut self,
-        now_ns: u64,
-        session: &Session,
-        kind: &str,
-        body: &[u8],
-        out: &mut Vec<Outgoing>,
-    ) -> Result<Vec<u8>, Failure> {
-        match kind {
+    fn job_request(&mut self, call: &Call<'_>, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
+        let (now_ns, session) = (call.now_ns, call.session);
+        match call.header.kind.as_str() {
             Submit::KIND => answer(body, |submit| self.submit(now_ns, submit)),
             CancelJob::KIND => answer(body, |cancel| self.cancel(now_ns, &cancel)),
             ReportJob::KIND => answer(body, |report| self.report(now_ns, session, report)),
@@ -130,7 +195,7 @@ impl Core {
                 self.registry.leave(session, now_ns);
                 Ok(Ack {})
             }),
-            _ => Err(Failure::new(ErrorCode::UnknownKind, format!("no request is called {kind:?}"))),
+            kind => Err(Failure::new(ErrorCode::UnknownKind, format!("no request is called {kind:?}"))),
         }
     }
 
@@ -143,8 +208,11 @@ impl Core {
     ) -> Result<Registered, Failure> {
         self.registry.admit(session, &register)?;
         let name = register.name.clone();
+        let described = self.brought(&register);
+        self.subsystems.admit(&name, &described, &self.registry)?;
         let (own, foreign) = self.claim(&name, &register.jobs);
         self.registry.register(session, register, own, now_ns);
+        let subsystems = self.take_in(&name, described, now_ns);
         self.forget_sent(&name);
         for id in foreign {
             self.notify(&name, &KillJob { id }, out);
@@ -153,6 +221,7 @@ impl Core {
             beamline: self.options.beamline.clone(),
             heartbeat_ms: milliseconds(self.options.heartbeat),
             timeout_ms: milliseconds(self.options.timeout),
+            subsystems,
         })
     }
 
@@ -166,7 +235,7 @@ impl Core {
         if telemetry.values.len() > VALUES_MAX {
             return Err(bad(format!("{} values; at most {VALUES_MAX}", telemetry.values.len())));
         }
-        telemetry.values.values().try_for_each(|value| check_value("telemetry", value, body.len()))?;
+        telemetry.values.values().try_for_each(|value| super::job_life::check_value("telemetry", value, body.len()))?;
         self.registry.set_telemetry(session, telemetry.values)
     }
 
@@ -178,7 +247,23 @@ impl Core {
             }
         }
         let agents = self.registry.statuses(jobs);
-        Status { broker: self.broker_status(now_ns), agents, ready: self.registry.is_ready() }
+        let clients = self.clients();
+        Status { broker: self.broker_status(now_ns), agents, ready: self.registry.is_ready(), clients }
+    }
+
+    /// Connections that hold something of the broker's, or have lost something.
+    fn clients(&self) -> Vec<ClientStatus> {
+        let mut sessions: BTreeSet<&Session> = self.lost.keys().collect();
+        sessions.extend(self.exchanges.callers());
+        sessions.extend(self.watches.watchers());
+        let status = |session: &Session| ClientStatus {
+            connection: session.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+            name: self.who(session),
+            requests_open: self.exchanges.count_of(session) as u64,
+            watches: self.watches.count_of(session) as u64,
+            lost: self.lost_of(session),
+        };
+        sessions.into_iter().take(CLIENTS_LISTED_MAX).map(status).collect()
     }
 
     fn list(&self, list: &ListJobs) -> JobList {
@@ -193,8 +278,8 @@ impl Core {
 }
 
 /// Decodes a request, lets `serve` do it, and encodes its reply.
-fn answer<R: Request>(body: &[u8], serve: impl FnOnce(R) -> Result<R::Reply, Failure>) -> Result<Vec<u8>, Failure> {
-    Ok(encode(&serve(decode(body)?)?))
+fn answer<R: Request>(body: &[u8], serve: impl FnOnce(R) -> Result<R::Reply, Failure>) -> Answer {
+    Ok(Some(encode(&serve(decode(body)?)?)))
 }
 
 /// A header of any version, so that one of another version can be answered under its id (rule E2).

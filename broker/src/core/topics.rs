@@ -45,11 +45,15 @@ pub struct Topics {
 impl Topics {
     /// The next message on `topic`; it becomes the topic's last value.
     pub fn publish(&mut self, topic: String, source: &str, payload: Vec<u8>, time_ns: u64) -> Publication {
-        let before = self.kept.remove(&topic);
-        if let Some(before) = &before {
+        let seq = self.kept.get(&topic).map_or(1, |before| before.seq + 1);
+        self.publish_as(topic, source, payload, seq, time_ns)
+    }
+
+    /// The same with a sequence number that is counted elsewhere.
+    pub fn publish_as(&mut self, topic: String, source: &str, payload: Vec<u8>, seq: u64, time_ns: u64) -> Publication {
+        if let Some(before) = self.kept.remove(&topic) {
             self.by_age.remove(&before.stamp);
         }
-        let seq = before.map_or(1, |before| before.seq + 1);
         let header = PubHeader { v: PROTOCOL_VERSION, source: source.to_owned(), seq, time_ns };
         let publication = Publication { topic: topic.clone(), header: encode(&header), payload: payload.into() };
         self.wanted.remove(&topic); // everybody gets it now

@@ -42,6 +42,16 @@ pub struct BindError {
 #[error("the broker's sockets failed: {0}")]
 pub struct NetError(#[from] zmq::Error);
 
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Yes,
+    /// Too many wait for this peer already.
+    NotRead,
+    /// There is no such connection (any more).
+    Unreachable,
+}
+
 pub struct Net {
     router: zmq::Socket,
     publisher: zmq::Socket,
@@ -97,10 +107,15 @@ impl Net {
         Ok(inputs)
     }
 
-    /// Sends to one session; false when it could not be delivered (rule N1).
-    pub fn send(&self, outgoing: Outgoing) -> bool {
-        let parts = [outgoing.session.0, encode(&outgoing.header), outgoing.body];
-        self.router.send_multipart(parts, zmq::DONTWAIT).is_ok()
+    /// Sends to one session (rule N1).
+    pub fn send(&self, outgoing: &Outgoing) -> Sent {
+        let header = encode(&outgoing.header);
+        let parts: [&[u8]; 3] = [&outgoing.session.0, &header, &outgoing.body];
+        match self.router.send_multipart(parts, zmq::DONTWAIT) {
+            Ok(()) => Sent::Yes,
+            Err(zmq::Error::EAGAIN) => Sent::NotRead,
+            Err(_) => Sent::Unreachable,
+        }
     }
 
     /// Publishes; a subscriber that does not read misses it and sees the gap.

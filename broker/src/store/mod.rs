@@ -1,7 +1,10 @@
-//! What survives the broker: one SQLite file with every job's record.
+//! What survives the broker: one SQLite file with every job's record, what the subsystems said of themselves, and the
+//! values of items with `persist`.
 //!
 //! ```text
 //! broker.sqlite     jobs(id, key, service, state, record)       record: the JobRecord as MessagePack
+//!                   subsystems(name, agent, record)             record: the StoredSubsystem
+//!                   item_values(subsystem, item, record)        record: the StoredValue
 //! ```
 //!
 //! The text columns repeat what the record says, for a person with a SQLite shell; the broker reads only
@@ -13,12 +16,16 @@
 //! S2  After an error the same store may be used again; it recovers when the disk does.
 //! S3  A file of a newer schema is refused, not guessed at.
 
-use crate::{core::Change, limits::STORE_PATIENCE};
+use crate::{
+    core::{Change, Changes, Stored, StoredSubsystem},
+    limits::STORE_PATIENCE,
+};
 use ecs_schemas::{
     envelope::{decode, encode},
     job::JobRecord,
 };
 use rusqlite::{Connection, params};
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the state folder.
@@ -32,6 +39,17 @@ const SCHEMA: &str = "
         service TEXT NOT NULL,
         state TEXT NOT NULL,
         record BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS subsystems (
+        name TEXT PRIMARY KEY,
+        agent TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS item_values (
+        subsystem TEXT NOT NULL,
+        item TEXT NOT NULL,
+        record BLOB NOT NULL,
+        PRIMARY KEY (subsystem, item)
     ) STRICT;
     PRAGMA user_version = 1;";
 
@@ -49,8 +67,8 @@ pub enum OpenError {
     )]
     Newer { path: PathBuf, found: i64 },
     /// A record is not what this version can read.
-    #[error("job {id} in {path} cannot be read: {reason}; move the file away to begin without jobs")]
-    Record { path: PathBuf, id: i64, reason: String },
+    #[error("{what} in {path} cannot be read: {reason}; move the file away to begin without what is in it")]
+    Record { path: PathBuf, what: String, reason: String },
 }
 
 /// The disk did not take a batch; nothing of it was stored.
@@ -63,11 +81,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the store in `folder` and returns it with the jobs in it, by id.
+    /// Opens or makes the store in `folder` and returns it with what is in it.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(folder: &Path) -> Result<(Self, Vec<JobRecord>), OpenError> {
+    pub fn open(folder: &Path) -> Result<(Self, Stored), OpenError> {
         let path = folder.join(FILE_NAME);
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let connection = Connection::open(&path).and_then(configure).map_err(sqlite)?;
@@ -76,28 +94,57 @@ impl Store {
             return Err(OpenError::Newer { path, found });
         }
         connection.execute_batch(SCHEMA).map_err(sqlite)?;
-        let rows = read_rows(&connection).map_err(sqlite)?;
-        let record = |(id, bytes): (i64, Vec<u8>)| {
-            decode(&bytes).map_err(|error| OpenError::Record { path: path.clone(), id, reason: error.to_string() })
+        let stored = Stored {
+            jobs: read_records(&connection, &path, "SELECT 'job ' || id, record FROM jobs ORDER BY id")?,
+            subsystems: read_records(&connection, &path, "SELECT 'subsystem ' || name, record FROM subsystems")?,
+            values: read_records(
+                &connection,
+                &path,
+                "SELECT 'the value of ' || subsystem || ' ' || item, record FROM item_values",
+            )?,
         };
-        let jobs = rows.into_iter().map(record).collect::<Result<_, _>>()?;
-        Ok((Self { connection }, jobs))
+        Ok((Self { connection }, stored))
     }
 
     /// Stores all changes or none (rule S1).
     ///
     /// # Errors
     /// The disk is full, broken, or locked by somebody else for too long.
-    pub fn save(&mut self, changes: &[Change]) -> Result<(), SaveError> {
+    pub fn save(&mut self, changes: &Changes) -> Result<(), SaveError> {
         if changes.is_empty() {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        for change in changes {
+        for value in &changes.values {
+            let sql = "INSERT OR REPLACE INTO item_values (subsystem, item, record) VALUES (?1, ?2, ?3)";
+            transaction.prepare_cached(sql)?.execute(params![value.subsystem, value.item, encode(value)])?;
+        }
+        for change in &changes.jobs {
             match change {
                 Change::Save(record) => insert(&transaction, record)?,
                 Change::Forget(id) => {
                     transaction.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([column(id.0)])?;
+                }
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Stores descriptions, or forgets those of subsystems that are no more: all or none.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub fn save_subsystems(&mut self, subsystems: &[(String, Option<StoredSubsystem>)]) -> Result<(), SaveError> {
+        let transaction = self.connection.transaction()?;
+        for (name, subsystem) in subsystems {
+            match subsystem {
+                Some(subsystem) => {
+                    let sql = "INSERT OR REPLACE INTO subsystems (name, agent, record) VALUES (?1, ?2, ?3)";
+                    transaction.prepare_cached(sql)?.execute(params![name, subsystem.agent, encode(subsystem)])?;
+                }
+                None => {
+                    transaction.prepare_cached("DELETE FROM subsystems WHERE name = ?1")?.execute([name])?;
+                    transaction.prepare_cached("DELETE FROM item_values WHERE subsystem = ?1")?.execute([name])?;
                 }
             }
         }
@@ -112,10 +159,16 @@ fn configure(connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn read_rows(connection: &Connection) -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
-    let mut statement = connection.prepare("SELECT id, record FROM jobs ORDER BY id")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+/// The records of a table: `sql` selects what each is, for the error, and its bytes.
+fn read_records<T: DeserializeOwned>(connection: &Connection, path: &Path, sql: &str) -> Result<Vec<T>, OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let mut statement = connection.prepare(sql).map_err(sqlite)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sqlite)?;
+    let record = |row: rusqlite::Result<(String, Vec<u8>)>| {
+        let (what, bytes) = row.map_err(sqlite)?;
+        decode(&bytes).map_err(|error| OpenError::Record { path: path.to_owned(), what, reason: error.to_string() })
+    };
+    rows.map(record).collect()
 }
 
 fn insert(connection: &Connection, record: &JobRecord) -> rusqlite::Result<()> {

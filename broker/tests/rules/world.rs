@@ -1,6 +1,8 @@
 //! A broker core with a disk that works or does not, a clock that the test moves, and people to talk to it.
 
-use ecs_broker::core::{Change, Core, CoreOptions, Input, Outgoing, Publication, Session};
+use ecs_broker::core::{
+    Change, Core, CoreOptions, Input, Outgoing, Publication, Session, Stored, StoredSubsystem, StoredValue,
+};
 use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
@@ -23,6 +25,8 @@ pub struct World {
     pub now_ns: u64,
     /// The disk: what a broker that starts now would read.
     pub stored: BTreeMap<JobId, JobRecord>,
+    pub stored_subsystems: BTreeMap<String, StoredSubsystem>,
+    pub stored_values: BTreeMap<(String, String), StoredValue>,
     pub disk_works: bool,
     /// Messages that lie at each session.
     pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
@@ -45,6 +49,7 @@ pub fn register(name: &str, instance: u64, jobs: &[JobId]) -> Register {
         state: AgentState::Ready,
         services: vec!["write".to_owned()],
         jobs: jobs.to_vec(),
+        subsystems: vec![],
     }
 }
 
@@ -55,15 +60,18 @@ fn options() -> CoreOptions {
         timeout: Duration::from_secs(TIMEOUT_S),
         expected: vec![("x01/writer".to_owned(), "writer".to_owned())],
         pid: 1,
+        seed: 1,
     }
 }
 
 impl World {
     pub fn new() -> Self {
         Self {
-            core: Core::new(options(), vec![], START_NS),
+            core: Core::new(options(), Stored::default(), START_NS),
             now_ns: START_NS,
             stored: BTreeMap::new(),
+            stored_subsystems: BTreeMap::new(),
+            stored_values: BTreeMap::new(),
             disk_works: true,
             inboxes: BTreeMap::new(),
             published: vec![],
@@ -80,33 +88,69 @@ impl World {
 
     /// The broker dies and starts again from what is on the disk. All sessions are gone.
     pub fn restart_broker(&mut self) {
-        self.core = Core::new(options(), self.stored.values().cloned().collect(), self.now_ns);
+        let stored = Stored {
+            jobs: self.stored.values().cloned().collect(),
+            subsystems: self.stored_subsystems.values().cloned().collect(),
+            values: self.stored_values.values().cloned().collect(),
+        };
+        self.core = Core::new(options(), stored, self.now_ns);
         self.inboxes.clear();
     }
 
     /// One batch, as the broker's loop handles it.
     pub fn batch(&mut self, inputs: &[Input]) {
-        let outgoing: Vec<_> = inputs.iter().flat_map(|input| self.core.step(self.now_ns, input)).collect();
+        let (mut held, mut free, mut again) = (vec![], vec![], vec![]);
+        for input in inputs {
+            let stepped = self.core.step(self.now_ns, input);
+            held.extend(stepped.held);
+            free.extend(stepped.free);
+            if !stepped.once {
+                again.push(input);
+            }
+        }
         let changes = self.core.changes();
         if !changes.is_empty() && !self.disk_works {
             self.core.rollback();
+            let (publications, updates) = self.core.commit(self.now_ns);
+            self.published.extend(publications);
+            self.deliver(free);
+            self.deliver(updates);
             match inputs {
                 [input] => {
                     let refusal = self.core.refuse(input, "disk full");
                     self.deliver(refusal.into_iter().collect());
                 }
-                _ => inputs.iter().for_each(|input| self.batch(std::slice::from_ref(input))),
+                _ => again.into_iter().for_each(|input| self.batch(std::slice::from_ref(input))),
             }
             return;
         }
-        for change in changes {
+        for value in changes.values {
+            self.stored_values.insert((value.subsystem.clone(), value.item.clone()), value);
+        }
+        for change in changes.jobs {
             match change {
                 Change::Save(record) => drop(self.stored.insert(record.id, *record)),
                 Change::Forget(id) => drop(self.stored.remove(&id)),
             }
         }
-        self.published.extend(self.core.commit(self.now_ns));
-        self.deliver(outgoing);
+        let (publications, updates) = self.core.commit(self.now_ns);
+        self.published.extend(publications);
+        self.deliver(held);
+        self.deliver(free);
+        self.deliver(updates);
+        self.store_subsystems();
+    }
+
+    fn store_subsystems(&mut self) {
+        if self.disk_works {
+            for (name, subsystem) in self.core.unstored() {
+                match subsystem {
+                    Some(subsystem) => drop(self.stored_subsystems.insert(name, subsystem)),
+                    None => drop(self.stored_subsystems.remove(&name)),
+                }
+            }
+            self.core.note_stored();
+        }
     }
 
     fn deliver(&mut self, outgoing: Vec<Outgoing>) {

@@ -153,6 +153,7 @@ pub fn register(name: &str, instance: u64) -> Register {
         state: AgentState::Ready,
         services: vec!["write".to_owned()],
         jobs: vec![],
+        subsystems: vec![],
     }
 }
 

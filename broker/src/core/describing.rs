@@ -1,0 +1,116 @@
+//! Subsystems as their agents and everybody else see them: describing, alarms, coming and going.
+
+use super::{Core, Session};
+use crate::limits::ALARMS_OF_SUBSYSTEM_MAX;
+use ecs_schemas::{
+    alarm::{Clear, Raise},
+    error_code::{ErrorCode, Failure},
+    job::Ack,
+    registry::Register,
+    subsystem::{Describe, Described, Description, Remove},
+    trace::Spans,
+};
+
+impl Core {
+    /// What a registering agent brings: what it described, and itself in any case.
+    pub(super) fn brought(&self, register: &Register) -> Vec<Description> {
+        let mut brought = register.subsystems.clone();
+        if !brought.iter().any(|description| description.name == register.name) {
+            brought.push(Description { name: register.name.clone(), ..Description::default() });
+        }
+        brought
+    }
+
+    /// Takes in what was admitted; what the agent hosted before and does not bring any more is forgotten.
+    pub(super) fn take_in(&mut self, agent: &str, brought: Vec<Description>, now_ns: u64) -> Vec<Described> {
+        let is_brought = |name: &str| brought.iter().any(|description| description.name == name);
+        let left: Vec<_> =
+            self.subsystems.hosted_by(agent).filter(|name| !is_brought(name)).map(str::to_owned).collect();
+        left.iter().for_each(|name| self.subsystems.forget(name));
+        let mut described = Vec::new();
+        for description in brought {
+            let name = description.name.clone();
+            let (uuid, restored) = self.subsystems.describe(agent, description, &self.registry, now_ns);
+            described.push(Described { name, uuid, restored });
+        }
+        self.subsystems.agent_changed(agent, true, now_ns);
+        self.dispatch_all(now_ns);
+        described
+    }
+
+    /// # Errors
+    /// `not_registered`, `bad_parameter`, `name_taken`, `busy`.
+    pub(super) fn describe(
+        &mut self,
+        now_ns: u64,
+        session: &Session,
+        describe: Describe,
+    ) -> Result<Described, Failure> {
+        let agent = self.registry.registered(session)?.to_owned();
+        let description = describe.description;
+        self.subsystems.admit(&agent, std::slice::from_ref(&description), &self.registry)?;
+        let name = description.name.clone();
+        let (uuid, restored) = self.subsystems.describe(&agent, description, &self.registry, now_ns);
+        self.dispatch_all(now_ns);
+        Ok(Described { name, uuid, restored })
+    }
+
+    /// # Errors
+    /// `not_registered`, `no_such_subsystem`, `conflict` (another agent's, or the agent itself).
+    pub(super) fn remove(&mut self, session: &Session, remove: &Remove) -> Result<Ack, Failure> {
+        self.check_owner(session, &remove.name)?;
+        if self.registry.name_of(session) == Some(&remove.name) {
+            let message = format!("{} is the agent itself: it goes with agent.leave", remove.name);
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        self.subsystems.forget(&remove.name);
+        Ok(Ack {})
+    }
+
+    /// # Errors
+    /// `not_registered`, `no_such_subsystem`, `conflict`, `bad_parameter`, `busy`.
+    pub(super) fn raise(&mut self, now_ns: u64, session: &Session, raise: Raise) -> Result<Ack, Failure> {
+        self.check_owner(session, &raise.subsystem)?;
+        raise.alarm.check().map_err(|message| Failure::new(ErrorCode::BadParameter, message))?;
+        let alarms = self.subsystems.description(&raise.subsystem).map(|its| its.alarms.as_slice()).unwrap_or_default();
+        if alarms.len() >= ALARMS_OF_SUBSYSTEM_MAX && !alarms.iter().any(|alarm| alarm.code == raise.alarm.code) {
+            let message = format!("{} has {ALARMS_OF_SUBSYSTEM_MAX} alarms raised already", raise.subsystem);
+            return Err(Failure::new(ErrorCode::Busy, message).with_hint("clear those that are over"));
+        }
+        let code = raise.alarm.code.clone();
+        self.subsystems.set_alarm(&raise.subsystem, &code, Some(raise.alarm), now_ns);
+        Ok(Ack {})
+    }
+
+    /// # Errors
+    /// `not_registered`, `no_such_subsystem`, `conflict`.
+    pub(super) fn clear(&mut self, now_ns: u64, session: &Session, clear: &Clear) -> Result<Ack, Failure> {
+        self.check_owner(session, &clear.subsystem)?;
+        self.subsystems.set_alarm(&clear.subsystem, &clear.code, None, now_ns);
+        Ok(Ack {})
+    }
+
+    pub(super) fn find_trace(&self, id: u64) -> Result<Spans, Failure> {
+        self.traces.find(id).ok_or_else(|| {
+            let message = format!("no trace or message {id:016x} is remembered");
+            Failure::new(ErrorCode::BadParameter, message).with_hint("the broker remembers the newest ones, in memory")
+        })
+    }
+
+    /// An agent has told another state: its subsystems have it too.
+    pub(super) fn note_agent_state(&mut self, session: &Session, now_ns: u64) {
+        if let Some(agent) = self.registry.name_of(session).map(str::to_owned) {
+            self.subsystems.agent_changed(&agent, true, now_ns);
+        }
+    }
+
+    /// What follows when agents are gone, or were replaced by another start of themselves.
+    pub(super) fn follow_parted(&mut self, now_ns: u64) {
+        for (agent, is_here) in self.registry.take_parted() {
+            self.end_of_agent(&agent, now_ns);
+            if !is_here {
+                self.subsystems.agent_changed(&agent, false, now_ns);
+            }
+        }
+    }
+}

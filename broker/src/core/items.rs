@@ -1,0 +1,150 @@
+//! KV items: what a get, a set, a publication and a watch do. Rules K1 to K4 of `schemas::kv`.
+
+use super::{
+    Core, Session,
+    exchanges::Ask,
+    requests::{Answer, Call},
+};
+use crate::limits::{LISTED_VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
+use ecs_schemas::{
+    envelope::{Request, VALUE_BYTES_MAX, encode},
+    error_code::{ErrorCode, Failure},
+    job::Ack,
+    kv::{Get, ItemList, ListItems, ListedItem, Publish, Published, Read, Reading, Set, Unwatch, Watch, Write},
+    value::Value,
+};
+
+impl Core {
+    /// # Errors
+    /// `no_such_subsystem`, `no_such_item`, `write_only`, `not_set`, and whatever the owner says.
+    pub(super) fn get_item(&mut self, call: &Call<'_>, get: Get) -> Answer {
+        let name = self.subsystems.resolve(&get.subsystem)?.to_owned();
+        let item = self.subsystems.item(&name, &get.item)?;
+        if !item.readable {
+            return Err(Failure::new(ErrorCode::WriteOnly, format!("{name} {} can be set, not read", item.name)));
+        }
+        if item.published {
+            let reading = self.subsystems.reading(&name, &get.item);
+            let reading = reading.ok_or_else(|| not_set(&name, &get.item))?;
+            return Ok(Some(encode(reading)));
+        }
+        let by = self.who(call.session);
+        let read = Read { subsystem: name.clone(), item: get.item, by };
+        self.ask_one(call, Ask::Read, &name, Read::KIND, encode(&read))?;
+        Ok(None)
+    }
+
+    /// # Errors
+    /// `no_such_subsystem`, `no_such_item`, `read_only`, `wrong_type`, `out_of_range`, `changed`, `conflict`, and
+    /// whatever the owner says.
+    pub(super) fn set_item(&mut self, call: &Call<'_>, set: Set) -> Answer {
+        let name = self.subsystems.resolve(&set.subsystem)?.to_owned();
+        let item = self.subsystems.item(&name, &set.item)?;
+        if !item.writable {
+            return Err(Failure::new(ErrorCode::ReadOnly, format!("{name} {} can be read, not set", item.name)));
+        }
+        check_value(&format!("{name} {}", item.name), &set.value)?;
+        item.kind.check(&format!("{name} {}", item.name), &set.value)?;
+        if let Some(revision) = set.if_revision {
+            self.check_revision(&name, &set.item, revision)?;
+        }
+        let path = (name.clone(), set.item.clone());
+        if self.exchanges.is_guarded(&path) || (set.if_revision.is_some() && self.exchanges.is_being_set(&path)) {
+            let message = format!("{name} {} is being set by somebody else at this moment", set.item);
+            return Err(Failure::new(ErrorCode::Conflict, message).with_hint("read it and try again"));
+        }
+        let by = self.who(call.session);
+        let write = Write { subsystem: name.clone(), item: set.item, value: set.value, by };
+        let ask = Ask::Write { path, guarded: set.if_revision.is_some() };
+        self.ask_one(call, ask, &name, Write::KIND, encode(&write))?;
+        Ok(None)
+    }
+
+    fn check_revision(&self, name: &str, item: &str, wanted: u64) -> Result<(), Failure> {
+        let found = self.subsystems.reading(name, item).map_or(0, |reading| reading.revision);
+        if found == wanted {
+            return Ok(());
+        }
+        let message = format!("{name} {item} is at revision {found}, not {wanted}: it has changed meanwhile");
+        Err(Failure::new(ErrorCode::Changed, message).with_hint("read it and try again"))
+    }
+
+    /// # Errors
+    /// `not_registered`, `no_such_item`, `conflict` (another agent's), `wrong_type`, `out_of_range`, `busy`.
+    pub(super) fn publish_item(
+        &mut self,
+        now_ns: u64,
+        session: &Session,
+        publish: Publish,
+    ) -> Result<Published, Failure> {
+        let Publish { subsystem, item, value } = publish;
+        self.check_owner(session, &subsystem)?;
+        let known = self.subsystems.item(&subsystem, &item)?;
+        if !known.published {
+            let message = format!("{subsystem} {item} is described as not published");
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        let (what, known_persist) = (format!("{subsystem} {item}"), known.persist);
+        check_value(&what, &value)?;
+        known.kind.check(&what, &value)?;
+        let payload = encode(&value);
+        let revision = self.subsystems.publish(&subsystem, &item, value, payload.len(), now_ns)?;
+        self.once |= !known_persist;
+        self.published.push((subsystem, item));
+        Ok(Published { revision })
+    }
+
+    /// Rule K1: the subsystem is hosted by the agent of this session.
+    pub(super) fn check_owner(&self, session: &Session, subsystem: &str) -> Result<(), Failure> {
+        let agent = self.registry.registered(session)?;
+        match self.subsystems.agent_of(subsystem) {
+            Some(owner) if owner == agent => Ok(()),
+            Some(owner) => {
+                Err(Failure::new(ErrorCode::Conflict, format!("{subsystem} is {owner}'s, and you are {agent}")))
+            }
+            None => Err(Failure::new(ErrorCode::NoSuchSubsystem, format!("{subsystem:?} was not described"))),
+        }
+    }
+
+    pub(super) fn list_items(&self, list: &ListItems) -> ItemList {
+        let short = |reading: Option<(&Reading, usize)>| {
+            reading.filter(|(_, bytes)| *bytes <= LISTED_VALUE_BYTES_MAX).map(|(reading, _)| reading.clone())
+        };
+        let listed = self.subsystems.items(&list.prefix).map(|(subsystem, item, reading)| ListedItem {
+            subsystem: subsystem.to_owned(),
+            item: item.clone(),
+            reading: short(reading),
+            bytes: reading.map_or(0, |(_, bytes)| bytes as u64),
+        });
+        ItemList { items: listed.collect() }
+    }
+
+    /// # Errors
+    /// `bad_parameter`, `busy`.
+    pub(super) fn watch(&mut self, now_ns: u64, session: &Session, watch: Watch) -> Result<Ack, Failure> {
+        self.watches.add(session, watch, now_ns)?;
+        Ok(Ack {})
+    }
+
+    pub(super) fn unwatch(&mut self, session: &Session, unwatch: &Unwatch) -> Ack {
+        self.watches.remove(session, &unwatch.items);
+        Ack {}
+    }
+}
+
+fn not_set(name: &str, item: &str) -> Failure {
+    Failure::new(ErrorCode::NotSet, format!("{name} {item} has no value yet: its owner has published none"))
+}
+
+/// Size and nesting of a value that others are given again.
+pub(super) fn check_value(what: &str, value: &Value) -> Result<(), Failure> {
+    let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
+    let bytes = value.heap_bytes();
+    if bytes > VALUE_BYTES_MAX {
+        return Err(bad(format!("{what} of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
+    }
+    if value.depth() > VALUE_DEPTH_MAX {
+        return Err(bad(format!("{what} nests deeper than {VALUE_DEPTH_MAX}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The newest spans: which message led to which, and how each ended.
+
+use crate::limits::SPANS_MAX;
+use ecs_schemas::trace::{Span, Spans, Trace};
+use std::collections::{HashMap, VecDeque};
+
+/// Where an exchange or job stands in its trace.
+pub type Origin = Trace;
+
+#[derive(Default)]
+pub struct Traces {
+    /// State of the generator of ids.
+    state: u64,
+    spans: VecDeque<(u64, Span)>,
+    /// Number of each remembered span, counted from the first ever, by its id.
+    numbers: HashMap<u64, u64>,
+    forgotten: u64,
+}
+
+impl Traces {
+    /// Ids follow from `seed`: the same in every run of a simulation.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed, ..Self::default() }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        // SplitMix64.
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31).max(1)
+    }
+
+    /// The place of a message that came with `given`, or with none (rule T1).
+    pub fn origin(&mut self, given: Option<Trace>) -> Origin {
+        match given {
+            Some(given) if given.trace != 0 && given.span != 0 => given,
+            _ => {
+                let id = self.next_id();
+                Trace { trace: id, span: id, parent: 0 }
+            }
+        }
+    }
+
+    /// The place of a message that the broker sends because of another.
+    pub fn child(&mut self, of: Origin) -> Trace {
+        Trace { trace: of.trace, span: self.next_id(), parent: of.span }
+    }
+
+    /// A message begins.
+    pub fn begin(&mut self, at: Trace, kind: &str, subject: String, from: String, to: String, now_ns: u64) {
+        let number = self.forgotten + self.spans.len() as u64;
+        let span = Span {
+            span: at.span,
+            parent: at.parent,
+            kind: kind.to_owned(),
+            subject,
+            from,
+            to,
+            begin_ns: now_ns,
+            end_ns: 0,
+            outcome: String::new(),
+        };
+        self.spans.push_back((at.trace, span));
+        self.numbers.insert(at.span, number);
+        if self.spans.len() > SPANS_MAX
+            && let Some((_, oldest)) = self.spans.pop_front()
+        {
+            if self.numbers.get(&oldest.span) == Some(&self.forgotten) {
+                self.numbers.remove(&oldest.span);
+            }
+            self.forgotten += 1;
+        }
+    }
+
+    /// It has ended.
+    pub fn end(&mut self, span: u64, outcome: &str, now_ns: u64) {
+        let index = self.numbers.get(&span).map(|number| (number - self.forgotten) as usize);
+        if let Some((_, span)) = index.and_then(|index| self.spans.get_mut(index)).filter(|(_, span)| span.end_ns == 0)
+        {
+            (span.end_ns, span.outcome) = (now_ns, outcome.to_owned());
+        }
+    }
+
+    /// All spans of the trace that `id` names, or that the span `id` is of.
+    pub fn find(&self, id: u64) -> Option<Spans> {
+        let is_trace = self.spans.iter().any(|(trace, _)| *trace == id);
+        let trace = match is_trace {
+            true => id,
+            false => self.spans.iter().find(|(_, span)| span.span == id)?.0,
+        };
+        let spans = self.spans.iter().filter(|(of, _)| *of == trace).map(|(_, span)| span.clone()).collect();
+        Some(Spans { trace, spans })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_beyond_the_limit_push_out_the_oldest_and_ends_find_their_span() {
+        let mut traces = Traces::new(1);
+        let first = traces.origin(None);
+        traces.begin(first, "kv.set", String::new(), String::new(), String::new(), 1);
+        let child = traces.child(first);
+        traces.begin(child, "kv.write", String::new(), String::new(), String::new(), 2);
+        traces.end(child.span, "ok", 3);
+        traces.end(child.span, "timeout", 4);
+        let found = traces.find(child.span).unwrap();
+        assert_eq!((found.trace, found.spans.len()), (first.trace, 2));
+        assert_eq!((found.spans[1].parent, found.spans[1].outcome.as_str()), (first.span, "ok"));
+        for _ in 0..SPANS_MAX {
+            let next = traces.origin(None);
+            traces.begin(next, "kv.get", String::new(), String::new(), String::new(), 5);
+            traces.end(next.span, "ok", 6);
+        }
+        assert_eq!((traces.spans.len(), traces.numbers.len()), (SPANS_MAX, SPANS_MAX));
+        assert!(traces.find(first.trace).is_none());
+        assert!(traces.spans.iter().all(|(_, span)| span.outcome == "ok"));
+    }
+}

@@ -169,6 +169,14 @@ pub struct Publish {
     pub subsystem: String,
     pub item: String,
     pub value: Value,
+    /// Values before this one that could not be told: `revision` rises by as many more, so that readers see the gap.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Request for Publish {

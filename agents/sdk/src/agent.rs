@@ -7,6 +7,9 @@
 //! ```
 
 use crate::{
+    askers::Askers,
+    host::{Handler, Host},
+    hosting::HostNews,
     job::{JobEnd, Service, report_of},
     limits::RECEIVE_BURST,
     link::{Link, LinkError, WakeSource, waker},
@@ -17,6 +20,7 @@ use crate::{
 use ecs_schemas::{
     job::{JobId, ReportJob},
     registry::{AgentState, Register, check_name},
+    subsystem::Description,
     value::Value,
 };
 use std::{
@@ -65,6 +69,8 @@ pub struct Agent {
 
 struct Shared {
     outbox: Arc<Outbox>,
+    /// Of hosted subsystems, by name.
+    handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>,
     is_connected: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -83,6 +89,7 @@ impl Agent {
         let outbox = Arc::new(Outbox::new(waker));
         let is_connected = Arc::new(AtomicBool::new(false));
         let register = register(&config, &services);
+        let handlers = Arc::new(Mutex::default());
         let ended = config.ended_jobs.into_iter().map(|(id, end)| report_before_restart(id, end)).collect();
         let io = Io {
             endpoint: config.request_endpoint.clone(),
@@ -90,11 +97,12 @@ impl Agent {
             source,
             session: Session::new(config.request_endpoint, register, ended, Instant::now()),
             workers: Workers::new(services, Arc::clone(&outbox)),
+            askers: Askers::new(Arc::clone(&outbox), Arc::clone(&handlers)),
             outbox: Arc::clone(&outbox),
             is_connected: Arc::clone(&is_connected),
         };
         let thread = thread::Builder::new().name("ecs-agent".to_owned()).spawn(move || io.run())?;
-        Ok(Self { shared: Arc::new(Shared { outbox, is_connected, thread: Mutex::new(Some(thread)) }) })
+        Ok(Self { shared: Arc::new(Shared { outbox, handlers, is_connected, thread: Mutex::new(Some(thread)) }) })
     }
 
     /// How the agent is: `Starting` or `Ready`. Told to the broker at once.
@@ -106,6 +114,19 @@ impl Agent {
     /// broker is away the newest are kept.
     pub fn publish(&self, values: BTreeMap<String, Value>) {
         self.shared.outbox.publish(values);
+    }
+
+    /// Hosts a subsystem from now on; told to the broker at once, and at every registration. Hosted again, it is
+    /// described anew.
+    ///
+    /// # Errors
+    /// Says what in the description does not make sense.
+    pub fn host(&self, description: Description, handler: Arc<dyn Handler>) -> Result<Host, String> {
+        description.check()?;
+        let name = description.name.clone();
+        self.shared.handlers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), handler);
+        self.shared.outbox.host(HostNews::Describe(Box::new(description)));
+        Ok(Host::new(name, Arc::clone(&self.shared.outbox)))
     }
 
     /// Registered, as far as is known: a broker that died is noticed within its own timeout.
@@ -158,6 +179,7 @@ struct Io {
     source: WakeSource,
     session: Session,
     workers: Workers,
+    askers: Askers,
     outbox: Arc<Outbox>,
     is_connected: Arc<AtomicBool>,
 }
@@ -171,9 +193,10 @@ impl Io {
                 self.renew_link(now);
             }
             let can_send = self.link.wait_writable(Duration::ZERO);
-            for (header, body) in self.session.due(now, &self.outbox, self.workers.is_idle(), can_send) {
-                self.link.send(&header, body); // what matters is repeated until it is answered
-            }
+            let mut due = self.session.due(now, &self.outbox, self.workers.is_idle(), can_send).into_iter();
+            // What is left when the queue is full waits; what could not leave for want of a connection is repeated.
+            let full = due.find(|(header, body)| !self.link.send(header, body));
+            self.session.keep_unsent(full.into_iter().chain(due));
             self.is_connected.store(self.session.is_registered(), Ordering::Relaxed);
             self.wait(now, can_send);
             self.receive();
@@ -189,6 +212,7 @@ impl Io {
         self.session.take(news, now);
         if self.session.is_stopping() {
             self.workers.kill_all();
+            self.askers.cancel_all();
         }
     }
 
@@ -225,6 +249,9 @@ impl Io {
 
     fn obey(&mut self, order: Order) {
         match order {
+            Order::Ask(header, body) => self.askers.ask(header, &body),
+            Order::Cancel(id) => self.askers.cancel(id),
+            Order::Restore(kept) => kept.iter().for_each(|(name, values)| self.askers.restore(name, values)),
             Order::Run(run) if self.session.has(run.id) => self.session.repeat(run.id),
             // A job that comes while the agent stops goes back to the queue when it has left.
             Order::Run(_) if self.session.is_stopping() => {}

@@ -1,15 +1,18 @@
 //! Requests of tools: ask the broker, wait for the answer.
 
 use crate::{
-    limits::CONNECT_PATIENCE,
+    limits::{ANSWER_GRACE, CONNECT_PATIENCE},
     link::{Link, LinkError},
+    trace_context,
 };
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode, encode},
     error_code::Failure,
 };
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    marker::PhantomData,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -57,6 +60,19 @@ struct State {
     /// None after a timeout: what was queued in the old one must not leave later.
     link: Option<Link>,
     last_id: u64,
+    last_trace: Option<u64>,
+    /// Answers to requests that were started and not finished, by their id.
+    answers: HashMap<u64, (String, Vec<u8>)>,
+    started: HashSet<u64>,
+}
+
+/// A request that was sent; see [`Client::start`].
+#[derive(Debug)]
+pub struct Pending<R> {
+    id: u64,
+    deadline: Instant,
+    timeout: Duration,
+    _request: PhantomData<fn() -> R>,
 }
 
 impl Client {
@@ -66,7 +82,8 @@ impl Client {
     /// `Link`.
     pub fn new(endpoint: &str) -> Result<Self, CallError> {
         let link = Some(Link::connect(endpoint)?);
-        Ok(Self { endpoint: endpoint.to_owned(), state: Mutex::new(State { link, last_id: 0 }) })
+        let state = State { link, last_id: 0, last_trace: None, answers: HashMap::new(), started: HashSet::new() };
+        Ok(Self { endpoint: endpoint.to_owned(), state: Mutex::new(state) })
     }
 
     /// Sends `request` and waits for its reply, at most for `timeout`. Without a connection it gives up
@@ -76,29 +93,88 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub fn call<R: Request>(&self, request: &R, timeout: Duration) -> Result<R::Reply, CallError> {
+        self.call_with(request, timeout, |_, _| {})
+    }
+
+    /// As [`Client::call`]; notices that come before the answer, feedback for example, go to `on_notice` with their kind.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call_with<R: Request>(
+        &self,
+        request: &R,
+        timeout: Duration,
+        on_notice: impl FnMut(&str, &[u8]),
+    ) -> Result<R::Reply, CallError> {
+        let pending = self.start(request, timeout)?;
+        self.finish_with(pending, on_notice)
+    }
+
+    /// Sends `request`; its reply is fetched later with [`Client::finish`], in any order with others.
+    ///
+    /// # Errors
+    /// `NoBroker`, `TooLong`, `Link`.
+    pub fn start<R: Request>(&self, request: &R, timeout: Duration) -> Result<Pending<R>, CallError> {
         let deadline = Instant::now() + timeout;
         let body = encode(request);
         if body.len() > BODY_BYTES_MAX {
             return Err(CallError::TooLong { bytes: body.len() });
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.last_id += 1;
+        let id = state.last_id;
         let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let header = Header::request(R::KIND, state.last_id, deadline_ms);
+        let trace = trace_context::next();
+        state.last_trace = Some(trace.trace);
+        let header = Header { trace: Some(trace), ..Header::request(R::KIND, id, deadline_ms) };
         let link = match state.link.take() {
             Some(link) => link,
             None => Link::connect(&self.endpoint)?,
         };
-        if !link.wait_writable(CONNECT_PATIENCE.min(timeout)) || !link.send(&header, body) {
-            state.link = Some(link);
+        let sent = link.wait_writable(CONNECT_PATIENCE.min(timeout)) && link.send(&header, &body);
+        state.link = Some(link);
+        if !sent {
             return Err(CallError::NoBroker { endpoint: self.endpoint.clone() });
         }
-        let Some((kind, body)) = await_answer(&link, header.id, deadline) else {
-            let (endpoint, seconds) = (self.endpoint.clone(), timeout.as_secs_f64());
+        state.started.insert(id);
+        Ok(Pending { id, deadline, timeout, _request: PhantomData })
+    }
+
+    /// The trace of the request that was sent last, for `trace.get`.
+    pub fn last_trace(&self) -> Option<u64> {
+        self.lock().last_trace
+    }
+
+    /// The reply to a request that was started.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn finish<R: Request>(&self, pending: Pending<R>) -> Result<R::Reply, CallError> {
+        self.finish_with(pending, |_, _| {})
+    }
+
+    fn finish_with<R: Request>(
+        &self,
+        pending: Pending<R>,
+        on_notice: impl FnMut(&str, &[u8]),
+    ) -> Result<R::Reply, CallError> {
+        let mut state = self.lock();
+        // The broker says at the deadline who did not answer: that word is waited for.
+        let answer = state.await_answer(pending.id, pending.deadline + ANSWER_GRACE, on_notice);
+        state.started.remove(&pending.id);
+        let Some((kind, body)) = answer else {
+            if state.started.is_empty() {
+                state.link = None;
+            }
+            let (endpoint, seconds) = (self.endpoint.clone(), pending.timeout.as_secs_f64());
             return Err(CallError::Timeout { endpoint, kind: R::KIND, seconds });
         };
-        state.link = Some(link);
+        drop(state);
         self.read_answer::<R>(&kind, &body)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_answer<R: Request>(&self, kind: &str, body: &[u8]) -> Result<R::Reply, CallError> {
@@ -114,20 +190,38 @@ impl Client {
     }
 }
 
-/// The answer to request `id`: its kind and body. Answers to other requests, late ones, are skipped.
-fn await_answer(link: &Link, id: u64, deadline: Instant) -> Option<(String, Vec<u8>)> {
-    loop {
-        while let Some(mut parts) = link.receive() {
-            let header = parts.first().and_then(|bytes| Header::decode(bytes).ok());
-            if let Some(header) = header.filter(|header| header.id == id && parts.len() == 2) {
-                return Some((header.kind, parts.remove(1)));
+impl State {
+    /// The answer to request `id`: its kind and body. Answers to other requests that were started are kept, late ones
+    /// dropped.
+    fn await_answer(
+        &mut self,
+        id: u64,
+        deadline: Instant,
+        mut on_notice: impl FnMut(&str, &[u8]),
+    ) -> Option<(String, Vec<u8>)> {
+        if let Some(answer) = self.answers.remove(&id) {
+            return Some(answer);
+        }
+        let Self { link, answers, started, .. } = self;
+        let link = link.as_ref()?;
+        loop {
+            while let Some(mut parts) = link.receive() {
+                let header = parts.first().and_then(|bytes| Header::decode(bytes).ok());
+                let Some(header) = header.filter(|_| parts.len() == 2) else { continue };
+                let body = parts.remove(1);
+                match header.id {
+                    answered if answered == id => return Some((header.kind, body)),
+                    0 => on_notice(&header.kind, &body),
+                    other if started.contains(&other) => drop(answers.insert(other, (header.kind, body))),
+                    _ => {}
+                }
             }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return None;
+            }
+            link.wait_readable(rest);
         }
-        let rest = deadline.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            return None;
-        }
-        link.wait_readable(rest);
     }
 }
 

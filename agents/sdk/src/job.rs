@@ -154,7 +154,7 @@ fn failed(panic: &(dyn Any + Send)) -> JobEnd {
     JobEnd::Failed { failure: Failure::new(ErrorCode::Other, message), result: None }
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -42,6 +42,9 @@
 //! |---|---|
 //! | `agent` | the handle, and the I/O thread |
 //! | `session` | the conversation with the broker; no socket, no clock |
+//! | `host` | subsystems with items, events, calls, alarms |
+//! | `hosting`, `askers` | what the session tells of them, and the threads that answer for them |
+//! | `trace_context` | the trace that a thread works in |
 //! | `job`, `workers` | services and their jobs |
 //! | `outbox` | where the threads meet |
 //! | `client`, `subscriber` | for tools: ask, and listen |
@@ -50,7 +53,10 @@
 //! | [`limits`] | every limit and interval |
 
 mod agent;
+mod askers;
 mod client;
+mod host;
+mod hosting;
 mod job;
 pub mod limits;
 mod link;
@@ -58,10 +64,12 @@ mod outbox;
 mod session;
 pub mod stop;
 mod subscriber;
+mod trace_context;
 mod workers;
 
 pub use agent::{Agent, AgentConfig, StartError};
-pub use client::{CallError, Client};
+pub use client::{CallError, Client, Pending};
+pub use host::{Asked, Handler, Host, Params};
 pub use job::{Job, JobEnd, Service};
 pub use link::LinkError;
 pub use stop::Stop;

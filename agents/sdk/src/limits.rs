@@ -19,6 +19,16 @@ pub const AGENT_DEADLINE_MS: u32 = 3000;
 /// Jobs that run at the same time in one agent. The broker gives one; more can only come from a job that
 /// does not end when it is killed. Beyond it a job is rejected with `busy`.
 pub const JOBS_MAX: usize = 16;
+/// A connection over which nothing can be sent for this long is lost; while its queue is full, it is looked at this often.
+pub const BLOCKED_PATIENCE: Duration = Duration::from_millis(300);
+pub const BLOCKED_LOOK: Duration = Duration::from_millis(1);
+/// Threads that run handlers in one agent. Further questions wait for one of them.
+pub const HANDLERS_MAX: usize = 64;
+/// A handler's thread that has nothing to do ends after this long.
+pub const HANDLER_IDLE: Duration = Duration::from_secs(5);
+/// News of hosted subsystems that wait for the I/O thread. Beyond it a value replaces the one of its item that waits
+/// already, and says so to its readers.
+pub const HOST_NEWS_MAX: usize = 10_000;
 /// Messages taken from the socket before the agent's own are sent again.
 pub const RECEIVE_BURST: usize = 256;
 /// Messages that wait in each direction in one socket. Beyond it an agent's message is dropped and, where it
@@ -33,6 +43,8 @@ pub const PARTS_MAX: usize = 4;
 pub const TOPICS_MAX: usize = 8192;
 /// A client that has no connection after this long says that there is no broker.
 pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// The broker's own word that somebody did not answer in time comes this much after the deadline at most.
+pub const ANSWER_GRACE: Duration = Duration::from_millis(200);
 /// How long the answer to a leave is waited for.
 pub const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long closing waits for what was already sent.

@@ -80,8 +80,8 @@ impl Link {
     }
 
     /// Sends a message; false when there is no connection or its queue is full (rule L1).
-    pub fn send(&self, header: &Header, body: Vec<u8>) -> bool {
-        self.socket.send_multipart([encode(header), body], zmq::DONTWAIT).is_ok()
+    pub fn send(&self, header: &Header, body: &[u8]) -> bool {
+        self.socket.send_multipart([encode(header).as_slice(), body], zmq::DONTWAIT).is_ok()
     }
 
     /// The next message that waits, if any.

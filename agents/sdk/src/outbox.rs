@@ -10,7 +10,11 @@
 //! O2  It is bounded without a queue: state, telemetry and progress keep only the newest value, and a job
 //!     reports at most three states (accepted, running, end).
 
-use crate::link::Waker;
+use crate::{
+    hosting::{HostNews, ItemPath},
+    limits::HOST_NEWS_MAX,
+    link::Waker,
+};
 use ecs_schemas::{
     job::{JobId, Progress, ReportJob},
     registry::AgentState,
@@ -29,6 +33,10 @@ pub struct News {
     pub telemetry: Option<BTreeMap<String, Value>>,
     /// In the order in which they were made.
     pub reports: Vec<ReportJob>,
+    /// What is new of hosted subsystems, in its order.
+    pub hosted: Vec<HostNews>,
+    /// Newest values of items for which there was no place there, and how many each replaces.
+    overflow: BTreeMap<ItemPath, (Value, u64)>,
     /// The agent is to stop, at the latest at this instant.
     pub stop_by: Option<Instant>,
 }
@@ -71,13 +79,33 @@ impl Outbox {
         self.report(report);
     }
 
+    /// News of a hosted subsystem.
+    pub fn host(&self, news: HostNews) {
+        let mut all = lock(&self.news);
+        let is_first = all.hosted.is_empty();
+        match news {
+            HostNews::Publish { path, value, .. } if all.hosted.len() >= HOST_NEWS_MAX => {
+                let (newest, skipped) = all.overflow.entry(path).or_insert((Value::Null, u64::MAX));
+                (*newest, *skipped) = (value, skipped.wrapping_add(1));
+            }
+            news => all.hosted.push(news),
+        }
+        drop(all);
+        if is_first {
+            self.waker.wake(); // otherwise it was woken and will come
+        }
+    }
+
     pub fn stop(&self, by: Instant) {
         self.note(|news| news.stop_by = Some(by));
     }
 
     /// Takes everything that is new.
     pub fn take(&self) -> News {
-        std::mem::take(&mut *lock(&self.news))
+        let mut news = std::mem::take(&mut *lock(&self.news));
+        let newest = |(path, (value, skipped))| HostNews::Publish { path, value, skipped };
+        news.hosted.extend(std::mem::take(&mut news.overflow).into_iter().map(newest));
+        news
     }
 
     pub fn has_progress(&self) -> bool {

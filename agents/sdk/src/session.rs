@@ -15,16 +15,19 @@
 //! A3  Whatever the broker says, the agent goes on: an answer that it does not understand is logged.
 
 use crate::{
+    hosting::Hosting,
     limits::{
-        AGENT_DEADLINE_MS, BACKOFF_MAX, BACKOFF_MIN, LEAVE_PATIENCE, PROGRESS_INTERVAL, REPEAT_INTERVAL,
-        SILENCE_DEFAULT,
+        AGENT_DEADLINE_MS, BACKOFF_MAX, BACKOFF_MIN, BLOCKED_LOOK, BLOCKED_PATIENCE, LEAVE_PATIENCE, PROGRESS_INTERVAL,
+        REPEAT_INTERVAL, SILENCE_DEFAULT,
     },
     outbox::{News, Outbox},
 };
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
+    exchange::{Cancel, RunCall, RunEvent},
     job::{JobId, JobState, KillJob, ReportJob, ReportProgress, RunJob},
+    kv::{Read, Restored, Write},
     registry::{AgentState, Heartbeat, Leave, Register, Registered},
     telemetry::Telemetry,
     value::Value,
@@ -39,6 +42,12 @@ use std::{
 pub enum Order {
     Run(RunJob),
     Kill(JobId),
+    /// A question for a hosted subsystem.
+    Ask(Header, Vec<u8>),
+    /// Nobody waits for the answer to this question any more.
+    Cancel(u64),
+    /// Values that the broker has kept, by subsystem.
+    Restore(Vec<(String, Vec<Restored>)>),
 }
 
 /// A message to the broker.
@@ -84,6 +93,9 @@ pub struct Session {
     telemetry: Option<BTreeMap<String, Value>>,
     progress_at: Instant,
     stop_by: Option<Instant>,
+    hosting: Hosting,
+    /// Since when nothing can be sent.
+    blocked_since: Option<Instant>,
     /// The last refusal that was logged, so that it is logged once.
     refusal: String,
 }
@@ -105,6 +117,8 @@ impl Session {
             telemetry: None,
             progress_at: now,
             stop_by: None,
+            hosting: Hosting::default(),
+            blocked_since: None,
             refusal: String::new(),
         };
         for report in ended {
@@ -150,6 +164,13 @@ impl Session {
         self.telemetry = news.telemetry.or(self.telemetry.take());
         self.stop_by = news.stop_by.or(self.stop_by);
         news.reports.into_iter().for_each(|report| self.keep(report));
+        let Self { hosting, last_id, .. } = self;
+        for news in news.hosted {
+            hosting.take(news, || {
+                *last_id += 1;
+                *last_id
+            });
+        }
     }
 
     /// Keeps a report until it is answered.
@@ -178,12 +199,14 @@ impl Session {
     /// All that is to be said now. `can_send` is whether there is a connection.
     pub fn due(&mut self, now: Instant, outbox: &Outbox, is_idle: bool, can_send: bool) -> Vec<Message> {
         let mut out = Vec::new();
-        if !can_send {
+        // A full queue is not a lost connection: it empties within milliseconds.
+        self.blocked_since = if can_send { None } else { self.blocked_since.or(Some(now)) };
+        if self.blocked_since.is_some_and(|since| now >= since + BLOCKED_PATIENCE) {
             self.lost("no connection to the broker", now);
         }
         match self.phase {
             Phase::Greeting { attempt_at, pause } if can_send && now >= attempt_at => self.greet(pause, now, &mut out),
-            Phase::Registered { heartbeat_at, heartbeat } => {
+            Phase::Registered { heartbeat_at, heartbeat } if can_send => {
                 if now >= heartbeat_at {
                     let state = self.register.state;
                     self.ask(&Heartbeat { state }, &mut out);
@@ -197,8 +220,14 @@ impl Session {
         out
     }
 
+    /// Messages of [`Session::due`] that did not fit into the connection's queue.
+    pub fn keep_unsent(&mut self, messages: impl Iterator<Item = Message>) {
+        self.hosting.keep_unsent(messages);
+    }
+
     fn greet(&mut self, pause: Duration, now: Instant, out: &mut Vec<Message>) {
         self.register.jobs = self.jobs.iter().copied().collect();
+        self.register.subsystems = self.hosting.descriptions();
         let register = self.register.clone();
         self.register_id = self.ask(&register, out);
         self.phase = Phase::Greeting { attempt_at: now + pause, pause: (pause * 2).min(BACKOFF_MAX) };
@@ -212,6 +241,7 @@ impl Session {
                 out.push((request_header::<ReportJob>(*request_id), encode(&pending.report)));
             }
         }
+        self.hosting.due(now, out);
         if let Some(values) = self.telemetry.take() {
             out.push((Header::notice(Telemetry::KIND), encode(&Telemetry { values })));
         }
@@ -251,11 +281,13 @@ impl Session {
         let mut sooner = |at: Instant| wake = wake.min(at);
         match self.phase {
             Phase::Greeting { attempt_at, .. } => sooner(attempt_at),
+            Phase::Registered { .. } if self.blocked_since.is_some() => sooner(now + BLOCKED_LOOK),
             Phase::Registered { heartbeat_at, .. } => {
                 sooner(heartbeat_at);
                 self.pending
                     .values()
                     .for_each(|pending| sooner(pending.sent.map_or(now, |sent| sent + REPEAT_INTERVAL)));
+                self.hosting.next_wake(now).into_iter().for_each(&mut sooner);
                 if outbox.has_progress() {
                     sooner(self.progress_at);
                 }
@@ -275,38 +307,44 @@ impl Session {
         match header.kind.as_str() {
             RunJob::KIND => decode(body).ok().map(Order::Run),
             KillJob::KIND => decode(body).ok().map(|kill: KillJob| Order::Kill(kill.id)),
+            Cancel::KIND => decode(body).ok().map(|cancel: Cancel| Order::Cancel(cancel.id)),
+            Read::KIND | Write::KIND | RunEvent::KIND | RunCall::KIND => Some(Order::Ask(header, body.clone())),
             KIND_ERROR => {
                 let failure = decode(body).unwrap_or_else(|error| Failure::new(ErrorCode::Other, error.to_string()));
                 self.refused(header.id, failure, now);
                 None
             }
-            _ => {
-                self.answered(header.id, body, now);
-                None
-            }
+            _ => self.answered(header.id, body, now),
         }
     }
 
-    fn answered(&mut self, id: u64, body: &[u8], now: Instant) {
+    fn answered(&mut self, id: u64, body: &[u8], now: Instant) -> Option<Order> {
         if id == self.register_id && self.is_greeting() {
             match decode(body) {
-                Ok(welcome) => self.welcome(&welcome, now),
+                Ok(welcome) => return Some(Order::Restore(self.welcome(&welcome, now))),
                 Err(error) => self.log_refusal(&error.to_string()),
             }
         } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
             self.phase = Phase::Left;
-        } else {
+        } else if !self.hosting.settle(id) {
             self.settle(id);
         }
+        None
     }
 
-    fn welcome(&mut self, welcome: &Registered, now: Instant) {
+    /// Returns the values that the broker has kept for hosted subsystems.
+    fn welcome(&mut self, welcome: &Registered, now: Instant) -> Vec<(String, Vec<Restored>)> {
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
         self.silence = Duration::from_millis(welcome.timeout_ms.into()).max(heartbeat);
         self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
         self.pending.values_mut().for_each(|pending| pending.sent = None);
         self.refusal.clear();
         tracing::info!(agent = self.register.name, broker = self.endpoint, "registered");
+        let Self { hosting, last_id, register_id, .. } = self;
+        hosting.welcomed(*register_id, welcome, || {
+            *last_id += 1;
+            *last_id
+        })
     }
 
     fn refused(&mut self, id: u64, failure: Failure, now: Instant) {
@@ -318,7 +356,10 @@ impl Session {
             self.phase = Phase::Left;
         } else if self.pending.contains_key(&id) {
             self.report_refused(id, &failure);
+        } else if self.hosting.has(id) && is_for_now(&failure) {
+            // sent again after REPEAT_INTERVAL
         } else {
+            self.hosting.settle(id);
             tracing::warn!(agent = self.register.name, code = failure.code.as_str(), "refused: {failure}");
         }
     }
@@ -335,7 +376,7 @@ impl Session {
 
     /// A report that may be taken later stays; one that never will ends, but a job's end must be known.
     fn report_refused(&mut self, id: u64, failure: &Failure) {
-        if matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout) {
+        if is_for_now(failure) {
             return; // repeated after REPEAT_INTERVAL
         }
         let Some(report) = self.settle(id) else { return };
@@ -377,6 +418,11 @@ impl Session {
         self.last_id += 1;
         self.last_id
     }
+}
+
+/// Later the same request may be taken.
+fn is_for_now(failure: &Failure) -> bool {
+    matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout)
 }
 
 fn request_header<R: Request>(id: u64) -> Header {

@@ -77,7 +77,7 @@ impl Core {
         session: &Session,
         publish: Publish,
     ) -> Result<Published, Failure> {
-        let Publish { subsystem, item, value } = publish;
+        let Publish { subsystem, item, value, skipped } = publish;
         self.check_owner(session, &subsystem)?;
         let known = self.subsystems.item(&subsystem, &item)?;
         if !known.published {
@@ -88,7 +88,7 @@ impl Core {
         check_value(&what, &value)?;
         known.kind.check(&what, &value)?;
         let payload = encode(&value);
-        let revision = self.subsystems.publish(&subsystem, &item, value, payload.len(), now_ns)?;
+        let revision = self.subsystems.publish(&subsystem, &item, value, (payload.len(), skipped), now_ns)?;
         self.once |= !known_persist;
         self.published.push((subsystem, item));
         Ok(Published { revision })

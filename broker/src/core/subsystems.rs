@@ -287,11 +287,19 @@ impl Subsystems {
         self.all.get(name)?.values.get(item).map(|kept| &kept.reading)
     }
 
-    /// Keeps a published value of an item that is there. Returns its revision.
+    /// Keeps a published value of an item that is there, of so many bytes, and after so many that were skipped. Returns
+    /// its revision.
     ///
     /// # Errors
     /// `busy`: the kept values of all items together are at their limit.
-    pub fn publish(&mut self, name: &str, item: &str, value: Value, bytes: usize, now_ns: u64) -> Result<u64, Failure> {
+    pub fn publish(
+        &mut self,
+        name: &str,
+        item: &str,
+        value: Value,
+        (bytes, skipped): (usize, u64),
+        now_ns: u64,
+    ) -> Result<u64, Failure> {
         let subsystem = self.all.get_mut(name).expect("the item was found in it");
         let before = subsystem.values.get(item);
         let others_bytes = self.values_bytes - before.map_or(0, |before| before.bytes);
@@ -299,7 +307,8 @@ impl Subsystems {
             let message = format!("{others_bytes} bytes of values are kept already; at most {KEPT_VALUES_BYTES_MAX}");
             return Err(Failure::new(ErrorCode::Busy, message));
         }
-        let revision = before.map_or(0, |before| before.reading.revision) + 1;
+        let last = before.map_or(0, |before| before.reading.revision);
+        let revision = last.saturating_add(skipped).saturating_add(1);
         let persist = subsystem.description.items.iter().any(|known| known.name == item && known.persist);
         let kept = Kept { reading: Reading { value, revision, time_ns: now_ns }, bytes };
         let before = subsystem.values.insert(item.to_owned(), kept);

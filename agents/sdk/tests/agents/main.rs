@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `connection` | registering, losing and finding the broker, leaving |
+//! | `hosting` | subsystems: values, events, calls, alarms, traces |
 //! | `jobs` | services: ends, kills, panics, restarts of the broker |
 //! | `tools` | clients and subscribers |
 //! | `signals` | the wish to stop |
@@ -10,6 +11,7 @@
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
 mod connection;
+mod hosting;
 mod jobs;
 mod setup;
 mod signals;

@@ -104,6 +104,19 @@ impl EventResults {
     }
 }
 
+/// Payload of the topic `<subsystem>/event/<event>`: an event has ended for this subsystem.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventEnded {
+    /// Who asked, by the broker's word.
+    pub by: String,
+    #[serde(flatten)]
+    pub result: TargetResult,
+}
+
+pub fn event_topic(subsystem: &str, event: &str) -> String {
+    format!("{subsystem}/event/{event}")
+}
+
 /// Client → broker: have one worker do this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DoCall {

@@ -47,7 +47,7 @@
 //! | `trace_context` | the trace that a thread works in |
 //! | `job`, `workers` | services and their jobs |
 //! | `outbox` | where the threads meet |
-//! | `client`, `subscriber` | for tools: ask, and listen |
+//! | `client`, `subscriber`, `watcher` | for tools: ask, listen, and watch items at a rate |
 //! | `link` | ZeroMQ |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
@@ -65,6 +65,7 @@ mod session;
 pub mod stop;
 mod subscriber;
 mod trace_context;
+mod watcher;
 mod workers;
 
 pub use agent::{Agent, AgentConfig, StartError};
@@ -74,3 +75,4 @@ pub use job::{Job, JobEnd, Service};
 pub use link::LinkError;
 pub use stop::Stop;
 pub use subscriber::Subscriber;
+pub use watcher::{WatchError, Watcher};

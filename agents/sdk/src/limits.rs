@@ -43,6 +43,9 @@ pub const PARTS_MAX: usize = 4;
 pub const TOPICS_MAX: usize = 8192;
 /// A client that has no connection after this long says that there is no broker.
 pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// A watcher says again what it watches this often, and begins anew after this long without one.
+pub const WATCH_PING: Duration = Duration::from_secs(1);
+pub const WATCH_SILENCE: Duration = Duration::from_secs(3);
 /// The broker's own word that somebody did not answer in time comes this much after the deadline at most.
 pub const ANSWER_GRACE: Duration = Duration::from_millis(200);
 /// How long the answer to a leave is waited for.

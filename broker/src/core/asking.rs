@@ -13,7 +13,10 @@ use crate::limits::{DEADLINE_MAX, FEEDBACK_BYTES_MAX, PARAMS_MAX, TARGETS_MAX};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{CallEvent, Cancel, DoCall, Done, Feedback, Params, RunCall, RunEvent, TargetEnd, TargetResult},
+    exchange::{
+        CallEvent, Cancel, DoCall, Done, EventEnded, Feedback, Params, RunCall, RunEvent, TargetEnd, TargetResult,
+        event_topic,
+    },
     kv::{Reading, Taken},
     nearest::nearest,
     subsystem::Handled,
@@ -110,7 +113,7 @@ impl Core {
             }
             all.push(Target { end, ..target(&name, &agent) });
         }
-        let exchange = self.new_exchange(call, Ask::Event, all);
+        let exchange = self.new_exchange(call, Ask::Event { name: event }, all);
         if asks.is_empty() {
             return Ok(Some(exchange.answer().body));
         }
@@ -302,6 +305,13 @@ impl Core {
         let failed =
             exchange.targets.iter().filter_map(|target| target.end.as_ref()).find(|end| end.end != TargetEnd::Ok);
         self.traces.end(exchange.origin.span, failed.map_or("ok", |end| end.end.as_str()), now_ns);
+        if let Ask::Event { name } = &exchange.ask {
+            let by = self.who(&exchange.caller);
+            for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
+                let ended = target.end.clone().map(|result| EventEnded { by: by.clone(), result });
+                self.ended_events.extend(ended.map(|ended| (event_topic(&target.subsystem, name), ended)));
+            }
+        }
         self.free.push(exchange.answer());
     }
 

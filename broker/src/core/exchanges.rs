@@ -34,7 +34,9 @@ pub enum Ask {
         path: ItemPath,
         guarded: bool,
     },
-    Event,
+    Event {
+        name: String,
+    },
     Call {
         name: String,
     },
@@ -327,7 +329,7 @@ impl Exchange {
     /// The answer to the caller, once every target has ended.
     pub fn answer(&self) -> Outgoing {
         let (header, body) = match &self.ask {
-            Ask::Event => {
+            Ask::Event { .. } => {
                 let results = self.targets.iter().filter_map(|target| target.end.clone()).collect();
                 (self.header.reply(), encode(&EventResults { results }))
             }
@@ -355,7 +357,7 @@ impl Exchange {
 
     /// What an event's caller is told when one target has ended.
     pub fn target_notice(&self, index: usize) -> Option<Outgoing> {
-        let result = self.targets[index].end.clone().filter(|_| self.ask == Ask::Event && self.targets.len() > 1)?;
+        let result = self.targets[index].end.clone().filter(|_| matches!(self.ask, Ask::Event { .. }))?;
         let body = encode(&TargetEnded { id: self.header.id, result });
         let header = Header { trace: self.header.trace, ..Header::notice(TargetEnded::KIND) };
         Some(Outgoing { session: self.caller.clone(), header, body })

@@ -53,6 +53,7 @@ use crate::limits::CLIENTS_MAX;
 use ecs_schemas::{
     alarm::alarm_topic,
     envelope::{Header, Notice, encode},
+    exchange::EventEnded,
     job::JobRecord,
     kv::{Reading, Update, item_topic},
     registry::BrokerStatus,
@@ -167,6 +168,8 @@ pub struct Core {
     /// Outputs of this step that leave whatever the disk does, and whether it is done once (rule C5).
     free: Vec<Outgoing>,
     once: bool,
+    /// Events that have ended since the last commit, by their topic.
+    ended_events: Vec<(String, EventEnded)>,
     /// Items that were published in this batch.
     published: Vec<(String, String)>,
     counters: Counters,
@@ -189,6 +192,7 @@ impl Core {
             lost: HashMap::new(),
             free: Vec::new(),
             once: false,
+            ended_events: Vec::new(),
             published: Vec::new(),
             counters: Counters::default(),
             counters_before: Counters::default(),
@@ -273,6 +277,9 @@ impl Core {
         for told in self.subsystems.take_alarms() {
             let topic = alarm_topic(&told.subsystem, &told.alarm.code);
             out.push(self.topics.publish(topic, &told.subsystem, encode(&told), now_ns));
+        }
+        for (topic, ended) in std::mem::take(&mut self.ended_events) {
+            out.push(self.topics.publish(topic, &ended.result.target, encode(&ended), now_ns));
         }
         for (subsystem, item) in std::mem::take(&mut self.published) {
             let Some(reading) = self.subsystems.reading(&subsystem, &item) else { continue };

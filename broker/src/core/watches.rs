@@ -8,7 +8,9 @@
 //! # Rules
 //! W1  A watch may come before the item; it is told as soon as there is a value.
 //! W2  With `max_hz` the newest value is always told in the end, at most one interval late.
-//! W3  A watcher that cannot be reached any more is forgotten.
+//! W3  Watching again what is watched changes its rate and nothing else: a reader says it again every second, and so
+//!     finds a broker that is a new one.
+//! W4  A watcher that cannot be reached any more is forgotten.
 
 use super::Session;
 use crate::limits::{WATCHES_MAX, WATCHES_OF_SESSION_MAX};
@@ -65,9 +67,12 @@ impl Watches {
         }
         for path in watch.items {
             let watchers = self.by_path.entry(path.clone()).or_default();
-            if watchers.insert(session.clone(), Watcher { interval_ns, told: None }).is_none() {
-                self.count += 1;
+            if let Some(watcher) = watchers.get_mut(session) {
+                watcher.interval_ns = interval_ns; // said again, to be sure of it: nothing is told twice
+                continue;
             }
+            watchers.insert(session.clone(), Watcher { interval_ns, told: None });
+            self.count += 1;
             self.by_session.entry(session.clone()).or_default().insert(path.clone());
             self.pending.insert((now_ns, path, session.clone()));
         }
@@ -83,7 +88,7 @@ impl Watches {
         }
     }
 
-    /// Rule W3.
+    /// Rule W4.
     pub fn forget(&mut self, session: &Session) {
         for path in self.by_session.remove(session).unwrap_or_default() {
             self.remove_one(session, &path);

@@ -13,7 +13,7 @@ Exit codes:
   0   done
   1   error; the message says why and what to do
   2   wrong command line
-  3   --wait: the job has ended, and not every image is written whole
+  3   --wait: the job has ended, and not every image is written whole; event, sync: not everybody said ok
   78  broker, agent: the configuration cannot work, or a port is taken
 
 Environment: ECS_CONFIG and ECS_BROKER stand for --config and --broker, ECS_LOG filters the log,
@@ -43,6 +43,22 @@ pub enum Command {
     Job(job::Job),
     /// Ask for a job's end
     Cancel(cancel::Cancel),
+    /// List subsystems
+    Ls(ls::Ls),
+    /// Show one subsystem: items, events, calls, alarms
+    Show(show::Show),
+    /// Read, set and watch values
+    Kv(kv::Kv),
+    /// Tell subsystems of an event
+    Event(event::Event),
+    /// Wait until all who handle an event have answered
+    Sync(event::Sync),
+    /// Have a worker do something
+    Call(call::Call),
+    /// List what is wrong
+    Alarms(alarms::Alarms),
+    /// Show which message led to which
+    Trace(trace::Trace),
     /// Watch what agents publish
     Topic(topic::Topic),
     /// Draw an image of a file as PNG

@@ -12,7 +12,7 @@ pub enum Exit {
     Ok,
     /// The message on stderr says why.
     Error,
-    /// `--wait`: the job has ended, and not every image is written whole.
+    /// `--wait`: the job has ended, and not every image is written whole. An event: not everybody said ok.
     NotWhole,
     /// The configuration cannot work: EX_CONFIG of sysexits.h. `up` does not start such a process again.
     Configuration,

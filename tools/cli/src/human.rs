@@ -42,6 +42,12 @@ pub fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Time of day in UTC, to the millisecond: `14:03:59.127`.
+pub fn clock(time_ns: u64) -> String {
+    let (seconds, ms) = (time_ns / 1_000_000_000 % 86_400, time_ns / 1_000_000 % 1000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
 /// Time between two clock readings; 0 where the clocks of two hosts disagree.
 pub fn between(earlier_ns: u64, later_ns: u64) -> String {
     duration(Duration::from_nanos(later_ns.saturating_sub(earlier_ns)))

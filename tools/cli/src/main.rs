@@ -10,10 +10,12 @@ mod connection;
 mod exit;
 mod human;
 mod logging;
+mod options;
 mod picture;
 mod progress;
 mod report;
 mod table;
+mod values;
 
 use clap::Parser;
 use std::process::ExitCode;

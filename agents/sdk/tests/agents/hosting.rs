@@ -14,7 +14,7 @@ use ecs_schemas::{
     value::Value,
     value_type::{Form, ValueType},
 };
-use ecs_sdk::{Agent, AgentConfig, Asked, CallError, Client, Handler, Host, Params, Subscriber};
+use ecs_sdk::{Agent, AgentConfig, Asked, CallError, Client, Handler, Host, Params, Subscriber, Watcher};
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
@@ -375,6 +375,38 @@ fn a_burst_of_values_arrives_in_order_and_every_gap_can_be_seen() {
         (seen, last) = (seen + 1, (header.seq, n));
     }
     println!("{seen} of {COUNT} values seen, {gaps} skipped and told");
+}
+
+#[test]
+fn a_watcher_gets_the_newest_at_its_rate_and_goes_on_with_the_next_broker() {
+    let mut beamline = Beamline::new();
+    let items = vec!["x01/stage/count".to_owned()];
+    let mut slow = Watcher::new(&beamline.request_endpoint(), items.clone(), Some(5.0)).unwrap();
+    assert!(slow.next(Duration::from_millis(200)).unwrap().is_none(), "it is not there yet");
+    let (_agent, stage) = agent(&beamline, "stage");
+    let host = stage.host.get().unwrap();
+    let begun = Instant::now();
+    let mut updates = Vec::new();
+    for n in 0..1000 {
+        host.publish("count", n).unwrap();
+        updates.extend(slow.next(Duration::from_millis(1)).unwrap());
+    }
+    let took_s = begun.elapsed().as_secs_f64();
+    while updates.last().is_none_or(|update| update.value != Value::from(999)) {
+        updates.push(slow.next(WATCHDOG).unwrap().expect("the newest is told in the end"));
+    }
+    assert!(updates.len() as f64 <= took_s * 5.0 + 3.0, "{} updates in {took_s} s", updates.len());
+    let told: u64 = updates[1..].iter().map(|update| update.missed + 1).sum();
+    assert_eq!(updates[0].revision + told, 1000, "each update says how many it leaves out");
+
+    beamline.stop_broker();
+    beamline.start_broker();
+    let update = slow.next(WATCHDOG).unwrap().expect("the current value, of the next broker");
+    assert_eq!(update.value, Value::from(999));
+    let mut late = Watcher::new(&beamline.request_endpoint(), items, None).unwrap();
+    assert_eq!(late.next(WATCHDOG).unwrap().unwrap().value, Value::from(999));
+    let mut bad = Watcher::new(&beamline.request_endpoint(), vec![], Some(-1.0)).unwrap();
+    assert!(bad.next(WATCHDOG).unwrap_err().to_string().contains("a rate above 0"));
 }
 
 #[test]

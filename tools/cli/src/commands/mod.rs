@@ -1,17 +1,24 @@
 //! One file per command: its options, its help with examples, and what it does.
 
 pub mod agent;
+pub mod alarms;
 pub mod bench;
 pub mod broker;
+pub mod call;
 pub mod cancel;
 pub mod completions;
+pub mod event;
 pub mod job;
 pub mod jobs;
+pub mod kv;
+pub mod ls;
 pub mod picture;
+pub mod show;
 pub mod sim;
 pub mod status;
 pub mod submit;
 pub mod topic;
+pub mod trace;
 pub mod up;
 
 use crate::{
@@ -31,6 +38,14 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Jobs(command) => command.run(),
         Command::Job(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Ls(command) => command.run(),
+        Command::Show(command) => command.run(),
+        Command::Kv(command) => command.run(),
+        Command::Event(command) => command.run(),
+        Command::Sync(command) => command.run(),
+        Command::Call(command) => command.run(),
+        Command::Alarms(command) => command.run(),
+        Command::Trace(command) => command.run(),
         Command::Topic(command) => command.run(),
         Command::Picture(command) => command.run(),
         Command::Sim(command) => command.run(),

@@ -1,0 +1,190 @@
+//! `ecs-cli event` and `ecs-cli sync`: tell subsystems of something, and hear what each says to it.
+
+use crate::{
+    connection::{Connection, call},
+    exit::Exit,
+    report,
+    table::{Cell, Mood, Table},
+    values::{parse_params, shown},
+};
+use clap::{Args, Subcommand};
+use ecs_schemas::{
+    envelope::{Notice, decode},
+    exchange::{CallEvent, EventResults, Feedback, TargetEnd},
+    registry::GetStatus,
+    value_type::ValueType,
+};
+use ecs_sdk::Subscriber;
+use serde_json::json;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+const TURN: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  ecs-cli event call can_begin
+  ecs-cli event call vent --to x01/pump speed=2
+  ecs-cli event watch x01/pump
+
+Exit code 3: not everybody said ok; the table says who and why.";
+
+const SYNC_EXAMPLES: &str = "\
+Examples:
+  ecs-cli sync prepare_trial
+  ecs-cli sync prepare_trial trial=17 --timeout 5 --json
+
+It is done when all who handle the event have answered. Exit code 3: not everybody said ok.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Event {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Tell subsystems of an event and wait for the answer of each
+    Call(EventCall),
+    /// Print how events end, as they do, until Ctrl-C
+    Watch(EventWatch),
+}
+
+#[derive(Debug, Args)]
+struct EventCall {
+    /// Name of the event
+    event: String,
+    /// Only these subsystems; all that handle the event otherwise
+    #[arg(long = "to", value_name = "SUBSYSTEM")]
+    targets: Vec<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// A barrier: an event to all who handle it.
+#[derive(Debug, Args)]
+#[command(after_help = SYNC_EXAMPLES)]
+pub struct Sync {
+    /// Name of the event that they wait for
+    event: String,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, Args)]
+struct Asking {
+    /// KEY=VALUE, or @FILE with a JSON object
+    params: Vec<String>,
+    /// How long to wait for the last answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = crate::options::seconds)]
+    timeout: f64,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the id for `ecs-cli trace` on stderr
+    #[arg(long)]
+    trace: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+struct EventWatch {
+    /// Only subsystems whose names begin so
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Event {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match self.action {
+            Action::Call(EventCall { event, targets, asking }) => asking.run(event, targets),
+            Action::Watch(watch) => watch.run(),
+        }
+    }
+}
+
+impl Sync {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        self.asking.run(self.event, Vec::new())
+    }
+}
+
+impl Asking {
+    fn run(self, event: String, targets: Vec<String>) -> anyhow::Result<Exit> {
+        let params = parse_params(&self.params)?;
+        let is_broadcast = targets.is_empty();
+        let client = self.connection.client()?;
+        let request = CallEvent { event: event.clone(), targets, params };
+        let on_notice = |kind: &str, body: &[u8]| {
+            if let (false, Feedback::KIND, Ok(feedback)) = (self.json, kind, decode::<Feedback>(body)) {
+                eprintln!("{}: {}", feedback.target, shown(&feedback.value, &ValueType::default()));
+            }
+        };
+        let results = client.call_with(&request, Duration::from_secs_f64(self.timeout), on_notice)?;
+        if self.trace {
+            eprintln!("trace {:016x}", client.last_trace().unwrap_or(0));
+        }
+        if self.json {
+            report::print_json(&results)?;
+        } else if results.results.is_empty() {
+            writeln!(io::stdout(), "nobody who is here handles the event {event}")?;
+        } else {
+            table(&results).print()?;
+        }
+        let is_good = results.objections().count() == 0 && !(is_broadcast && results.results.is_empty());
+        Ok(if is_good { Exit::Ok } else { Exit::NotWhole })
+    }
+}
+
+fn table(results: &EventResults) -> Table {
+    let mut table = Table::new(["subsystem", "", "answer"]);
+    for result in &results.results {
+        let mood = match result.end {
+            TargetEnd::Ok => Mood::Good,
+            TargetEnd::Refused | TargetEnd::Cancelled => Mood::Warning,
+            _ => Mood::Bad,
+        };
+        let answer = match &result.reason {
+            Some(reason) => reason.message.clone(),
+            None if result.value == ecs_schemas::value::Value::Null => String::new(),
+            None => shown(&result.value, &ValueType::default()),
+        };
+        table.row([result.target.clone().into(), Cell::new(result.end.as_str(), mood), answer.into()]);
+    }
+    table
+}
+
+impl EventWatch {
+    fn run(self) -> anyhow::Result<Exit> {
+        call(&self.connection.client()?, &GetStatus {})?;
+        let endpoint = self.connection.endpoints()?.publish_endpoint;
+        let mut subscriber = Subscriber::new(&endpoint, [&self.prefix])?;
+        loop {
+            let Some((topic, header, ended)) = subscriber.next(TURN) else { continue };
+            if !topic.contains("/event/") {
+                continue;
+            }
+            let mut out = io::stdout().lock();
+            match self.json {
+                true => writeln!(out, "{}", json!({"topic": topic, "time_ns": header.time_ns, "ended": ended}))?,
+                false => {
+                    let text = |name: &str| ended.get(name).and_then(|value| value.as_str()).unwrap_or_default();
+                    let reason = ended.get("reason").and_then(|reason| reason.get("message"));
+                    let reason = reason.and_then(|message| message.as_str()).unwrap_or_default();
+                    let clock = crate::human::clock(header.time_ns);
+                    writeln!(out, "{clock} {topic} {} {reason} (asked by {})", text("end"), text("by"))?;
+                }
+            }
+            out.flush()?;
+        }
+    }
+}

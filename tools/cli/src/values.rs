@@ -1,0 +1,134 @@
+//! Values on the command line and on the screen.
+
+use anyhow::{Context, bail};
+use ecs_schemas::{
+    exchange::Params,
+    kv::{Item, Reading},
+    value::Value,
+    value_type::{Form, ValueType},
+};
+use std::fs;
+
+/// Bytes of a value that are shown in a table; longer ones are cut.
+const SHOWN_CHARS: usize = 60;
+
+/// A value of type `kind` from what a person typed: text as it is where the type is text, JSON otherwise, and text again where
+/// that is no JSON.
+pub fn parse(text: &str, kind: &ValueType) -> Value {
+    match kind.form {
+        Form::String | Form::Enum => Value::from(text),
+        _ => serde_json::from_str::<Value>(text).unwrap_or_else(|_| Value::from(text)),
+    }
+}
+
+/// Parameters from `key=value` words and `@file.json`, the later ones over the earlier.
+///
+/// # Errors
+/// A word that is neither, or a file that cannot be read.
+pub fn parse_params(words: &[String]) -> anyhow::Result<Params> {
+    let mut params = Params::new();
+    for word in words {
+        if let Some(path) = word.strip_prefix('@') {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            let Value::Map(entries) = serde_json::from_str(&text).with_context(|| format!("{path} is no JSON"))? else {
+                bail!("{path} is not a JSON object of parameters");
+            };
+            params.extend(entries);
+        } else {
+            let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                bail!("{word:?} is no parameter: write KEY=VALUE, or @FILE with a JSON object");
+            };
+            params.insert(key.to_owned(), parse(value, &ValueType::default()));
+        }
+    }
+    Ok(params)
+}
+
+/// A value for a person, with its unit.
+pub fn shown(value: &Value, kind: &ValueType) -> String {
+    let text = match value {
+        Value::Text(text) => text.clone(),
+        Value::Map(array) if kind.form == Form::Array => {
+            let part = |name: &str| array.get(name).map(ToString::to_string).unwrap_or_default();
+            format!("array {} {}", part("dtype").trim_matches('"'), part("shape"))
+        }
+        other => other.to_string(),
+    };
+    let unit = kind.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default();
+    let mut cut: String = text.chars().take(SHOWN_CHARS).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    format!("{cut}{unit}")
+}
+
+/// The value of an item in a list.
+pub fn shown_reading(item: &Item, reading: Option<&Reading>, bytes: u64) -> String {
+    match reading {
+        Some(reading) => shown(&reading.value, &item.kind),
+        None if bytes > 0 => format!("<{bytes} bytes>"),
+        None if item.published => "-".to_owned(),
+        None => "(on request)".to_owned(),
+    }
+}
+
+/// Type with unit and range, for a person.
+pub fn shown_type(kind: &ValueType) -> String {
+    let unit = kind.unit.as_deref().map(|unit| format!(" [{unit}]")).unwrap_or_default();
+    let range = match (&kind.min, &kind.max) {
+        _ if kind.form == Form::Enum => format!(" {}", kind.choices.join("|")),
+        (None, None) => String::new(),
+        (min, max) => {
+            let text = |bound: &Option<Value>| bound.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!(" {}..{}", text(min), text(max))
+        }
+    };
+    let array = match (&kind.dtype, &kind.shape) {
+        (None, None) => String::new(),
+        (dtype, shape) => {
+            let axis = |axis: &Option<u64>| axis.map_or("any".to_owned(), |axis| axis.to_string());
+            let shape = shape.as_ref().map(|shape| shape.iter().map(axis).collect::<Vec<_>>().join(" x "));
+            format!(" {} {}", dtype.map_or("any", |dtype| dtype.as_str()), shape.unwrap_or_default())
+        }
+    };
+    format!("{}{array}{range}{unit}", kind.form.as_str())
+}
+
+/// `x01/pump/pressure` is the item `pressure` of `x01/pump`.
+///
+/// # Errors
+/// There is no `/` in it.
+pub fn split_path(path: &str) -> anyhow::Result<(String, String)> {
+    match path.rsplit_once('/') {
+        Some((subsystem, item)) if !subsystem.is_empty() && !item.is_empty() => {
+            Ok((subsystem.to_owned(), item.to_owned()))
+        }
+        _ => bail!("{path:?} is not SUBSYSTEM/ITEM, for example x01/pump/pressure; `ecs-cli kv ls` lists all"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_words_become_values_of_their_type() {
+        let of = ValueType::of;
+        assert_eq!(parse("5", &of(Form::I64)), Value::from(5));
+        assert_eq!(parse("5", &of(Form::String)), Value::from("5"));
+        assert_eq!(parse("auto", &of(Form::Enum)), Value::from("auto"));
+        assert_eq!(parse("[1, 2]", &of(Form::List)), vec![1, 2].into());
+        assert_eq!(parse("not json", &of(Form::Any)), Value::from("not json"));
+        let params = parse_params(&["n=5".into(), "name=run 7".into(), "on=true".into()]).expect("valid");
+        assert_eq!((&params["n"], &params["name"], &params["on"]), (&5.into(), &"run 7".into(), &true.into()));
+        assert!(parse_params(&["n".into()]).is_err() && parse_params(&["=5".into()]).is_err());
+    }
+
+    #[test]
+    fn long_values_are_cut_and_units_kept() {
+        let kind = ValueType { unit: Some("mbar".to_owned()), ..ValueType::of(Form::F64) };
+        assert_eq!(shown(&0.5.into(), &kind), "0.5 mbar");
+        let long = shown(&Value::from("ä".repeat(100)), &ValueType::default());
+        assert_eq!(long.chars().count(), SHOWN_CHARS + 1);
+    }
+}

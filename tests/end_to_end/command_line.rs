@@ -3,7 +3,7 @@
 use crate::support::{Outcome, ecs};
 use std::fs;
 
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["up"],
     &["status"],
@@ -12,6 +12,18 @@ const COMMANDS: [&[&str]; 20] = [
     &["jobs"],
     &["job"],
     &["cancel"],
+    &["ls"],
+    &["show"],
+    &["kv", "get"],
+    &["kv", "set"],
+    &["kv", "watch"],
+    &["kv", "ls"],
+    &["event", "call"],
+    &["event", "watch"],
+    &["sync"],
+    &["call"],
+    &["alarms"],
+    &["trace"],
     &["topic", "echo"],
     &["sim", "eiger"],
     &["sim", "replay"],

@@ -9,6 +9,7 @@
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
 //! | `refusals` | what cannot work is refused with its reason, and leaves nothing behind |
 //! | `jobs` | queue, cancel, same key, progress |
+//! | `control` | subsystems, values, events, calls, alarms and traces at a terminal |
 //! | `slow_writer` | a writer that stalls costs the newest images, by count |
 //! | `garbage` | garbage on every port costs nobody but its sender |
 //! | `leftovers` | however `up` ends: no process, no port, no shared memory is left |
@@ -20,6 +21,7 @@
 
 mod architecture;
 mod command_line;
+mod control;
 mod garbage;
 mod jobs;
 mod kill;

@@ -83,7 +83,7 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const PARTS_MAX: usize = 3;
 /// Messages that wait in each direction for one peer of the ROUTER. Inwards the peer's own socket
 /// waits then; outwards further messages are dropped and counted as undeliverable.
-pub const REQUEST_HWM: i32 = 1000;
+pub const REQUEST_HWM: i32 = 10_000;
 /// Messages that wait for one subscriber. A slower one misses messages and sees the gap in `seq`.
 pub const PUBLISH_HWM: i32 = 1000;
 /// Longest subscription: a topic is an agent's name and a word. A longer one costs the connection.

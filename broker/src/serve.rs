@@ -207,7 +207,7 @@ impl Broker {
     }
 
     fn deliver(&mut self, now_ns: u64, (outgoing, publications): Outputs, net: &Net) {
-        let mut unreachable = Vec::new();
+        let (mut unreachable, mut more) = (Vec::new(), Vec::new());
         let mut undelivered = publications.iter().filter(|publication| !net.publish(publication)).count();
         for mut message in outgoing {
             message.header.lost = self.core.lost_of(&message.session);
@@ -215,7 +215,7 @@ impl Broker {
                 Sent::Yes => {}
                 Sent::NotRead => {
                     undelivered += 1;
-                    self.core.note_lost(&message.session);
+                    more.extend(self.core.note_lost(&message, now_ns));
                 }
                 Sent::Unreachable => {
                     undelivered += 1;
@@ -225,9 +225,10 @@ impl Broker {
         }
         self.core.count_undeliverable(undelivered as u64);
         for session in unreachable {
-            for message in self.core.step(now_ns, &Input::Unreachable { session }).free {
-                let _ = net.send(&message); // a handler that is told not to go on, or is gone itself
-            }
+            more.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
+        }
+        for message in more {
+            let _ = net.send(&message); // what follows from a message that was lost; if it is lost too, so be it
         }
     }
 }

@@ -33,7 +33,7 @@ pub const HOST_NEWS_MAX: usize = 10_000;
 pub const RECEIVE_BURST: usize = 256;
 /// Messages that wait in each direction in one socket. Beyond it an agent's message is dropped and, where it
 /// matters, repeated.
-pub const LINK_HWM: i32 = 1000;
+pub const LINK_HWM: i32 = 10_000;
 /// Messages that wait for a subscriber. A slower one misses messages and sees the gap in `seq`.
 pub const SUBSCRIBER_HWM: i32 = 10_000;
 /// Parts of a message that are looked at; longer messages are malformed.

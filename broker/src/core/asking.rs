@@ -361,6 +361,18 @@ impl Core {
         }
     }
 
+    /// A question did not reach its agent, which does not read what it is sent.
+    pub(super) fn end_unread(&mut self, session: &Session, id: u64, now_ns: u64) {
+        let Some(agent) = self.registry.name_of(session).map(str::to_owned) else { return };
+        let Some((span, asked_by)) = self.exchanges.take_answer(&agent, id) else { return };
+        self.traces.end(span, ErrorCode::Busy.as_str(), now_ns);
+        if let Some((number, index)) = asked_by {
+            let message = format!("{agent} does not read: too many messages wait for it already");
+            let failure = Failure::new(ErrorCode::Busy, message).with_hint("ask less at one time, or later");
+            self.end_target(number, index, TargetEnd::Failed, Value::Null, Some(failure), now_ns);
+        }
+    }
+
     /// An agent is gone: what it was asked ends now (X3).
     pub(super) fn end_of_agent(&mut self, agent: &str, now_ns: u64) {
         for (span, asked_by) in self.exchanges.drop_agent(agent) {

@@ -323,11 +323,17 @@ impl Core {
         self.counters_before.undeliverable += messages;
     }
 
-    /// A message to this session was dropped because it does not read: it is told with the next one.
-    pub fn note_lost(&mut self, session: &Session) {
+    /// A message was dropped because its receiver does not read: it is told with the next one. If it was a question,
+    /// whoever asked hears of it at once.
+    pub fn note_lost(&mut self, message: &Outgoing, now_ns: u64) -> Vec<Outgoing> {
+        let session = &message.session;
         if self.lost.len() < CLIENTS_MAX || self.lost.contains_key(session) {
             *self.lost.entry(session.clone()).or_default() += 1;
         }
+        if message.header.id != 0 && message.header.deadline_ms.is_some() {
+            self.end_unread(session, message.header.id, now_ns);
+        }
+        std::mem::take(&mut self.free)
     }
 
     pub fn lost_of(&self, session: &Session) -> u64 {

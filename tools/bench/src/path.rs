@@ -8,6 +8,7 @@
 use crate::{
     receive_floor::{self, Handover},
     report::{Machine, Report, Row, in_pairs},
+    running::Running,
     write_leg,
 };
 use anyhow::{Context, bail};
@@ -17,7 +18,6 @@ use std::{
     fs,
     net::UdpSocket,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -77,9 +77,6 @@ struct Bench<'a> {
     folder: tempfile::TempDir,
 }
 
-/// A child that is stopped when it is dropped: asked first, so that it cleans up, then killed.
-struct Running(Child);
-
 impl<'a> Bench<'a> {
     fn new(options: &'a Options) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -137,10 +134,7 @@ impl<'a> Bench<'a> {
     }
 
     fn start(&self, arguments: &[&str]) -> anyhow::Result<Running> {
-        let mut command = Command::new(&self.options.program);
-        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.stderr(Stdio::null()).spawn();
-        Ok(Running(child.with_context(|| format!("cannot start {} {arguments:?}", self.options.program.display()))?))
+        Running::start(&self.options.program, self.folder.path(), arguments)
     }
 
     fn wait_for_readout(&self) -> anyhow::Result<Ring> {
@@ -155,22 +149,6 @@ impl<'a> Bench<'a> {
             std::thread::sleep(Duration::from_millis(10));
         }
         bail!("readout and assembler were not ready within {START_PATIENCE:?}")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // SAFETY: a signal to a child that was not waited for, so its pid is still its own.
-        unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(5) {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_bench::{Report, Row, path, ring};
+use ecs_bench::{Report, Row, broker, path, ring};
 use std::{
     env,
     io::{self, Write},
@@ -19,6 +19,11 @@ const RING_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench ring
   ecs-cli bench ring --seconds 0.5 --pairs 3 --json";
+
+const BROKER_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench broker
+  ecs-cli bench broker --seconds 0.5 --pairs 3 --json";
 
 const PATH_EXAMPLES: &str = "\
 Examples:
@@ -37,6 +42,9 @@ enum What {
     /// The ring alone, beside memcpy
     #[command(after_help = RING_EXAMPLES)]
     Ring(Legs),
+    /// Calls and published values through the broker, beside libzmq's own proxies
+    #[command(after_help = BROKER_EXAMPLES)]
+    Broker(Legs),
     /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
     Path(PathArgs),
 }
@@ -79,9 +87,12 @@ impl Bench {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
                 (legs, report)
             }
+            What::Broker(legs) => {
+                let options = broker::Options { leg: legs.leg(), pairs: legs.pairs.into(), program: this_program()? };
+                (legs, broker::run(&options)?)
+            }
             What::Path(PathArgs { legs, folder, images }) => {
-                let program = env::current_exe().context("cannot find this program's own file")?;
-                let (leg, pairs) = (legs.leg(), legs.pairs.into());
+                let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
                 (legs, path::run(&path::Options { leg, pairs, folder, images, program })?)
             }
         };
@@ -92,6 +103,10 @@ impl Bench {
         }
         Ok(Exit::Ok)
     }
+}
+
+fn this_program() -> anyhow::Result<PathBuf> {
+    env::current_exe().context("cannot find this program's own file")
 }
 
 impl Legs {

@@ -1,0 +1,226 @@
+//! The control plane: calls and published values through a real broker, each beside bare libzmq with the same hops
+//! and the same payload.
+//!
+//! ```text
+//! call     client ─▶ broker ─▶ worker ─▶ broker ─▶ client     beside     DEALER ─▶ ROUTER|DEALER proxy ─▶ DEALER and back
+//! publish  owner ─▶ broker ─▶ subscribers                     beside     PUB ─▶ XSUB|XPUB proxy ─▶ subscribers
+//! ```
+//!
+//! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
+//! their own.
+
+use crate::{
+    bare_proxy::{Proxy, Worker, count_messages, paced_rate},
+    report::{Machine, Report, Row, in_pairs},
+    running::Running,
+};
+use anyhow::{Context, bail};
+use ecs_schemas::{
+    error_code::Failure,
+    exchange::{DoCall, Params},
+    kv::{Get, Item},
+    registry::AgentState,
+    subsystem::{Description, Handled},
+    value::Value,
+    value_type::{Form, ValueType},
+};
+use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host};
+use std::{
+    collections::VecDeque,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub leg: Duration,
+    pub pairs: usize,
+    /// This program, to start the broker from.
+    pub program: PathBuf,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Calls that are under way at one time in the legs that measure throughput.
+const IN_FLIGHT: usize = 1000;
+const SUBSYSTEM: &str = "bench/worker";
+
+/// Measures the broker.
+///
+/// # Errors
+/// A process does not start, or an answer does not come.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let machine = Machine::read();
+    let bench = Bench::start(options)?;
+    let mut rows = Vec::new();
+    for bytes in [64, 4096] {
+        let proxy = Proxy::calls()?;
+        let worker = Worker::start(&proxy.worker_endpoint);
+        let p50 = in_pairs(options.pairs, || bench.call_p50_us(bytes), || proxy.call_p50_us(bytes, options.leg))?;
+        rows.push(Row::from_pairs(&format!("one call at a time, {bytes} B, p50"), "us", "bare proxy", &p50));
+        let rate =
+            in_pairs(options.pairs, || bench.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, options.leg))?;
+        rows.push(Row::from_pairs(&format!("{IN_FLIGHT} calls in flight, {bytes} B"), "calls/s", "bare proxy", &rate));
+        drop(worker);
+    }
+    for (bytes, subscribers) in [(64, 1), (64, 4), (4096, 1)] {
+        let what = format!("published values, {bytes} B, {subscribers} subscribers");
+        let rate = in_pairs(
+            options.pairs,
+            || bench.values_per_s(bytes, subscribers),
+            || Proxy::topics()?.messages_per_s(bytes, subscribers, options.leg),
+        )?;
+        rows.push(Row::from_pairs(&what, "values/s", "bare XSUB/XPUB proxy", &rate));
+    }
+    Ok(Report { machine, payload: format!("tcp loopback; {} pairs of {:?}", options.pairs, options.leg), rows })
+}
+
+struct Bench {
+    options: Options,
+    request_endpoint: String,
+    publish_endpoint: String,
+    host: Host,
+    _folder: tempfile::TempDir,
+    _agent: Agent,
+    _broker: Running,
+}
+
+/// Answers a call with its own payload.
+struct Echo;
+
+impl Handler for Echo {
+    fn on_call(&self, _call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
+        Ok(params.get("payload").cloned().unwrap_or_default())
+    }
+}
+
+impl Bench {
+    fn start(options: &Options) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let (request_endpoint, publish_endpoint) = (free_endpoint()?, free_endpoint()?);
+        let detector = include_str!("bench_detector.json");
+        fs::write(folder.path().join("detector.json"), detector)?;
+        let beamline = format!(
+            "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
+             \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n"
+        );
+        fs::write(folder.path().join("beamline.toml"), beamline)?;
+        let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
+        let config = AgentConfig {
+            name: "bench/agent".to_owned(),
+            kind: "bench".to_owned(),
+            request_endpoint: request_endpoint.clone(),
+            ended_jobs: vec![],
+        };
+        let agent = Agent::start(config, vec![])?;
+        let host = agent.host(description(), Arc::new(Echo)).map_err(anyhow::Error::msg)?;
+        agent.set_state(AgentState::Ready);
+        let bench = Self {
+            options: options.clone(),
+            request_endpoint,
+            publish_endpoint,
+            host,
+            _folder: folder,
+            _agent: agent,
+            _broker: broker,
+        };
+        bench.wait_ready()?;
+        Ok(bench)
+    }
+
+    fn wait_ready(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let client = Client::new(&self.request_endpoint)?;
+        self.host.publish("value", Value::Bytes(vec![]))?;
+        let get = Get { subsystem: SUBSYSTEM.to_owned(), item: "value".to_owned() };
+        while client.call(&get, Duration::from_secs(1)).is_err() {
+            if start.elapsed() > PATIENCE {
+                bail!("broker and worker were not ready within {PATIENCE:?}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Median time of a call, one at a time.
+    fn call_p50_us(&self, bytes: usize) -> anyhow::Result<f64> {
+        let client = Client::new(&self.request_endpoint)?;
+        let call = echo(bytes);
+        let mut times_us = Vec::new();
+        let start = Instant::now();
+        while start.elapsed() < self.options.leg {
+            let begun = Instant::now();
+            client.call(&call, PATIENCE)?;
+            times_us.push(begun.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(median(times_us))
+    }
+
+    /// Calls per second with many under way.
+    fn calls_per_s(&self, bytes: usize) -> anyhow::Result<f64> {
+        let client = Client::new(&self.request_endpoint)?;
+        let call = echo(bytes);
+        let start_one = || client.start(&call, PATIENCE);
+        let mut pending = (0..IN_FLIGHT).map(|_| start_one()).collect::<Result<VecDeque<_>, _>>()?;
+        let (start, mut done) = (Instant::now(), 0_u32);
+        while start.elapsed() < self.options.leg {
+            if let Some(oldest) = pending.pop_front() {
+                client.finish(oldest)?;
+                pending.push_back(start_one()?);
+                done += 1;
+            }
+        }
+        let rate = f64::from(done) / start.elapsed().as_secs_f64();
+        pending.into_iter().try_for_each(|rest| client.finish(rest).map(drop))?;
+        Ok(rate)
+    }
+
+    /// Values per second that the slowest subscriber gets.
+    fn values_per_s(&self, bytes: usize, subscribers: usize) -> anyhow::Result<f64> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counts: Vec<Arc<AtomicU64>> = (0..subscribers).map(|_| Arc::default()).collect();
+        let topic = format!("{SUBSYSTEM}/kv/value");
+        let threads = counts.iter().map(|count| {
+            let (endpoint, topic) = (self.publish_endpoint.clone(), topic.clone());
+            count_messages(endpoint, topic, Arc::clone(count), Arc::clone(&stop))
+        });
+        let threads: Vec<_> = threads.collect();
+        let value = Value::Bytes(vec![7; bytes]);
+        let rate = paced_rate(self.options.leg, &counts, || Ok(self.host.publish("value", value.clone())?));
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        rate
+    }
+}
+
+fn description() -> Description {
+    let item = |name: &str| Item { name: name.to_owned(), kind: ValueType::of(Form::Bytes), ..Item::default() };
+    Description {
+        name: SUBSYSTEM.to_owned(),
+        items: vec![item("value")],
+        calls: vec![Handled { name: "echo".to_owned(), at_once: 2 * IN_FLIGHT as u32, ..Handled::default() }],
+        ..Description::default()
+    }
+}
+
+fn echo(bytes: usize) -> DoCall {
+    let params = [("payload".to_owned(), Value::Bytes(vec![7; bytes]))].into();
+    DoCall { call: "echo".to_owned(), params }
+}
+
+/// A port of the loopback that is free now.
+pub(crate) fn free_endpoint() -> anyhow::Result<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    Ok(format!("tcp://127.0.0.1:{}", listener.local_addr()?.port()))
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -17,6 +17,7 @@
 //! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |
 //! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
+//! | [`keys`] | keys, roles, and the files that hold them | `spec/security.md` |
 //! | [`beamline`] | the TOML file that describes a beamline | `spec/beamline.md` |
 
 pub mod beamline;
@@ -25,6 +26,7 @@ pub mod envelope;
 pub mod error_code;
 pub mod image;
 pub mod job;
+pub mod keys;
 pub mod registry;
 pub mod telemetry;
 pub mod value;

@@ -18,23 +18,27 @@
 //! | file | what |
 //! |---|---|
 //! | `requests` | which message does what, and the error for what is no message |
+//! | [`access`] | who may do what |
 //! | `registry` | agents and their sessions |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
 //! | `topics` | sequence numbers and last values of what is published |
 
+pub mod access;
 mod job_life;
 mod jobs;
 mod registry;
 mod requests;
 mod topics;
 
+pub use access::Sender;
 pub use jobs::Change;
 pub use topics::Publication;
 
 use ecs_schemas::{
     envelope::{Header, encode},
     job::JobRecord,
+    keys::PublicKey,
     registry::BrokerStatus,
     telemetry::{job_topic, state_topic, telemetry_topic},
 };
@@ -55,9 +59,11 @@ pub struct Session(pub Vec<u8>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A message from `session`: the parts behind the identity, at most `PARTS_MAX` of them.
-    Message { session: Session, parts: Vec<Vec<u8>> },
+    Message { session: Session, sender: Sender, parts: Vec<Vec<u8>> },
     /// Somebody subscribed to all topics that begin with `prefix`.
     Subscribed { prefix: Vec<u8> },
+    /// A key opens nothing any more, or no longer what it did: whoever registered with it is gone.
+    Revoked { key: PublicKey },
     /// Time went on.
     Tick,
 }
@@ -113,8 +119,12 @@ impl Core {
     pub fn step(&mut self, now_ns: u64, input: &Input) -> Vec<Outgoing> {
         let mut out = Vec::new();
         match input {
-            Input::Message { session, parts } => self.message(now_ns, session, parts, &mut out),
+            Input::Message { session, sender, parts } => self.message(now_ns, session, sender, parts, &mut out),
             Input::Subscribed { prefix } => self.topics.want(prefix),
+            Input::Revoked { key } => {
+                self.registry.revoke(key, now_ns);
+                self.reconcile(now_ns, &mut out);
+            }
             Input::Tick => {
                 self.registry.expire(now_ns);
                 self.reconcile(now_ns, &mut out);

@@ -3,7 +3,7 @@
 //! A message with a header that cannot be read is counted and dropped: there is nobody to tell. All
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
-use super::{Core, Input, Outgoing, Session, job_life::check_value};
+use super::{Core, Input, Outgoing, Sender, Session, job_life::check_value};
 use crate::limits::{LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
     envelope::{DecodeError, HEADER_BYTES_MAX, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
@@ -18,16 +18,28 @@ use ecs_schemas::{
 use std::{collections::BTreeMap, time::Duration};
 
 impl Core {
-    pub(super) fn message(&mut self, now_ns: u64, session: &Session, parts: &[Vec<u8>], out: &mut Vec<Outgoing>) {
+    pub(super) fn message(
+        &mut self,
+        now_ns: u64,
+        session: &Session,
+        sender: &Sender,
+        parts: &[Vec<u8>],
+        out: &mut Vec<Outgoing>,
+    ) {
         self.counters.received += 1;
-        self.registry.heard(session, now_ns);
+        if *sender != Sender::Revoked {
+            self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
+        }
         let Some(header) = parts.first().and_then(|bytes| read_header(bytes)) else {
             self.counters.malformed += 1;
             return;
         };
         let mut follow_ups = Vec::new(); // behind the answer: a welcome comes before the first job
         let answer = match parts {
-            [_, body] => self.handle(now_ns, session, &header, body, &mut follow_ups),
+            [_, body] => {
+                let permitted = sender.permit(&header.kind);
+                permitted.and_then(|()| self.handle(now_ns, session, sender, &header, body, &mut follow_ups))
+            }
             _ => Err(bad_message(format!("a message has 2 parts, this one {} or more", parts.len()))),
         };
         match answer {
@@ -47,7 +59,7 @@ impl Core {
 
     /// The answer to an input whose changes could not be stored.
     pub fn refuse(&mut self, input: &Input, why: &str) -> Option<Outgoing> {
-        let Input::Message { session, parts } = input else { return None };
+        let Input::Message { session, parts, .. } = input else { return None };
         self.count_received();
         let header = parts.first().and_then(|bytes| read_header(bytes)).filter(|header| header.id != 0)?;
         let failure = Failure::new(ErrorCode::StoreFailed, format!("the broker cannot write to its store: {why}"))
@@ -60,6 +72,7 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         header: &Header,
         body: &[u8],
         out: &mut Vec<Outgoing>,
@@ -77,7 +90,7 @@ impl Core {
                 "{} is no notice: it needs an id that is not 0 and a deadline_ms",
                 header.kind
             ))),
-            _ => self.request(now_ns, session, &header.kind, body, out).map(Some),
+            _ => self.request(now_ns, session, sender, &header.kind, body, out).map(Some),
         }
     }
 
@@ -85,6 +98,7 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         kind: &str,
         body: &[u8],
         out: &mut Vec<Outgoing>,
@@ -105,7 +119,7 @@ impl Core {
                 Ok(body)
             }
             _ => {
-                let body = self.change_request(now_ns, session, kind, body, out)?;
+                let body = self.change_request(now_ns, session, sender, kind, body, out)?;
                 self.reconcile(now_ns, out);
                 Ok(body)
             }
@@ -117,6 +131,7 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         kind: &str,
         body: &[u8],
         out: &mut Vec<Outgoing>,
@@ -125,7 +140,7 @@ impl Core {
             Submit::KIND => answer(body, |submit| self.submit(now_ns, submit)),
             CancelJob::KIND => answer(body, |cancel| self.cancel(now_ns, &cancel)),
             ReportJob::KIND => answer(body, |report| self.report(now_ns, session, report)),
-            Register::KIND => answer(body, |register| self.register(now_ns, session, register, out)),
+            Register::KIND => answer(body, |register| self.register(now_ns, session, sender, register, out)),
             Leave::KIND => answer(body, |_: Leave| {
                 self.registry.leave(session, now_ns);
                 Ok(Ack {})
@@ -138,13 +153,16 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         register: Register,
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
+        sender.permit_name(&register.name)?;
         self.registry.admit(session, &register)?;
         let name = register.name.clone();
         let (own, foreign) = self.claim(&name, &register.jobs);
         self.registry.register(session, register, own, now_ns);
+        self.registry.note_key(&name, sender.key());
         self.forget_sent(&name);
         for id in foreign {
             self.notify(&name, &KillJob { id }, out);

@@ -35,6 +35,8 @@ pub fn options(folder: &Path) -> BrokerOptions {
         timeout: Duration::from_millis(400),
         state_folder: folder.join("state"),
         expected: vec![],
+        keys: None,
+        insecure: false,
     }
 }
 

@@ -5,7 +5,7 @@ use super::Problem;
 /// The sections and their keys; `spec/beamline.md` has the same table for people.
 pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
     ("beamline", &["name", "data_folder", "state_folder"]),
-    ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout"]),
+    ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
     (
         "detector",
         &[

@@ -61,6 +61,8 @@ impl Beamline {
             timeout: Duration::from_millis(500),
             state_folder: self.folder().join("state"),
             expected: vec![],
+            keys: None,
+            insecure: false,
         };
         let stop = Arc::new(AtomicBool::new(false));
         let its_stop = Arc::clone(&stop);

@@ -45,15 +45,18 @@
 //! | `job`, `workers` | services and their jobs |
 //! | `outbox` | where the threads meet |
 //! | `client`, `subscriber` | for tools: ask, and listen |
-//! | `link` | ZeroMQ |
+//! | `link`, `monitor` | ZeroMQ, and whether the broker lets us in |
+//! | [`key`] | the key of this process |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
 
 mod agent;
 mod client;
 mod job;
+pub mod key;
 pub mod limits;
 mod link;
+mod monitor;
 mod outbox;
 mod session;
 pub mod stop;

@@ -18,7 +18,7 @@
 use crate::{
     core::Sender,
     keys::{KeyFolder, KeysError},
-    limits::KEYS_INTERVAL,
+    limits::{KEYS_INTERVAL, KEYS_INTERVAL_MIN},
 };
 use ecs_schemas::keys::{KeyHolder, PublicKey};
 use std::{
@@ -157,7 +157,11 @@ impl Keeper {
             return None;
         }
         let key = PublicKey::new(&zmq::z85_encode(key).ok()?)?;
-        let holder = self.shared.known().holders.get(&key).cloned();
+        let known = |keeper: &Self| keeper.shared.known().holders.get(&key).cloned();
+        let mut holder = known(self);
+        if holder.is_none() && self.read.elapsed() >= KEYS_INTERVAL_MIN && self.read().is_ok() {
+            holder = known(self); // it may have been made a moment ago
+        }
         if holder.is_none() {
             tracing::debug!(address = %String::from_utf8_lossy(address), "a key that opens nothing was refused");
         }

@@ -38,7 +38,6 @@ use ecs_schemas::{
 use guard::{DOMAIN, Guard, KEY_PROPERTY};
 use std::{
     os::unix::net::UnixStream,
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -167,18 +166,11 @@ impl Net {
         self.publisher = publisher(&self.context, self.lock.as_ref())?; // the old one is closed, in its own time
         let deadline = Instant::now() + RENEW_PATIENCE;
         loop {
-            // The old socket removes its file when it is closed, and must not remove the new one's.
-            let file = self.publish_endpoint.strip_prefix("ipc://");
-            let is_free = file.is_none_or(|path| !Path::new(path).exists());
-            let is_over = Instant::now() >= deadline;
-            if is_free || is_over {
-                match listen(&self.publisher, &self.publish_endpoint, "broker.publish_endpoint") {
-                    Ok(()) => return Ok(()),
-                    Err(error) if is_over => return Err(NetError::Renew(error)),
-                    Err(_) => {}
-                }
+            match listen(&self.publisher, &self.publish_endpoint, "broker.publish_endpoint") {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(NetError::Renew(error)),
+                Err(_) => thread::sleep(RENEW_STEP), // the old one still has it
             }
-            thread::sleep(RENEW_STEP);
         }
     }
 

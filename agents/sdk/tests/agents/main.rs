@@ -5,12 +5,14 @@
 //! | `connection` | registering, losing and finding the broker, leaving |
 //! | `jobs` | services: ends, kills, panics, restarts of the broker |
 //! | `tools` | clients and subscribers |
+//! | `security` | keys: who is not let in is told why |
 //! | `signals` | the wish to stop |
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
 mod connection;
 mod jobs;
+mod security;
 mod setup;
 mod signals;
 mod tools;

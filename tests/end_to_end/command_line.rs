@@ -3,7 +3,7 @@
 use crate::support::{Outcome, ecs};
 use std::fs;
 
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 25] = [
     &[],
     &["up"],
     &["status"],
@@ -20,6 +20,11 @@ const COMMANDS: [&[&str]; 20] = [
     &["agent", "readout"],
     &["agent", "assembler"],
     &["agent", "writer"],
+    &["keys"],
+    &["keys", "init"],
+    &["keys", "add"],
+    &["keys", "list"],
+    &["keys", "revoke"],
     &["bench", "ring"],
     &["bench", "path"],
     &["picture"],

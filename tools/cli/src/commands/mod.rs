@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod completions;
 pub mod job;
 pub mod jobs;
+pub mod keys;
 pub mod picture;
 pub mod sim;
 pub mod status;
@@ -17,6 +18,7 @@ pub mod up;
 use crate::{
     cli::{Cli, Command},
     exit::Exit,
+    identity,
 };
 
 /// Runs the command.
@@ -24,6 +26,7 @@ use crate::{
 /// # Errors
 /// Whatever went wrong, in words that say what to do next.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    identity::note(cli.key);
     match cli.command {
         Command::Up(command) => command.run(&cli.logging),
         Command::Status(command) => command.run(),
@@ -36,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sim(command) => command.run(),
         Command::Broker(command) => command.run(),
         Command::Agent(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

@@ -27,7 +27,14 @@ pub struct Cli {
     #[command(flatten)]
     pub logging: Logging,
     /// Key file with which this process connects to the broker; see `ecs-cli keys`
-    #[arg(long, global = true, env = "ECS_KEY", value_name = "FILE", help_heading = "Where the broker is")]
+    #[arg(
+        id = "key_file",
+        long = "key",
+        global = true,
+        env = "ECS_KEY",
+        value_name = "FILE",
+        help_heading = "Where the broker is"
+    )]
     pub key: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,

@@ -4,6 +4,7 @@ use crate::peers::{Peer, TestBroker, WATCHDOG, next_message, options, register, 
 use ecs_broker::{
     BrokerOptions, RunError,
     keys::{AGENTS, KeyFolder},
+    limits::KEYS_MAX,
     run,
 };
 use ecs_schemas::{
@@ -276,4 +277,18 @@ fn key_files_are_for_their_owner_alone_and_never_overwritten() {
     assert!(warnings.len() == 1 && warnings[0].contains("chmod 600") && warnings[0].contains("0644"), "{warnings:?}");
     assert!(lab.keys.revoke("nobody").unwrap_err().to_string().contains("agents, anna"));
     assert!(lab.keys.add("../evil", Role::Viewer, vec![]).is_err());
+}
+
+#[test]
+fn keys_beyond_the_limit_are_not_made() {
+    let lab = Lab::new();
+    let text = fs::read_to_string(lab.keys.entry_path(AGENTS)).unwrap();
+    for number in 1..KEYS_MAX {
+        let name = format!("n{number}");
+        fs::write(lab.keys.entry_path(&name), text.replace("\"agents\"", &format!("\"{name}\""))).unwrap();
+    }
+    assert_eq!(lab.keys.holders().unwrap().0.len(), KEYS_MAX);
+    assert!(lab.keys.add("one-more", Role::Viewer, vec![]).unwrap_err().to_string().contains("revoke"));
+    lab.keys.revoke("n1").unwrap();
+    lab.keys.add("one-more", Role::Viewer, vec![]).unwrap();
 }

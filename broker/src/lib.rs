@@ -17,12 +17,13 @@
 //! | [`store`] | SQLite |
 //! | `net` | ZeroMQ |
 //! | `serve` | the loop: one batch of messages, one transaction, then the answers |
+//! | [`keys`] | the key folder: who may connect, and for what |
 //! | [`limits`] | every limit, with its reason and what happens there |
 //!
 //! # Rules
 //! B1  What was acknowledged is on disk first: answers leave after the transaction (rule C1 of [`core`]).
 //! B2  The broker goes on whatever a peer sends and whatever the disk does; only a socket that cannot be
-//!     bound, a folder that another broker holds, or a store that cannot be read end it, at the start.
+//!     bound or has no keys, a folder that another broker holds, or a store that cannot be read end it, at the start.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -34,17 +35,20 @@
 //!     timeout: Duration::from_secs(3),
 //!     state_folder: ".ecs/x01".into(),
 //!     expected: vec![("x01/writer".to_owned(), "writer".to_owned())],
+//!     keys: None,
+//!     insecure: false,
 //! };
 //! ecs_broker::run(options, || false)?; // until the closure says true
 //! # Ok::<(), ecs_broker::RunError>(())
 //! ```
 
 pub mod core;
+pub mod keys;
 pub mod limits;
 mod lock;
 mod net;
 mod serve;
 pub mod store;
 
-pub use net::{BindError, NetError};
+pub use net::{BindError, ExposedError, NetError};
 pub use serve::{BrokerOptions, RunError, run};

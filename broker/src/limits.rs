@@ -74,6 +74,22 @@ pub const LOST_GRACE: Duration = Duration::from_secs(30);
 /// `job.run` and `job.kill` are sent again after this long without a report.
 pub const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Keys that open something. Beyond it none is made, and files beyond it are not read: all are read anew
+/// every `KEYS_INTERVAL`.
+pub const KEYS_MAX: usize = 1000;
+/// How often the key folder is looked at. A key that is revoked works for no longer, and the time to cut its
+/// subscriptions off (`RENEW_PATIENCE` at most).
+pub const KEYS_INTERVAL: Duration = Duration::from_millis(250);
+/// For a key that is not known the folder is looked at again at once, so that a new key works at once; but not more
+/// often than this, whoever knocks.
+pub const KEYS_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// What CURVE adds to a message that travels (ZeroMQ RFC 26: command name, nonce, flags, MAC), so that the longest body
+/// passes encrypted too.
+pub const CURVE_BYTES: i64 = 33;
+/// How long the publishing socket may take to let its endpoint go, when it is made anew to cut somebody off. Beyond it
+/// the broker ends with an error, and is started again by `up`.
+pub const RENEW_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Messages of one batch (one transaction). What waits beyond it is taken by the next batch.
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Bytes of one batch, for the same reason.

@@ -12,9 +12,10 @@
 
 use crate::{
     core::{Core, CoreOptions, Input, Outgoing, Publication},
+    keys::{KeyFolder, KeysError},
     limits::TICK,
     lock::{FolderLock, LockError},
-    net::{BindError, Net, NetError, Sent},
+    net::{BindError, ExposedError, ListenError, Net, NetError, Sent, check_local},
     store::{OpenError, SaveError, Store},
 };
 use std::{
@@ -38,6 +39,10 @@ pub struct BrokerOptions {
     pub state_folder: PathBuf,
     /// Name and kind of the agents that the configuration has.
     pub expected: Vec<(String, String)>,
+    /// The key folder, which must be there. None: everyone who reaches the broker may do everything.
+    pub keys: Option<PathBuf>,
+    /// Without keys: whether other machines may reach it all the same.
+    pub insecure: bool,
 }
 
 /// Why a broker could not start, or why it ended.
@@ -50,6 +55,10 @@ pub enum RunError {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Exposed(#[from] ExposedError),
+    #[error(transparent)]
     Net(#[from] NetError),
 }
 
@@ -59,15 +68,17 @@ pub enum RunError {
 /// # Errors
 /// See [`RunError`]; all but `Net` come before anything was served.
 pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunError> {
+    let keys = keys_of(&options)?;
     let _lock = FolderLock::take(&options.state_folder)?;
     let (store, stored) = Store::open(&options.state_folder)?;
-    let net = Net::bind(&options.request_endpoint, &options.publish_endpoint)?;
+    let mut net = Net::bind(&options.request_endpoint, &options.publish_endpoint, keys)?;
     tracing::info!(
         beamline = options.beamline,
         requests = options.request_endpoint,
         topics = options.publish_endpoint,
         jobs = stored.jobs.len(),
         subsystems = stored.subsystems.len(),
+        keys = options.keys.as_ref().map_or("none".into(), |keys| keys.display().to_string()),
         "broker listens"
     );
     let clock = Clock::new();
@@ -89,6 +100,37 @@ pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunErr
     }
     tracing::info!("broker stops");
     Ok(())
+}
+
+/// The key folder; without one, makes sure that nobody can come from elsewhere.
+fn keys_of(options: &BrokerOptions) -> Result<Option<KeyFolder>, RunError> {
+    if let Some(path) = &options.keys {
+        let keys = KeyFolder::new(path);
+        keys.mode_warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        return Ok(Some(keys));
+    }
+    let endpoints = [
+        (&options.request_endpoint, "broker.request_endpoint"),
+        (&options.publish_endpoint, "broker.publish_endpoint"),
+    ];
+    for (endpoint, setting) in endpoints {
+        match check_local(endpoint, setting) {
+            Err(_) if options.insecure => {
+                tracing::warn!("{endpoint} has no keys: everyone who reaches it may do everything (insecure)");
+            }
+            checked => checked?,
+        }
+    }
+    Ok(None)
+}
+
+impl From<ListenError> for RunError {
+    fn from(error: ListenError) -> Self {
+        match error {
+            ListenError::Bind(error) => Self::Bind(error),
+            ListenError::Keys(error) => Self::Keys(error),
+        }
+    }
 }
 
 fn core_options(options: BrokerOptions) -> CoreOptions {

@@ -15,6 +15,8 @@ pub enum ErrorCode {
     UnknownKind,
     /// The sender must register first (also after the broker came back).
     NotRegistered,
+    /// The sender's key has no role that may do this, or none any more (`spec/security.md`).
+    Forbidden,
     /// Another live agent holds this name.
     NameTaken,
     /// Nobody offers the service that was asked for.
@@ -74,6 +76,7 @@ impl ErrorCode {
             Self::UnsupportedVersion => "unsupported_version",
             Self::UnknownKind => "unknown_kind",
             Self::NotRegistered => "not_registered",
+            Self::Forbidden => "forbidden",
             Self::NameTaken => "name_taken",
             Self::NoSuchService => "no_such_service",
             Self::NoSuchJob => "no_such_job",
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn code_as_text_equals_its_wire_form_and_an_unknown_code_is_other() {
-        for code in [ErrorCode::BadMessage, ErrorCode::OutputExists, ErrorCode::NoImages] {
+        for code in [ErrorCode::BadMessage, ErrorCode::Forbidden, ErrorCode::OutputExists, ErrorCode::NoImages] {
             let wire = serde_json::to_string(&code).expect("serialises");
             assert_eq!(wire, format!("\"{}\"", code.as_str()));
         }

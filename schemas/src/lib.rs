@@ -24,6 +24,7 @@
 //! | [`nearest`] | which name somebody may have meant | |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |
 //! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
+//! | [`keys`] | keys, roles, and the files that hold them | `spec/security.md` |
 //! | [`beamline`] | the TOML file that describes a beamline | `spec/beamline.md` |
 
 pub mod alarm;
@@ -34,6 +35,7 @@ pub mod error_code;
 pub mod exchange;
 pub mod image;
 pub mod job;
+pub mod keys;
 pub mod kv;
 pub mod nearest;
 pub mod registry;

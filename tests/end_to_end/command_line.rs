@@ -3,7 +3,7 @@
 use crate::support::{Outcome, ecs};
 use std::fs;
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 37] = [
     &[],
     &["up"],
     &["status"],
@@ -32,6 +32,11 @@ const COMMANDS: [&[&str]; 32] = [
     &["agent", "readout"],
     &["agent", "assembler"],
     &["agent", "writer"],
+    &["keys"],
+    &["keys", "init"],
+    &["keys", "add"],
+    &["keys", "list"],
+    &["keys", "revoke"],
     &["bench", "ring"],
     &["bench", "path"],
     &["picture"],

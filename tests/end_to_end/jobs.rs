@@ -49,7 +49,7 @@ fn a_waiting_job_is_cancelled_at_once_and_the_running_one_goes_on() {
 #[test]
 fn the_same_key_twice_is_one_job() {
     let beamline = Beamline::up(Detector::Quadrant, "");
-    let submit = ["submit", "write", "--output", "a.h5", "--images", "10", "--key", "run 7", "--json"];
+    let submit = ["submit", "write", "--output", "a.h5", "--images", "10", "--once", "run 7", "--json"];
     let (first, second) = (beamline.call(&submit).ok().json(), beamline.call(&submit).ok().json());
     assert_eq!(first["id"], second["id"]);
     assert_eq!(beamline.call(&["jobs", "--json"]).ok().json()["jobs"].as_array().map(Vec::len), Some(1));

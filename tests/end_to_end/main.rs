@@ -14,6 +14,7 @@
 //! | `garbage` | garbage on every port costs nobody but its sender |
 //! | `leftovers` | however `up` ends: no process, no port, no shared memory is left |
 //! | `telemetry` | the README's Python script, and `topic echo` |
+//! | `security` | keys and roles: who may submit, who may only look, who is not let in; no secret in any log |
 //! | `command_line` | help, JSON, completions, configuration errors |
 //! | `architecture` | which crate may depend on which |
 
@@ -30,6 +31,7 @@ mod packet_loss;
 mod real_packets;
 mod refusals;
 mod runs;
+mod security;
 mod slow_writer;
 mod support;
 mod telemetry;

@@ -8,17 +8,21 @@
 
 use crate::{
     askers::Askers,
+    client::not_accepted,
     host::{Handler, Host},
     hosting::HostNews,
     job::{JobEnd, Service, report_of},
+    key,
     limits::RECEIVE_BURST,
     link::{Link, LinkError, WakeSource, waker},
+    monitor::Handshake,
     outbox::Outbox,
     session::{FIRST_STATE, Order, Session},
     workers::Workers,
 };
 use ecs_schemas::{
     job::{JobId, ReportJob},
+    keys::ClientKey,
     registry::{AgentState, Register, check_name},
     subsystem::Description,
     value::Value,
@@ -78,13 +82,26 @@ struct Shared {
 impl Agent {
     /// Starts the agent and returns at once. It connects for ever, registers (also again, after the broker
     /// came back), shows that it lives, and runs jobs for `services`. Its state is `starting` until
-    /// [`Agent::set_state`]; the broker gives jobs to agents that are `ready`.
+    /// [`Agent::set_state`]; the broker gives jobs to agents that are `ready`. It connects with the key of
+    /// this process, if that has one.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: AgentConfig, services: Vec<Arc<dyn Service>>) -> Result<Self, StartError> {
+        Self::start_with_key(config, services, key::of_process().cloned())
+    }
+
+    /// As [`Agent::start`], with a key of its own or none.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_with_key(
+        config: AgentConfig,
+        services: Vec<Arc<dyn Service>>,
+        key: Option<ClientKey>,
+    ) -> Result<Self, StartError> {
         check_name(&config.name).map_err(StartError::Name)?;
-        let link = Link::connect(&config.request_endpoint)?;
+        let link = Link::connect(&config.request_endpoint, key.as_ref())?;
         let (waker, source) = waker()?;
         let outbox = Arc::new(Outbox::new(waker));
         let is_connected = Arc::new(AtomicBool::new(false));
@@ -93,6 +110,7 @@ impl Agent {
         let ended = config.ended_jobs.into_iter().map(|(id, end)| report_before_restart(id, end)).collect();
         let io = Io {
             endpoint: config.request_endpoint.clone(),
+            key,
             link,
             source,
             session: Session::new(config.request_endpoint, register, ended, Instant::now()),
@@ -175,6 +193,7 @@ fn report_before_restart(id: JobId, end: JobEnd) -> ReportJob {
 /// The I/O thread's own.
 struct Io {
     endpoint: String,
+    key: Option<ClientKey>,
     link: Link,
     source: WakeSource,
     session: Session,
@@ -192,7 +211,10 @@ impl Io {
             if self.session.is_link_dead(now) {
                 self.renew_link(now);
             }
-            let can_send = self.link.wait_writable(Duration::ZERO);
+            let can_send = self.link.is_writable();
+            if !can_send && self.link.handshake() == Handshake::Refused {
+                self.session.not_let_in(&not_accepted(&self.endpoint, self.key.as_ref().map(|key| key.name.as_str())));
+            }
             let mut due = self.session.due(now, &self.outbox, self.workers.is_idle(), can_send).into_iter();
             // What is left when the queue is full waits; what could not leave for want of a connection is repeated.
             let full = due.find(|(header, body)| !self.link.send(header, body));
@@ -218,7 +240,7 @@ impl Io {
 
     /// A fresh socket has nothing queued for a broker that may never read it.
     fn renew_link(&mut self, now: Instant) {
-        match Link::connect(&self.endpoint) {
+        match Link::connect(&self.endpoint, self.key.as_ref()) {
             Ok(link) => self.link = link,
             Err(error) => tracing::error!("{error}; the old connection is kept"),
         }

@@ -1,13 +1,16 @@
 //! Requests of tools: ask the broker, wait for the answer.
 
 use crate::{
+    key,
     limits::{ANSWER_GRACE, CONNECT_PATIENCE},
     link::{Link, LinkError},
+    monitor::Handshake,
     trace_context,
 };
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode, encode},
     error_code::Failure,
+    keys::ClientKey,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +25,13 @@ pub enum CallError {
     /// Nobody listens at the endpoint.
     #[error("no broker at {endpoint}: is it running? start it with `ecs-cli up beamline.toml`")]
     NoBroker { endpoint: String },
+    /// There is a broker, and it does not let this client in.
+    #[error("{}", not_accepted(.endpoint, .key.as_deref()))]
+    NotAccepted {
+        endpoint: String,
+        /// Name of the key that was used, if one was.
+        key: Option<String>,
+    },
     /// The broker, or the service behind it, said no.
     #[error("{}", described(.0))]
     Refused(Failure),
@@ -53,6 +63,7 @@ pub enum CallError {
 /// ```
 pub struct Client {
     endpoint: String,
+    key: Option<ClientKey>,
     state: Mutex<State>,
 }
 
@@ -76,14 +87,22 @@ pub struct Pending<R> {
 }
 
 impl Client {
-    /// A client of the broker at `endpoint`; it need not be there yet.
+    /// A client of the broker at `endpoint`, with the key of this process; it need not be there yet.
     ///
     /// # Errors
     /// `Link`.
     pub fn new(endpoint: &str) -> Result<Self, CallError> {
-        let link = Some(Link::connect(endpoint)?);
+        Self::with_key(endpoint, key::of_process().cloned())
+    }
+
+    /// As [`Client::new`], with a key of its own or none.
+    ///
+    /// # Errors
+    /// `Link`.
+    pub fn with_key(endpoint: &str, key: Option<ClientKey>) -> Result<Self, CallError> {
+        let link = Some(Link::connect(endpoint, key.as_ref())?);
         let state = State { link, last_id: 0, last_trace: None, answers: HashMap::new(), started: HashSet::new() };
-        Ok(Self { endpoint: endpoint.to_owned(), state: Mutex::new(state) })
+        Ok(Self { endpoint: endpoint.to_owned(), key, state: Mutex::new(state) })
     }
 
     /// Sends `request` and waits for its reply, at most for `timeout`. Without a connection it gives up
@@ -129,13 +148,16 @@ impl Client {
         let header = Header { trace: Some(trace), ..Header::request(R::KIND, id, deadline_ms) };
         let link = match state.link.take() {
             Some(link) => link,
-            None => Link::connect(&self.endpoint)?,
+            None => Link::connect(&self.endpoint, self.key.as_ref())?,
         };
-        let sent = link.wait_writable(CONNECT_PATIENCE.min(timeout)) && link.send(&header, &body);
-        state.link = Some(link);
-        if !sent {
-            return Err(CallError::NoBroker { endpoint: self.endpoint.clone() });
+        if !link.wait_writable(CONNECT_PATIENCE.min(timeout)) || !link.send(&header, &body) {
+            let error = self.no_connection(link.handshake());
+            if matches!(error, CallError::NoBroker { .. }) {
+                state.link = Some(link); // it goes on trying; one that was refused does not
+            }
+            return Err(error);
         }
+        state.link = Some(link);
         state.started.insert(id);
         Ok(Pending { id, deadline, timeout, _request: PhantomData })
     }
@@ -175,6 +197,16 @@ impl Client {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn no_connection(&self, handshake: Handshake) -> CallError {
+        let endpoint = self.endpoint.clone();
+        match handshake {
+            Handshake::Refused | Handshake::Broken => {
+                CallError::NotAccepted { endpoint, key: self.key.as_ref().map(|key| key.name.clone()) }
+            }
+            Handshake::Unknown | Handshake::Begun | Handshake::Succeeded => CallError::NoBroker { endpoint },
+        }
     }
 
     fn read_answer<R: Request>(&self, kind: &str, body: &[u8]) -> Result<R::Reply, CallError> {
@@ -222,6 +254,20 @@ impl State {
             }
             link.wait_readable(rest);
         }
+    }
+}
+
+/// What a refused handshake means for a person, and what to do.
+pub(crate) fn not_accepted(endpoint: &str, key: Option<&str>) -> String {
+    match key {
+        None => format!(
+            "the broker at {endpoint} did not accept this connection, which has no key: pass one with --key FILE or \
+             ECS_KEY; keys are made with `ecs-cli keys add NAME --role ROLE`"
+        ),
+        Some(name) => format!(
+            "the broker at {endpoint} did not accept the key {name}: it was revoked, it is another broker's, or this \
+             broker has no keys; see `ecs-cli keys list`, and make a new one with `ecs-cli keys add`"
+        ),
     }
 }
 

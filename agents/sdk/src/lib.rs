@@ -48,7 +48,8 @@
 //! | `job`, `workers` | services and their jobs |
 //! | `outbox` | where the threads meet |
 //! | `client`, `subscriber`, `watcher` | for tools: ask, listen, and watch items at a rate |
-//! | `link` | ZeroMQ |
+//! | `link`, `monitor` | ZeroMQ, and whether the broker lets us in |
+//! | [`key`] | the key of this process |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
 
@@ -58,8 +59,10 @@ mod client;
 mod host;
 mod hosting;
 mod job;
+pub mod key;
 pub mod limits;
 mod link;
+mod monitor;
 mod outbox;
 mod session;
 pub mod stop;

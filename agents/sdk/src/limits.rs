@@ -41,6 +41,8 @@ pub const PARTS_MAX: usize = 4;
 /// Topics whose newest sequence number a subscriber remembers, to skip repeats. Beyond it all are
 /// forgotten, and repeats are seen once more.
 pub const TOPICS_MAX: usize = 8192;
+/// What CURVE adds to a message that travels (ZeroMQ RFC 26), so that the longest body passes encrypted too.
+pub const CURVE_BYTES: i64 = 33;
 /// A client that has no connection after this long says that there is no broker.
 pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
 /// A watcher says again what it watches this often, and begins anew after this long without one.

@@ -5,16 +5,23 @@
 //!     not leave now is refused, and whoever sends decides whether it still matters later.
 //! L2  A [`Link`] belongs to one thread. Other threads reach it through a [`Waker`], which ends its wait at once.
 //! L3  What comes in is bounded: message length by the socket, parts by `PARTS_MAX`.
+//! L4  With a key a connection is to that key's broker or to none: there is no way back to one without.
 
-use crate::limits::{
-    CONNECT_INTERVAL_MAX_MS, CONNECT_INTERVAL_MS, LINGER_MS, LINK_HWM, PARTS_MAX, PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS,
-    SUBSCRIBER_HWM,
+use crate::{
+    limits::{
+        CONNECT_INTERVAL_MAX_MS, CONNECT_INTERVAL_MS, CURVE_BYTES, LINGER_MS, LINK_HWM, PARTS_MAX, PROBE_INTERVAL_MS,
+        PROBE_TIMEOUT_MS, SUBSCRIBER_HWM,
+    },
+    monitor::{Handshake, Monitor},
 };
-use ecs_schemas::envelope::{BODY_BYTES_MAX, Header, encode};
+use ecs_schemas::{
+    envelope::{BODY_BYTES_MAX, Header, encode},
+    keys::ClientKey,
+};
 use std::{
     io::{self, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Why a socket could not be made.
@@ -25,11 +32,15 @@ pub enum LinkError {
     /// Out of memory or file descriptors.
     #[error("no socket: {0}")]
     System(String),
+    /// The key is of the right form and no key all the same, or libzmq has no CURVE.
+    #[error("the key {name} cannot be used ({reason}); ask for another, or build with tools/zmq-sys")]
+    Key { name: String, reason: String },
 }
 
 /// One request connection to the broker (DEALER).
 pub struct Link {
     socket: zmq::Socket,
+    monitor: Monitor,
 }
 
 /// One subscription to what the broker publishes (SUB).
@@ -71,12 +82,20 @@ impl Link {
     /// Begins to connect, and goes on trying for ever.
     ///
     /// # Errors
-    /// See [`LinkError`]; a broker that is not there is no error.
-    pub fn connect(endpoint: &str) -> Result<Self, LinkError> {
-        let socket = zmq::Context::new().socket(zmq::DEALER).map_err(system)?;
+    /// See [`LinkError`]; a broker that is not there, or does not accept the key, is no error.
+    pub fn connect(endpoint: &str, key: Option<&ClientKey>) -> Result<Self, LinkError> {
+        let context = zmq::Context::new();
+        let socket = context.socket(zmq::DEALER).map_err(system)?;
         configure(&socket, LINK_HWM).and_then(|()| socket.set_immediate(true)).map_err(system)?;
+        let monitor = Monitor::new(&context, &socket).map_err(system)?;
+        put_on(&socket, key)?;
         connect(&socket, endpoint)?;
-        Ok(Self { socket })
+        Ok(Self { socket, monitor })
+    }
+
+    /// How the last attempt to be let in ended.
+    pub fn handshake(&self) -> Handshake {
+        self.monitor.handshake()
     }
 
     /// Sends a message; false when there is no connection or its queue is full (rule L1).
@@ -110,9 +129,26 @@ impl Link {
         let _ = self.socket.poll(zmq::POLLIN, milliseconds(patience));
     }
 
-    /// Waits for a connection, at most for `patience`; true when there is one.
+    /// Whether there is a connection now.
+    pub fn is_writable(&self) -> bool {
+        self.socket.poll(zmq::POLLOUT, 0).is_ok_and(|events| events > 0)
+    }
+
+    /// Waits for a connection, at most for `patience`, and not after the broker has refused it; true when there
+    /// is one.
     pub fn wait_writable(&self, patience: Duration) -> bool {
-        self.socket.poll(zmq::POLLOUT, milliseconds(patience)).is_ok_and(|events| events > 0)
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.is_writable() {
+                return true;
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() || self.handshake() == Handshake::Refused {
+                return false;
+            }
+            let mut items = [self.socket.as_poll_item(zmq::POLLOUT), self.monitor.poll_item()];
+            let _ = zmq::poll(&mut items, milliseconds(rest)); // EINTR: looked at again
+        }
     }
 }
 
@@ -121,7 +157,11 @@ impl Feed {
     ///
     /// # Errors
     /// See [`LinkError`].
-    pub fn connect<'a>(endpoint: &str, prefixes: impl Iterator<Item = &'a [u8]>) -> Result<Self, LinkError> {
+    pub fn connect<'a>(
+        endpoint: &str,
+        prefixes: impl Iterator<Item = &'a [u8]>,
+        key: Option<&ClientKey>,
+    ) -> Result<Self, LinkError> {
         let socket = zmq::Context::new().socket(zmq::SUB).map_err(system)?;
         configure(&socket, SUBSCRIBER_HWM).map_err(system)?;
         socket.set_heartbeat_ivl(PROBE_INTERVAL_MS).map_err(system)?;
@@ -129,6 +169,7 @@ impl Feed {
         for prefix in prefixes {
             socket.set_subscribe(prefix).map_err(system)?;
         }
+        put_on(&socket, key)?;
         connect(&socket, endpoint)?;
         Ok(Self { socket })
     }
@@ -144,12 +185,22 @@ impl Feed {
 }
 
 fn configure(socket: &zmq::Socket, hwm: i32) -> zmq::Result<()> {
-    socket.set_maxmsgsize(BODY_BYTES_MAX as i64)?;
+    socket.set_maxmsgsize(BODY_BYTES_MAX as i64 + CURVE_BYTES)?;
     socket.set_sndhwm(hwm)?;
     socket.set_rcvhwm(hwm)?;
     socket.set_linger(LINGER_MS)?;
     socket.set_reconnect_ivl(CONNECT_INTERVAL_MS)?;
     socket.set_reconnect_ivl_max(CONNECT_INTERVAL_MAX_MS)
+}
+
+/// Rule L4. To be called before connecting.
+fn put_on(socket: &zmq::Socket, key: Option<&ClientKey>) -> Result<(), LinkError> {
+    let Some(key) = key else { return Ok(()) };
+    let keyed = socket
+        .set_curve_serverkey(key.broker.as_str().as_bytes())
+        .and_then(|()| socket.set_curve_publickey(key.public.as_str().as_bytes()))
+        .and_then(|()| socket.set_curve_secretkey(key.secret.reveal().as_bytes()));
+    keyed.map_err(|error| LinkError::Key { name: key.name.clone(), reason: error.message().to_owned() })
 }
 
 fn connect(socket: &zmq::Socket, endpoint: &str) -> Result<(), LinkError> {

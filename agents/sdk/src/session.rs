@@ -196,6 +196,11 @@ impl Session {
         self.lost("the broker does not answer", now);
     }
 
+    /// The broker does not take this agent's key; told once, tried for ever.
+    pub fn not_let_in(&mut self, why: &str) {
+        self.log_refusal(why);
+    }
+
     /// All that is to be said now. `can_send` is whether there is a connection.
     pub fn due(&mut self, now: Instant, outbox: &Outbox, is_idle: bool, can_send: bool) -> Vec<Message> {
         let mut out = Vec::new();

@@ -1,11 +1,13 @@
 //! What the broker publishes, for tools.
 
 use crate::{
+    key,
     limits::TOPICS_MAX,
     link::{Feed, LinkError},
 };
 use ecs_schemas::{
     envelope::{PROTOCOL_VERSION, decode},
+    keys::ClientKey,
     telemetry::PubHeader,
     value::Value,
 };
@@ -24,7 +26,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes at `publish_endpoint`; an empty prefix selects everything.
+    /// Subscribes at `publish_endpoint` with the key of this process; an empty prefix selects everything.
     ///
     /// # Errors
     /// The endpoint is not one, or no socket could be made.
@@ -32,8 +34,20 @@ impl Subscriber {
         publish_endpoint: &str,
         prefixes: impl IntoIterator<Item = P>,
     ) -> Result<Self, LinkError> {
+        Self::with_key(publish_endpoint, prefixes, key::of_process())
+    }
+
+    /// As [`Subscriber::new`], with a key of its own or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_key<P: AsRef<str>>(
+        publish_endpoint: &str,
+        prefixes: impl IntoIterator<Item = P>,
+        key: Option<&ClientKey>,
+    ) -> Result<Self, LinkError> {
         let prefixes: Vec<P> = prefixes.into_iter().collect();
-        let feed = Feed::connect(publish_endpoint, prefixes.iter().map(|prefix| prefix.as_ref().as_bytes()))?;
+        let feed = Feed::connect(publish_endpoint, prefixes.iter().map(|prefix| prefix.as_ref().as_bytes()), key)?;
         Ok(Self { feed, newest: HashMap::new(), malformed: 0 })
     }
 

@@ -1,6 +1,7 @@
 //! KV items at a rate that the reader chooses.
 
 use crate::{
+    key,
     limits::{AGENT_DEADLINE_MS, BLOCKED_LOOK, WATCH_PING, WATCH_SILENCE},
     link::{Link, LinkError},
 };
@@ -42,7 +43,7 @@ impl Watcher {
         Ok(Self {
             endpoint: endpoint.to_owned(),
             watch: Watch { items, max_hz },
-            link: Link::connect(endpoint)?,
+            link: Link::connect(endpoint, key::of_process())?,
             last_id: 0,
             heard: now,
             asked: None,
@@ -76,7 +77,7 @@ impl Watcher {
     /// Asks to watch, and again every second: the broker may be a new one. Begins anew when it is silent.
     fn keep_up(&mut self, now: Instant) -> Result<(), LinkError> {
         if now.duration_since(self.heard) >= WATCH_SILENCE {
-            self.link = Link::connect(&self.endpoint)?;
+            self.link = Link::connect(&self.endpoint, key::of_process())?;
             (self.asked, self.heard) = (None, now);
         }
         let is_due = self.asked.is_none_or(|asked| now.duration_since(asked) >= WATCH_PING);

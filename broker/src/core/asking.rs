@@ -1,7 +1,7 @@
 //! Asking handlers: events, calls, reads and writes, from the caller's request to its answer.
 
 use super::{
-    Core, Outgoing, Session,
+    ANONYMOUS, Core, Outgoing, Session,
     exchanges::{Ask, Exchange, Target, WaitingCall},
     items::check_value,
     nanoseconds,
@@ -25,9 +25,10 @@ use ecs_schemas::{
 use std::{collections::BTreeSet, time::Duration};
 
 impl Core {
-    /// Who a session is, by the broker's word.
-    pub(super) fn who(&self, session: &Session) -> String {
-        self.registry.name_of(session).unwrap_or("anonymous").to_owned()
+    /// Who asks, by the broker's word: an agent's name, a key's, or nobody known.
+    pub(super) fn by(&self, call: &Call<'_>) -> String {
+        let key = || call.sender.name().unwrap_or(ANONYMOUS);
+        self.registry.name_of(call.session).unwrap_or_else(key).to_owned()
     }
 
     /// Asks one subsystem; its answer becomes the caller's.
@@ -63,6 +64,7 @@ impl Core {
         let deadline = call.header.deadline_ms.map_or(DEADLINE_MAX, |ms| Duration::from_millis(ms.into()));
         Exchange {
             caller: call.session.clone(),
+            by: self.by(call),
             header: call.header.clone(),
             ask,
             deadline_ns: call.now_ns.saturating_add(nanoseconds(deadline.min(DEADLINE_MAX))),
@@ -77,14 +79,13 @@ impl Core {
         let Some(exchange) = self.exchanges.get(number) else { return };
         let target = &exchange.targets[index];
         let (subsystem, agent) = (target.subsystem.clone(), target.agent.clone());
-        let (origin, caller, deadline_ns) = (exchange.origin, exchange.caller.clone(), exchange.deadline_ns);
+        let (origin, from, deadline_ns) = (exchange.origin, exchange.by.clone(), exchange.deadline_ns);
         let Some(session) = self.registry.session_of(&agent).cloned() else {
             let failure = gone(&subsystem, &agent);
             self.end_target(number, index, TargetEnd::Gone, Value::Null, Some(failure), now_ns);
             return;
         };
         let trace = self.traces.child(origin);
-        let from = self.who(&caller);
         self.traces.begin(trace, kind, String::new(), from, subsystem, now_ns);
         self.exchanges.note_asked(number, index, id, trace.span);
         let rest_ms = deadline_ns.saturating_sub(now_ns) / 1_000_000;
@@ -100,7 +101,7 @@ impl Core {
         let targets = self.event_targets(&event)?;
         self.exchanges.admit(call.session, call.header.id)?;
         let CallEvent { event, params, .. } = event;
-        let by = self.who(call.session);
+        let by = self.by(call);
         let mut asks = Vec::new();
         let mut all = Vec::new();
         for (index, name) in targets.into_iter().enumerate() {
@@ -168,7 +169,7 @@ impl Core {
         check_against(&name, handled, &params)?;
         self.exchanges.admit(call.session, call.header.id)?;
         self.exchanges.check_queue(&name)?;
-        let by = self.who(call.session);
+        let by = self.by(call);
         let mut exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
         exchange.waiting = Some(WaitingCall { params, by });
         let number = self.exchanges.open(exchange);
@@ -306,7 +307,7 @@ impl Core {
             exchange.targets.iter().filter_map(|target| target.end.as_ref()).find(|end| end.end != TargetEnd::Ok);
         self.traces.end(exchange.origin.span, failed.map_or("ok", |end| end.end.as_str()), now_ns);
         if let Ask::Event { name } = &exchange.ask {
-            let by = self.who(&exchange.caller);
+            let by = &exchange.by;
             for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
                 let ended = target.end.clone().map(|result| EventEnded { by: by.clone(), result });
                 self.ended_events.extend(ended.map(|ended| (event_topic(&target.subsystem, name), ended)));

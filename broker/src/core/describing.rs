@@ -1,6 +1,6 @@
 //! Subsystems as their agents and everybody else see them: describing, alarms, coming and going.
 
-use super::{Core, Session};
+use super::{Core, Session, requests::Call};
 use crate::limits::ALARMS_OF_SUBSYSTEM_MAX;
 use ecs_schemas::{
     alarm::{Clear, Raise},
@@ -40,14 +40,10 @@ impl Core {
 
     /// # Errors
     /// `not_registered`, `bad_parameter`, `name_taken`, `busy`.
-    pub(super) fn describe(
-        &mut self,
-        now_ns: u64,
-        session: &Session,
-        describe: Describe,
-    ) -> Result<Described, Failure> {
-        let agent = self.registry.registered(session)?.to_owned();
-        let description = describe.description;
+    pub(super) fn describe(&mut self, call: &Call<'_>, describe: Describe) -> Result<Described, Failure> {
+        let (now_ns, description) = (call.now_ns, describe.description);
+        let agent = self.registry.registered(call.session)?.to_owned();
+        call.sender.permit_name(&description.name)?;
         self.subsystems.admit(&agent, std::slice::from_ref(&description), &self.registry)?;
         let name = description.name.clone();
         let (uuid, restored) = self.subsystems.describe(&agent, description, &self.registry, now_ns);

@@ -45,6 +45,8 @@ pub enum Ask {
 /// One exchange. See the picture.
 pub struct Exchange {
     pub caller: Session,
+    /// Who that is.
+    pub by: String,
     /// The caller's header, for its answer.
     pub header: Header,
     pub ask: Ask,

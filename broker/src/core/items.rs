@@ -28,7 +28,7 @@ impl Core {
             let reading = reading.ok_or_else(|| not_set(&name, &get.item))?;
             return Ok(Some(encode(reading)));
         }
-        let by = self.who(call.session);
+        let by = self.by(call);
         let read = Read { subsystem: name.clone(), item: get.item, by };
         self.ask_one(call, Ask::Read, &name, Read::KIND, encode(&read))?;
         Ok(None)
@@ -53,7 +53,7 @@ impl Core {
             let message = format!("{name} {} is being set by somebody else at this moment", set.item);
             return Err(Failure::new(ErrorCode::Conflict, message).with_hint("read it and try again"));
         }
-        let by = self.who(call.session);
+        let by = self.by(call);
         let write = Write { subsystem: name.clone(), item: set.item, value: set.value, by };
         let ask = Ask::Write { path, guarded: set.if_revision.is_some() };
         self.ask_one(call, ask, &name, Write::KIND, encode(&write))?;

@@ -20,6 +20,7 @@
 //! | file | what |
 //! |---|---|
 //! | `requests` | which message does what, and the error for what is no message |
+//! | [`access`] | who may do what |
 //! | `registry` | agents and their sessions |
 //! | `subsystems` | descriptions, alarms, and the last value of each item |
 //! | `describing` | registering, describing, raising alarms; what follows when an agent is gone |
@@ -32,6 +33,7 @@
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
 //! | `topics` | sequence numbers and last values of what is published |
 
+pub mod access;
 mod asking;
 mod describing;
 mod exchanges;
@@ -45,6 +47,7 @@ mod topics;
 mod traces;
 mod watches;
 
+pub use access::Sender;
 pub use jobs::Change;
 pub use subsystems::{StoredSubsystem, StoredValue};
 pub use topics::Publication;
@@ -55,6 +58,7 @@ use ecs_schemas::{
     envelope::{Header, Notice, encode},
     exchange::EventEnded,
     job::JobRecord,
+    keys::PublicKey,
     kv::{Reading, Update, item_topic},
     registry::BrokerStatus,
     subsystem::description_topic,
@@ -71,6 +75,8 @@ use watches::Watches;
 
 /// Source of what the broker publishes by its own word.
 const SOURCE_BROKER: &str = "broker";
+/// Who asks over a connection that has not registered and has no key.
+const ANONYMOUS: &str = "anonymous";
 
 /// A connection of the ROUTER, by the identity that the transport gave it. What a message says of its
 /// sender is never believed.
@@ -81,11 +87,13 @@ pub struct Session(pub Vec<u8>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A message from `session`: the parts behind the identity, at most `PARTS_MAX` of them.
-    Message { session: Session, parts: Vec<Vec<u8>> },
+    Message { session: Session, sender: Sender, parts: Vec<Vec<u8>> },
     /// Somebody subscribed to all topics that begin with `prefix`.
     Subscribed { prefix: Vec<u8> },
     /// A message to `session` could not be delivered, because there is no such connection any more.
     Unreachable { session: Session },
+    /// A key opens nothing any more, or no longer what it did: whoever registered with it is gone.
+    Revoked { key: PublicKey },
     /// Time went on: look at everything.
     Tick,
     /// The moment of [`Core::wake_ns`] has come, perhaps.
@@ -205,12 +213,16 @@ impl Core {
         let mut out = Vec::new();
         self.once = matches!(input, Input::Unreachable { .. });
         match input {
-            Input::Message { session, parts } => self.message(now_ns, session, parts, &mut out),
+            Input::Message { session, sender, parts } => self.message(now_ns, session, sender, parts, &mut out),
             Input::Subscribed { prefix } => self.topics.want(prefix),
             Input::Unreachable { session } => {
                 self.watches.forget(session);
                 self.lost.remove(session);
                 self.drop_caller(session);
+            }
+            Input::Revoked { key } => {
+                self.registry.revoke(key, now_ns);
+                self.reconcile(now_ns, &mut out);
             }
             Input::Tick => {
                 self.registry.expire(now_ns);

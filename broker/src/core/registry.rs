@@ -12,12 +12,14 @@
 //!     would take the name from each other for ever.
 //! G3  `knows` are the jobs that the agent spoke of since it registered. An accepted job that is not in
 //!     it is lost (rule J4).
+//! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused.
 
 use super::{CoreOptions, Session, nanoseconds};
 use crate::limits::{AGENTS_MAX, OPEN_JOBS_MAX, SERVICES_MAX, TEXT_BYTES_MAX};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     job::JobId,
+    keys::PublicKey,
     registry::{AgentState, AgentStatus, Register, check_name},
     value::Value,
 };
@@ -34,8 +36,9 @@ struct Agent {
     instance: u64,
     state: AgentState,
     services: Vec<String>,
-    /// The session while it is here.
+    /// The session while it is here, and the key that it registered with, if the broker has keys.
     session: Option<Session>,
+    key: Option<PublicKey>,
     since_ns: u64,
     seen_ns: u64,
     /// From when it is away; meaningful without a session.
@@ -99,6 +102,7 @@ impl Registry {
             state: AgentState::Missing,
             services: Vec::new(),
             session: None,
+            key: None,
             since_ns: 0,
             seen_ns: 0,
             away_since_ns: self.started_ns + self.timeout_ns,
@@ -141,6 +145,7 @@ impl Registry {
             state: register.state,
             services: register.services,
             session: Some(session.clone()),
+            key: None,
             since_ns,
             seen_ns: now_ns,
             away_since_ns: 0,
@@ -151,6 +156,24 @@ impl Registry {
         self.names.insert(session.clone(), register.name.clone());
         self.changed.insert(register.name.clone());
         self.agents.insert(register.name, agent);
+    }
+
+    /// Notes the key that an agent registered with (rule G4).
+    pub fn note_key(&mut self, name: &str, key: Option<&PublicKey>) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.key = key.cloned();
+        }
+    }
+
+    /// Rule G4.
+    pub fn revoke(&mut self, key: &PublicKey, now_ns: u64) {
+        let has_it = |agent: &Agent| agent.session.is_some() && agent.key.as_ref() == Some(key);
+        let gone: Vec<_> =
+            self.agents.iter().filter(|(_, agent)| has_it(agent)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            tracing::warn!(agent = name, "agent is gone: its key was taken away or changed");
+            self.part(&name, now_ns);
+        }
     }
 
     /// Checks whether `register` may be taken in, and makes room for it.

@@ -3,7 +3,7 @@
 //! A message with a header that cannot be read is counted and dropped: there is nobody to tell. All
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
-use super::{Core, Input, Outgoing, Session, traces::Origin};
+use super::{ANONYMOUS, Core, Input, Outgoing, Sender, Session, traces::Origin};
 use crate::limits::{CLIENTS_LISTED_MAX, LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
     alarm::{AlarmList, Clear, ListAlarms, Raise},
@@ -28,6 +28,7 @@ use std::{
 /// A request on its way to its answer.
 pub(super) struct Call<'a> {
     pub session: &'a Session,
+    pub sender: &'a Sender,
     pub header: &'a Header,
     pub now_ns: u64,
     /// Where it stands in its trace.
@@ -38,16 +39,28 @@ pub(super) struct Call<'a> {
 pub(super) type Answer = Result<Option<Vec<u8>>, Failure>;
 
 impl Core {
-    pub(super) fn message(&mut self, now_ns: u64, session: &Session, parts: &[Vec<u8>], out: &mut Vec<Outgoing>) {
+    pub(super) fn message(
+        &mut self,
+        now_ns: u64,
+        session: &Session,
+        sender: &Sender,
+        parts: &[Vec<u8>],
+        out: &mut Vec<Outgoing>,
+    ) {
         self.counters.received += 1;
-        self.registry.heard(session, now_ns);
+        if *sender != Sender::Revoked {
+            self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
+        }
         let Some(header) = parts.first().and_then(|bytes| read_header(bytes)) else {
             self.counters.malformed += 1;
             return;
         };
         let mut follow_ups = Vec::new(); // behind the answer: a welcome comes before the first job
         let answer = match parts {
-            [_, body] => self.handle(now_ns, session, &header, body, &mut follow_ups),
+            [_, body] => {
+                let permitted = sender.permit(&header.kind);
+                permitted.and_then(|()| self.handle(now_ns, session, sender, &header, body, &mut follow_ups))
+            }
             _ => Err(bad_message(format!("a message has 2 parts, this one {} or more", parts.len()))),
         };
         match answer {
@@ -67,7 +80,7 @@ impl Core {
 
     /// The answer to an input whose changes could not be stored.
     pub fn refuse(&mut self, input: &Input, why: &str) -> Option<Outgoing> {
-        let Input::Message { session, parts } = input else { return None };
+        let Input::Message { session, parts, .. } = input else { return None };
         self.count_received();
         let header = parts.first().and_then(|bytes| read_header(bytes)).filter(|header| header.id != 0)?;
         let failure = Failure::new(ErrorCode::StoreFailed, format!("the broker cannot write to its store: {why}"))
@@ -79,6 +92,7 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         header: &Header,
         body: &[u8],
         out: &mut Vec<Outgoing>,
@@ -111,7 +125,7 @@ impl Core {
             }
             _ => {
                 let origin = self.traces.origin(header.trace);
-                self.request(&Call { session, header, now_ns, origin }, body, out)
+                self.request(&Call { session, sender, header, now_ns, origin }, body, out)
             }
         }
     }
@@ -152,7 +166,7 @@ impl Core {
 
     /// The requests that do something: each is a span of its trace, from here to its answer.
     fn traced(&mut self, call: &Call<'_>, kind: &str, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
-        let from = self.who(call.session);
+        let from = self.by(call);
         self.traces.begin(call.origin, kind, String::new(), from, "broker".to_owned(), call.now_ns);
         let answered = self.change_request(call, body, out);
         match &answered {
@@ -171,7 +185,7 @@ impl Core {
             CallEvent::KIND => self.call_event(call, decode(body)?),
             DoCall::KIND => self.do_call(call, decode(body)?),
             Publish::KIND => answer(body, |publish| self.publish_item(now_ns, session, publish)),
-            Describe::KIND => answer(body, |describe| self.describe(now_ns, session, describe)),
+            Describe::KIND => answer(body, |describe| self.describe(call, describe)),
             Remove::KIND => answer(body, |remove| self.remove(session, &remove)),
             Raise::KIND => answer(body, |raise| self.raise(now_ns, session, raise)),
             Clear::KIND => answer(body, |clear| self.clear(now_ns, session, &clear)),
@@ -190,7 +204,7 @@ impl Core {
             Submit::KIND => answer(body, |submit| self.submit(now_ns, submit)),
             CancelJob::KIND => answer(body, |cancel| self.cancel(now_ns, &cancel)),
             ReportJob::KIND => answer(body, |report| self.report(now_ns, session, report)),
-            Register::KIND => answer(body, |register| self.register(now_ns, session, register, out)),
+            Register::KIND => answer(body, |register| self.register(now_ns, session, call.sender, register, out)),
             Leave::KIND => answer(body, |_: Leave| {
                 self.registry.leave(session, now_ns);
                 Ok(Ack {})
@@ -203,16 +217,20 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
+        sender: &Sender,
         register: Register,
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
+        sender.permit_name(&register.name)?;
         self.registry.admit(session, &register)?;
         let name = register.name.clone();
         let described = self.brought(&register);
+        described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
         self.subsystems.admit(&name, &described, &self.registry)?;
         let (own, foreign) = self.claim(&name, &register.jobs);
         self.registry.register(session, register, own, now_ns);
         let subsystems = self.take_in(&name, described, now_ns);
+        self.registry.note_key(&name, sender.key());
         self.forget_sent(&name);
         for id in foreign {
             self.notify(&name, &KillJob { id }, out);
@@ -258,7 +276,7 @@ impl Core {
         sessions.extend(self.watches.watchers());
         let status = |session: &Session| ClientStatus {
             connection: session.0.iter().map(|byte| format!("{byte:02x}")).collect(),
-            name: self.who(session),
+            name: self.registry.name_of(session).unwrap_or(ANONYMOUS).to_owned(),
             requests_open: self.exchanges.count_of(session) as u64,
             watches: self.watches.count_of(session) as u64,
             lost: self.lost_of(session),

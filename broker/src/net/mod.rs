@@ -10,21 +10,42 @@
 //! N2  A peer's message is at most `BODY_BYTES_MAX` long, else libzmq closes its connection. Parts beyond
 //!     `PARTS_MAX` are read and dropped.
 //! N3  All limits are set before bind, so that they hold for the first connection too.
+//! N4  With keys both sockets are CURVE servers, and who sent a message is what the guard says of its key (rules
+//!     U1 to U4 of `guard`).
+//! N5  ZeroMQ cannot cut one subscriber off. When a key is revoked, the publishing socket is made anew: all
+//!     subscribers connect again by themselves, get the last values, and the one without a key is not let in.
 //!
 //! What is not limited here: libzmq itself gathers the parts of a message that never ends. A firewall
 //! keeps such peers away; the broker is for a beamline's own network.
 
+mod exposure;
+mod guard;
+
+pub use exposure::{ExposedError, check_local};
+
 use crate::{
-    core::{Input, Outgoing, Publication, Session},
+    core::{Input, Outgoing, Publication, Sender, Session},
+    keys::{KeyFolder, KeysError},
     limits::{
-        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, LINGER_MS, PARTS_MAX, PUBLISH_HWM, REQUEST_HWM, SUBSCRIPTION_BYTES_MAX,
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CURVE_BYTES, LINGER_MS, PARTS_MAX, PUBLISH_HWM, RENEW_PATIENCE,
+        REQUEST_HWM, SUBSCRIPTION_BYTES_MAX,
     },
 };
-use ecs_schemas::envelope::{BODY_BYTES_MAX, encode};
-use std::{os::unix::net::UnixStream, time::Duration};
+use ecs_schemas::{
+    envelope::{BODY_BYTES_MAX, encode},
+    keys::BrokerKey,
+};
+use guard::{DOMAIN, Guard, KEY_PROPERTY};
+use std::{
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// First byte of what XPUB hands up for a new subscription; 0 is for one that ends.
 const SUBSCRIBED: u8 = 1;
+/// How often it is looked whether an endpoint has been let go.
+const RENEW_STEP: Duration = Duration::from_millis(2);
 
 /// Why the broker cannot listen. Nothing is bound.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +60,25 @@ pub struct BindError {
 
 /// A socket broke; this is the operating system's trouble (out of memory or descriptors), not a peer's.
 #[derive(Debug, thiserror::Error)]
-#[error("the broker's sockets failed: {0}")]
-pub struct NetError(#[from] zmq::Error);
+pub enum NetError {
+    #[error("the broker's sockets failed: {0}")]
+    Socket(#[from] zmq::Error),
+    /// Rule U1.
+    #[error("the thread that checks keys has ended; its message is above")]
+    Guard,
+    /// Rule N5.
+    #[error("the publishing socket could not be made anew to cut a revoked key off: {0}")]
+    Renew(BindError),
+}
+
+/// Why the broker cannot listen. Nothing is bound.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}
 
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,22 +93,33 @@ pub enum Sent {
 pub struct Net {
     router: zmq::Socket,
     publisher: zmq::Socket,
+    publish_endpoint: String,
+    /// With keys. Behind the sockets, so that it ends after them (rule U1).
+    lock: Option<Lock>,
+    context: zmq::Context,
+}
+
+/// What keys need: the broker's own, and who is let in.
+struct Lock {
+    key: BrokerKey,
+    guard: Guard,
 }
 
 impl Net {
-    /// Listens on both endpoints, `tcp://ADDRESS:PORT` or `ipc://PATH`.
+    /// Listens on both endpoints, `tcp://ADDRESS:PORT` or `ipc://PATH`; with `keys`, for their holders only.
     ///
     /// # Errors
-    /// See [`BindError`].
-    pub fn bind(request_endpoint: &str, publish_endpoint: &str) -> Result<Self, BindError> {
+    /// See [`ListenError`].
+    pub fn bind(request_endpoint: &str, publish_endpoint: &str, keys: Option<KeyFolder>) -> Result<Self, ListenError> {
         let context = zmq::Context::new();
-        let router =
-            router(&context).map_err(|error| bind_error(error, request_endpoint, "broker.request_endpoint"))?;
+        let lock = keys.map(|keys| Lock::new(&context, keys)).transpose()?;
+        let router = router(&context, lock.as_ref())
+            .map_err(|error| bind_error(error, request_endpoint, "broker.request_endpoint"))?;
         listen(&router, request_endpoint, "broker.request_endpoint")?;
-        let publisher =
-            publisher(&context).map_err(|error| bind_error(error, publish_endpoint, "broker.publish_endpoint"))?;
+        let publisher = publisher(&context, lock.as_ref())
+            .map_err(|error| bind_error(error, publish_endpoint, "broker.publish_endpoint"))?;
         listen(&publisher, publish_endpoint, "broker.publish_endpoint")?;
-        Ok(Self { router, publisher })
+        Ok(Self { router, publisher, publish_endpoint: publish_endpoint.to_owned(), lock, context })
     }
 
     /// Waits until something came in, at most for `patience`.
@@ -90,21 +139,49 @@ impl Net {
     ///
     /// # Errors
     /// See [`NetError`].
-    pub fn receive(&self) -> Result<Vec<Input>, NetError> {
-        let (mut inputs, mut bytes) = (Vec::new(), 0);
+    pub fn receive(&mut self) -> Result<Vec<Input>, NetError> {
+        let (mut inputs, mut bytes) = (self.take_revoked()?, 0);
         while inputs.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
-            let Some(mut parts) = receive_parts(&self.router, PARTS_MAX + 1)? else { break };
+            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1)? else { break };
             bytes += parts.iter().map(Vec::len).sum::<usize>();
             let session = Session(parts.remove(0)); // the ROUTER always puts it in front
-            inputs.push(Input::Message { session, parts });
+            let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
+            inputs.push(Input::Message { session, sender, parts });
         }
         for _ in 0..BATCH_MESSAGES_MAX {
-            let Some(parts) = receive_parts(&self.publisher, 1)? else { break };
+            let Some((parts, _)) = receive_parts(&self.publisher, 1)? else { break };
             if let Some((&SUBSCRIBED, prefix)) = parts[0].split_first() {
                 inputs.push(Input::Subscribed { prefix: prefix.to_vec() });
             }
         }
         Ok(inputs)
+    }
+
+    /// What the guard took away since the last time; before what waits, so that it holds for that too.
+    fn take_revoked(&mut self) -> Result<Vec<Input>, NetError> {
+        let Some(lock) = &self.lock else { return Ok(Vec::new()) };
+        if !lock.guard.is_alive() {
+            return Err(NetError::Guard);
+        }
+        let revoked = lock.guard.take_revoked();
+        if !revoked.is_empty() {
+            self.renew_publisher()?;
+        }
+        Ok(revoked.into_iter().map(|key| Input::Revoked { key }).collect())
+    }
+
+    /// Rule N5.
+    fn renew_publisher(&mut self) -> Result<(), NetError> {
+        self.publisher.set_linger(0)?;
+        self.publisher = publisher(&self.context, self.lock.as_ref())?; // the old one is closed, in its own time
+        let deadline = Instant::now() + RENEW_PATIENCE;
+        loop {
+            match listen(&self.publisher, &self.publish_endpoint, "broker.publish_endpoint") {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(NetError::Renew(error)),
+                Err(_) => thread::sleep(RENEW_STEP), // the old one still has it
+            }
+        }
     }
 
     /// Sends to one session (rule N1).
@@ -125,18 +202,34 @@ impl Net {
     }
 }
 
-fn router(context: &zmq::Context) -> zmq::Result<zmq::Socket> {
+impl Lock {
+    fn new(context: &zmq::Context, keys: KeyFolder) -> Result<Self, KeysError> {
+        let key = keys.broker_key()?;
+        Ok(Self { key, guard: Guard::start(context, keys)? })
+    }
+
+    /// Makes a socket one for holders of keys only (rule N4).
+    fn put_on(&self, socket: &zmq::Socket) -> zmq::Result<()> {
+        socket.set_zap_domain(DOMAIN)?;
+        socket.set_curve_server(true)?;
+        socket.set_curve_secretkey(self.key.secret.reveal().as_bytes())
+    }
+}
+
+fn router(context: &zmq::Context, lock: Option<&Lock>) -> zmq::Result<zmq::Socket> {
     let router = context.socket(zmq::ROUTER)?;
+    lock.map_or(Ok(()), |lock| lock.put_on(&router))?;
     router.set_router_mandatory(true)?; // else a message to a peer that is gone would vanish uncounted
-    router.set_maxmsgsize(BODY_BYTES_MAX as i64)?;
+    router.set_maxmsgsize(BODY_BYTES_MAX as i64 + if lock.is_some() { CURVE_BYTES } else { 0 })?;
     router.set_sndhwm(REQUEST_HWM)?;
     router.set_rcvhwm(REQUEST_HWM)?;
     router.set_linger(LINGER_MS)?;
     Ok(router)
 }
 
-fn publisher(context: &zmq::Context) -> zmq::Result<zmq::Socket> {
+fn publisher(context: &zmq::Context, lock: Option<&Lock>) -> zmq::Result<zmq::Socket> {
     let publisher = context.socket(zmq::XPUB)?;
+    lock.map_or(Ok(()), |lock| lock.put_on(&publisher))?;
     publisher.set_xpub_verbose(true)?; // tells of a second subscriber to the same prefix too
     publisher.set_maxmsgsize(SUBSCRIPTION_BYTES_MAX)?;
     publisher.set_sndhwm(PUBLISH_HWM)?;
@@ -164,19 +257,25 @@ fn bind_error(error: zmq::Error, endpoint: &str, setting: &'static str) -> BindE
     BindError { endpoint: endpoint.to_owned(), setting, reason: error.message().to_owned(), advice }
 }
 
+/// A message's parts, and the key of its connection (rule U2).
+type Received = (Vec<Vec<u8>>, Option<String>);
+
 /// One message, or none if none waits. Parts beyond `parts_max` are dropped.
-fn receive_parts(socket: &zmq::Socket, parts_max: usize) -> Result<Option<Vec<Vec<u8>>>, NetError> {
-    let mut parts = Vec::new();
+fn receive_parts(socket: &zmq::Socket, parts_max: usize) -> Result<Option<Received>, NetError> {
+    let (mut parts, mut key) = (Vec::new(), None);
     loop {
-        match socket.recv_bytes(zmq::DONTWAIT) {
-            Ok(part) if parts.len() < parts_max => parts.push(part),
+        match socket.recv_msg(zmq::DONTWAIT) {
+            Ok(mut part) if parts.len() < parts_max => {
+                key = key.or_else(|| part.gets(KEY_PROPERTY).map(str::to_owned));
+                parts.push(part.to_vec());
+            }
             Ok(_) => {}
             Err(zmq::Error::EINTR) => continue,
             Err(zmq::Error::EAGAIN) => return Ok(None), // parts come all together or not at all
             Err(error) => return Err(error.into()),
         }
         if !socket.get_rcvmore()? {
-            return Ok(Some(parts));
+            return Ok(Some((parts, key)));
         }
     }
 }

@@ -4,7 +4,10 @@
 //! they want. Then the trouble ends, and every job must have ended, once, as the disk says.
 
 use crate::world::{SECOND_NS, World, register, session};
-use ecs_broker::{core::Input, limits::LOST_GRACE};
+use ecs_broker::{
+    core::{Input, Sender},
+    limits::LOST_GRACE,
+};
 use ecs_schemas::{
     envelope::{Header, Notice, Request, decode, encode},
     job::{CancelJob, JobId, JobState, KillJob, ReportJob, RunJob, Submit},
@@ -162,7 +165,7 @@ impl Chaos {
                 (_, true, _) => self.flying.push((from.clone(), parts.clone())), // late, or doubled
                 _ => {}
             }
-            inputs.push(Input::Message { session: session(&from), parts });
+            inputs.push(Input::Message { session: session(&from), sender: Sender::Anyone, parts });
         }
         inputs.push(Input::Tick);
         self.world.batch(&inputs);

@@ -3,6 +3,7 @@
 //! | module | rules |
 //! |---|---|
 //! | `registry` | who is there: R1 to R4 |
+//! | `access` | who may do what: A1 to A4, G4 |
 //! | `jobs` | a job's life: J1 to J4, queue, cancel, loss, restart |
 //! | `storage` | what holds when the disk fails |
 //! | `messages` | what is no message, and every limit that a sender can reach |
@@ -10,6 +11,7 @@
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
+mod access;
 mod chaos;
 mod jobs;
 mod messages;

@@ -1,7 +1,7 @@
 //! A broker core with a disk that works or does not, a clock that the test moves, and people to talk to it.
 
 use ecs_broker::core::{
-    Change, Core, CoreOptions, Input, Outgoing, Publication, Session, Stored, StoredSubsystem, StoredValue,
+    Change, Core, CoreOptions, Input, Outgoing, Publication, Sender, Session, Stored, StoredSubsystem, StoredValue,
 };
 use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
@@ -32,6 +32,8 @@ pub struct World {
     pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
     pub published: Vec<Publication>,
     last_id: u64,
+    /// Who the transport says that the next messages are from.
+    pub sender: Sender,
 }
 
 pub fn session(text: &str) -> Session {
@@ -76,6 +78,7 @@ impl World {
             inboxes: BTreeMap::new(),
             published: vec![],
             last_id: 0,
+            sender: Sender::Anyone,
         }
     }
 
@@ -160,7 +163,7 @@ impl World {
     }
 
     pub fn send_parts(&mut self, from: &str, parts: Vec<Vec<u8>>) {
-        self.batch(&[Input::Message { session: session(from), parts }]);
+        self.batch(&[Input::Message { session: session(from), sender: self.sender.clone(), parts }]);
     }
 
     pub fn notify<N: Notice>(&mut self, from: &str, notice: &N) {
@@ -170,7 +173,8 @@ impl World {
     pub fn request_input<R: Request>(&mut self, from: &str, request: &R) -> (u64, Input) {
         self.last_id += 1;
         let header = Header::request(R::KIND, self.last_id, 1000);
-        let input = Input::Message { session: session(from), parts: vec![encode(&header), encode(request)] };
+        let parts = vec![encode(&header), encode(request)];
+        let input = Input::Message { session: session(from), sender: self.sender.clone(), parts };
         (self.last_id, input)
     }
 

@@ -35,6 +35,8 @@ pub fn options(folder: &Path) -> BrokerOptions {
         timeout: Duration::from_millis(400),
         state_folder: folder.join("state"),
         expected: vec![],
+        keys: None,
+        insecure: false,
     }
 }
 
@@ -82,7 +84,13 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(endpoint: &str) -> Self {
+        Self::connect_with(endpoint, |_| ())
+    }
+
+    /// Connects with what `prepare` has done to the socket before.
+    pub fn connect_with(endpoint: &str, prepare: impl FnOnce(&zmq::Socket)) -> Self {
         let socket = zmq::Context::new().socket(zmq::DEALER).unwrap();
+        prepare(&socket);
         socket.set_linger(0).unwrap();
         socket.set_rcvtimeo(WATCHDOG.as_millis() as i32).unwrap();
         socket.connect(endpoint).unwrap();
@@ -101,6 +109,11 @@ impl Peer {
         self.last_id += 1;
         self.send_parts(&[&encode(&Header::request(R::KIND, self.last_id, 1000)), &encode(request)]);
         self.last_id
+    }
+
+    /// Whether a message waits, or comes within `patience`.
+    pub fn has_message(&self, patience: Duration) -> bool {
+        self.socket.poll(zmq::POLLIN, patience.as_millis() as i64).unwrap() > 0
     }
 
     pub fn receive(&self) -> (Header, Vec<u8>) {

@@ -6,7 +6,7 @@ use crate::nearest::nearest;
 /// The sections and their keys; `spec/beamline.md` has the same table for people.
 pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
     ("beamline", &["name", "data_folder", "state_folder"]),
-    ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout"]),
+    ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
     (
         "detector",
         &[

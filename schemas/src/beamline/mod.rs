@@ -57,6 +57,12 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// Silence after which it is gone. Default 3 s; at least twice the heartbeat.
     pub timeout: Duration,
+    /// The key folder. Default: see [`Beamline::key_folder`], used where it is there.
+    pub keys: Option<PathBuf>,
+    /// The key file with which processes of this file connect. Default: none.
+    pub key: Option<PathBuf>,
+    /// Whether the broker may listen to other machines without keys. Default false.
+    pub insecure: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +110,9 @@ impl Default for BrokerConfig {
             publish_endpoint: "tcp://127.0.0.1:7751".to_owned(),
             heartbeat: Duration::from_secs(1),
             timeout: Duration::from_secs(3),
+            keys: None,
+            key: None,
+            insecure: false,
         }
     }
 }
@@ -132,6 +141,17 @@ impl Beamline {
     fn agent(&self, kind: &'static str, index: u32, count: u32) -> AgentSlot {
         let suffix = if count > 1 { format!("-{index}") } else { String::new() };
         AgentSlot { name: format!("{}/{kind}{suffix}", self.name), kind, index }
+    }
+
+    /// Where the broker's keys are, or would be: `broker.keys`, else beside the state folder, with `-keys`
+    /// behind its name.
+    pub fn key_folder(&self) -> PathBuf {
+        let beside = || {
+            let mut name = self.state_folder.file_name().unwrap_or_default().to_owned();
+            name.push("-keys");
+            self.state_folder.with_file_name(name)
+        };
+        self.broker.keys.clone().unwrap_or_else(beside)
     }
 
     /// The modules (indexes into `placement.ports`) of the readout process `index`.

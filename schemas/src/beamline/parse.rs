@@ -156,7 +156,9 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             let allowed = format!("at least twice broker.heartbeat, {}", duration_text(heartbeat * 2));
             section.wrong(self.report, "timeout", &duration_text(timeout), allowed);
         }
-        BrokerConfig { request_endpoint, publish_endpoint, heartbeat, timeout }
+        let (keys, key) = (self.path(&section, "keys"), self.path(&section, "key"));
+        let insecure = section.flag(self.report, "insecure", default.insecure);
+        BrokerConfig { request_endpoint, publish_endpoint, heartbeat, timeout, keys, key, insecure }
     }
 
     fn endpoint(&mut self, section: &Section, key: &str, default: String) -> String {

@@ -52,6 +52,9 @@ fn every_key_is_read() {
         [broker]
         request_endpoint = "tcp://10.0.0.1:9000"
         publish_endpoint = "ipc:///run/ecs"
+        keys = "keys"
+        key = "/home/anna.key"
+        insecure = true
         heartbeat = "100 ms"
         timeout = "1 s"
         [detector]
@@ -80,14 +83,25 @@ fn every_key_is_read() {
         publish_endpoint: "ipc:///run/ecs".into(),
         heartbeat: Duration::from_millis(100),
         timeout: Duration::from_secs(1),
+        keys: Some("/lab/keys".into()),
+        key: Some("/home/anna.key".into()),
+        insecure: true,
     };
     assert_eq!(beamline.broker, broker);
+    assert_eq!(beamline.key_folder(), Path::new("/lab/keys"));
     assert_eq!(beamline.ring, RingConfig { path: "/dev/shm/other".into(), size_bytes: 64 << 20 });
     let readout = ReadoutConfig { processes: 2, address: [127, 0, 0, 1].into(), receive_buffer_bytes: 4 << 20 };
     assert_eq!(beamline.readout, readout);
     assert_eq!(beamline.assembler, AssemblerConfig { deadline: Duration::from_millis(1500), fill: 7, open_images: 9 });
     let writer = WriterConfig { processes: 2, image_timeout: Duration::from_secs(5), sync: false };
     assert_eq!(beamline.writer, writer);
+}
+
+#[test]
+fn keys_are_beside_the_state_folder_where_nothing_else_is_said() {
+    let beamline = parse(MINIMAL).expect("valid");
+    assert_eq!((beamline.broker.keys.as_ref(), beamline.broker.insecure), (None, false));
+    assert_eq!(beamline.key_folder(), Path::new("/lab/.ecs/x01-keys"));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub enum Detector {
 pub struct Beamline {
     pub folder: tempfile::TempDir,
     pub name: String,
+    /// The key file with which the test's commands connect.
+    pub key: Option<PathBuf>,
     up: Option<Child>,
     _machine: MutexGuard<'static, ()>,
 }
@@ -54,7 +56,7 @@ impl Beamline {
         );
         let text = if extra.contains("[ring]") { text } else { text + "[ring]\nsize = \"128 MiB\"\n" };
         fs::write(folder.path().join("beamline.toml"), text).expect("written");
-        Self { folder, name, up: None, _machine: machine }
+        Self { folder, name, key: None, up: None, _machine: machine }
     }
 
     /// Starts it and waits until every agent is ready.
@@ -65,10 +67,16 @@ impl Beamline {
     }
 
     pub fn start(&mut self) {
+        self.start_with(|up| up);
+    }
+
+    /// Starts it with more options of `up`.
+    pub fn start_with(&mut self, options: impl FnOnce(&mut Command) -> &mut Command) {
         let log = fs::File::create(self.path("up.log")).expect("a log");
         let errors = log.try_clone().expect("a second handle");
         let mut command = ecs();
         command.args(["up", "beamline.toml"]).current_dir(self.folder.path()).stdout(log).stderr(errors);
+        options(&mut command);
         self.up = Some(command.spawn().expect("ecs-cli starts"));
         let ready = self.call(&["status", "--wait", "60"]);
         assert_eq!(ready.code, 0, "{}{}\n{}", ready.stdout, ready.stderr, self.log());
@@ -90,6 +98,9 @@ impl Beamline {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = ecs();
         command.args(arguments).current_dir(self.folder.path()).env("ECS_CONFIG", self.path("beamline.toml"));
+        if let Some(key) = &self.key {
+            command.env("ECS_KEY", key);
+        }
         command
     }
 

@@ -28,7 +28,10 @@ pub fn ecs_path() -> PathBuf {
 /// A command of ours, without a person's environment.
 pub fn ecs() -> Command {
     let mut command = Command::new(ecs_path());
-    command.env_remove("ECS_CONFIG").env_remove("ECS_BROKER").env_remove("ECS_LOG").stdin(Stdio::null());
+    for variable in ["ECS_CONFIG", "ECS_BROKER", "ECS_KEY", "ECS_LOG"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
     command
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{commands::*, logging::Logging};
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,8 +17,8 @@ Exit codes:
   3   --wait: the job has ended, and not every image is written whole; event, sync: not everybody said ok
   78  broker, agent: the configuration cannot work, or a port is taken
 
-Environment: ECS_CONFIG and ECS_BROKER stand for --config and --broker, ECS_LOG filters the log,
-NO_COLOR turns colour off.";
+Environment: ECS_CONFIG, ECS_BROKER and ECS_KEY stand for --config, --broker and --key, ECS_LOG filters the
+log, NO_COLOR turns colour off.";
 
 /// Experiment control and detector data acquisition.
 #[derive(Debug, Parser)]
@@ -25,6 +26,16 @@ NO_COLOR turns colour off.";
 pub struct Cli {
     #[command(flatten)]
     pub logging: Logging,
+    /// Key file with which this process connects to the broker; see `ecs-cli keys`
+    #[arg(
+        id = "key_file",
+        long = "key",
+        global = true,
+        env = "ECS_KEY",
+        value_name = "FILE",
+        help_heading = "Where the broker is"
+    )]
+    pub key: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -69,6 +80,8 @@ pub enum Command {
     Broker(broker::Broker),
     /// Run one agent alone
     Agent(agent::Agent),
+    /// Make, list and revoke the keys of a beamline
+    Keys(keys::Keys),
     /// Measure, each figure with its baseline
     Bench(bench::Bench),
     /// Print a completion script for a shell

@@ -1,6 +1,6 @@
 //! Where the broker is, and calls to it.
 
-use crate::beamline_file;
+use crate::{beamline_file, identity};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use ecs_schemas::{beamline::BrokerConfig, envelope::Request};
@@ -22,11 +22,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The broker's endpoints: what `--broker` says, else what the file says, else the defaults.
+    /// The broker's endpoints: what `--broker` says, else what the file says, else the defaults. From here on
+    /// this process connects with its key, if it has one.
     ///
     /// # Errors
-    /// The file is wrong, or `--broker` is not an endpoint whose port tells the publish endpoint.
+    /// The file is wrong, `--broker` is not an endpoint whose port tells the publish endpoint, or the key file
+    /// cannot be used.
     pub fn endpoints(&self) -> anyhow::Result<BrokerConfig> {
+        let broker = self.broker_config()?;
+        identity::of_tool(&broker)?;
+        Ok(broker)
+    }
+
+    fn broker_config(&self) -> anyhow::Result<BrokerConfig> {
         if let Some(endpoint) = &self.broker {
             let publish_endpoint = publish_endpoint(endpoint)?;
             return Ok(BrokerConfig {

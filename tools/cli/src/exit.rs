@@ -1,6 +1,7 @@
 //! Exit codes: part of the command line's contract, listed in `ecs-cli --help`.
 
 use crate::beamline_file::BeamlineFileError;
+use ecs_sdk::key::KeyError;
 use std::{
     io::{self, IsTerminal},
     process::ExitCode,
@@ -56,6 +57,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
     let of_readout = |error: &ReadoutError| matches!(error, ReadoutError::Socket(_));
     let of_assembler = |error: &AssemblerError| matches!(error, AssemblerError::Ring(_));
     error.is::<BeamlineFileError>()
+        || error.is::<KeyError>()
         || error.downcast_ref().is_some_and(of_broker)
         || error.downcast_ref().is_some_and(of_readout)
         || error.downcast_ref().is_some_and(of_assembler)

@@ -9,6 +9,7 @@ mod commands;
 mod connection;
 mod exit;
 mod human;
+mod identity;
 mod logging;
 mod options;
 mod picture;

@@ -22,7 +22,7 @@ const DETECTOR: &str = include_str!("../../../tests/data/eiger-500k/detector.jso
 fn ecs_cli(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-cli"));
     command.args(args).current_dir(folder).stdin(Stdio::null());
-    for variable in ["ECS_CONFIG", "ECS_BROKER", "ECS_LOG"] {
+    for variable in ["ECS_CONFIG", "ECS_BROKER", "ECS_KEY", "ECS_LOG"] {
         command.env_remove(variable);
     }
     command

@@ -6,6 +6,7 @@
 //! | `hosting` | subsystems: values, events, calls, alarms, traces |
 //! | `jobs` | services: ends, kills, panics, restarts of the broker |
 //! | `tools` | clients and subscribers |
+//! | `security` | keys: who is not let in is told why |
 //! | `signals` | the wish to stop |
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
@@ -13,6 +14,7 @@
 mod connection;
 mod hosting;
 mod jobs;
+mod security;
 mod setup;
 mod signals;
 mod tools;

@@ -9,7 +9,7 @@ use ecs_schemas::{
 };
 use ecs_sdk::{Agent, AgentConfig, Client, Job, JobEnd, Service};
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -53,6 +53,14 @@ impl Beamline {
     }
 
     pub fn start_broker(&mut self) {
+        self.start(None);
+    }
+
+    pub fn start_broker_with_keys(&mut self, keys: &Path) {
+        self.start(Some(keys.to_owned()));
+    }
+
+    fn start(&mut self, keys: Option<PathBuf>) {
         let options = BrokerOptions {
             beamline: "x01".to_owned(),
             request_endpoint: self.request_endpoint(),
@@ -61,6 +69,8 @@ impl Beamline {
             timeout: Duration::from_millis(500),
             state_folder: self.folder().join("state"),
             expected: vec![],
+            keys,
+            insecure: false,
         };
         let stop = Arc::new(AtomicBool::new(false));
         let its_stop = Arc::clone(&stop);

@@ -1,6 +1,6 @@
 //! `ecs-cli agent`: one agent of a beamline as a process of its own.
 
-use crate::{beamline_file, exit::Exit};
+use crate::{beamline_file, exit::Exit, identity};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use ecs_schemas::beamline::Beamline;
@@ -58,6 +58,7 @@ impl Agent {
     pub fn run(self) -> anyhow::Result<Exit> {
         let beamline = beamline_file::load(&self.config)?;
         self.check_index(&beamline)?;
+        identity::of_beamline(&beamline)?;
         let stop = stop::install();
         match self.kind {
             Kind::Readout => ecs_readout::run(&beamline, self.index, &stop)?,

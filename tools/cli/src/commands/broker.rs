@@ -21,18 +21,26 @@ pub struct Broker {
     /// The beamline's file
     #[arg(long, env = "ECS_CONFIG", value_name = "FILE", default_value = beamline_file::DEFAULT_FILE)]
     config: PathBuf,
+    /// Listen to other machines without keys: everyone who reaches the broker may do everything
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Broker {
     pub fn run(self) -> anyhow::Result<Exit> {
         let stop = stop::install();
-        ecs_broker::run(options(beamline_file::load(&self.config)?), || stop.is_set())?;
+        let mut options = options(beamline_file::load(&self.config)?);
+        options.insecure |= self.insecure;
+        ecs_broker::run(options, || stop.is_set())?;
         Ok(Exit::Ok)
     }
 }
 
 fn options(beamline: Beamline) -> BrokerOptions {
     let expected = beamline.agents().into_iter().map(|agent| (agent.name, agent.kind.to_owned())).collect();
+    // A folder that is there and cannot be read is an error of the broker's, not a beamline without keys.
+    let folder = beamline.key_folder();
+    let keys = (beamline.broker.keys.is_some() || folder.try_exists().unwrap_or(true)).then_some(folder);
     BrokerOptions {
         beamline: beamline.name,
         request_endpoint: beamline.broker.request_endpoint,
@@ -41,5 +49,7 @@ fn options(beamline: Beamline) -> BrokerOptions {
         timeout: beamline.broker.timeout,
         state_folder: beamline.state_folder,
         expected,
+        keys,
+        insecure: beamline.broker.insecure,
     }
 }

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod event;
 pub mod job;
 pub mod jobs;
+pub mod keys;
 pub mod kv;
 pub mod ls;
 pub mod picture;
@@ -24,6 +25,7 @@ pub mod up;
 use crate::{
     cli::{Cli, Command},
     exit::Exit,
+    identity,
 };
 
 /// Runs the command.
@@ -31,6 +33,7 @@ use crate::{
 /// # Errors
 /// Whatever went wrong, in words that say what to do next.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    identity::note(cli.key);
     match cli.command {
         Command::Up(command) => command.run(&cli.logging),
         Command::Status(command) => command.run(),
@@ -51,6 +54,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sim(command) => command.run(),
         Command::Broker(command) => command.run(),
         Command::Agent(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

@@ -60,8 +60,8 @@ struct Write {
     /// Written into the file; a value is true, false, a number, or else text. May be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, Value)>,
-    /// Name of this request: the same key twice is one job [default: a new one]
-    #[arg(long)]
+    /// Name of this request: the same twice is one job [default: a new one]
+    #[arg(id = "once", long = "once", value_name = "KEY")]
     key: Option<String>,
     #[command(flatten)]
     waiting: Waiting,

@@ -6,7 +6,7 @@
 use crate::{
     beamline_file,
     exit::Exit,
-    human,
+    human, identity,
     logging::Logging,
     table::{Cell, Table},
 };
@@ -49,13 +49,17 @@ pub struct Up {
     /// The beamline's file
     #[arg(env = "ECS_CONFIG", default_value = beamline_file::DEFAULT_FILE)]
     file: PathBuf,
+    /// Let the broker listen to other machines without keys: everyone who reaches it may do everything
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Up {
     pub fn run(self, logging: &Logging) -> anyhow::Result<Exit> {
         let beamline = beamline_file::load(&self.file)?;
+        identity::of_beamline(&beamline)?;
         summary(&beamline).print()?;
-        let plan = plan(&beamline, &self.file, logging)?;
+        let plan = self.plan(&beamline, logging)?;
         let (stop, done) = (stop::install(), Stop::new());
         let result = thread::scope(|scope| {
             scope.spawn(|| watch(&beamline, &self.file, &done));
@@ -71,6 +75,26 @@ impl Up {
         result?;
         Ok(Exit::Ok)
     }
+
+    /// The broker first, then the agents in their order.
+    fn plan(&self, beamline: &Beamline, logging: &Logging) -> anyhow::Result<Plan> {
+        let config = std::path::absolute(&self.file)?;
+        let process = |name: String, command: &[&str], own: &[OsString]| {
+            let common = ["--config".into(), config.clone().into_os_string()];
+            let args = logging.args().into_iter().chain(command.iter().copied()).map(OsString::from);
+            ProcessSpec { name, args: args.chain(common).chain(own.iter().cloned()).collect() }
+        };
+        let insecure = if self.insecure { vec![OsString::from("--insecure")] } else { vec![] };
+        let mut processes = vec![process("broker".to_owned(), &["broker"], &insecure)];
+        let key = identity::for_agents(beamline);
+        let key: Vec<OsString> = key.map_or(vec![], |key| vec!["--key".into(), key.into_os_string()]);
+        for agent in beamline.agents() {
+            let index = agent.index.to_string();
+            processes.push(process(agent.name, &["agent", agent.kind, "--index", &index], &key));
+        }
+        let program = env::current_exe().context("cannot find this program's own file")?;
+        Ok(Plan { program, processes, state_folder: beamline.state_folder.clone() })
+    }
 }
 
 /// Waits for a request to stop, the first or a further one, and returns how many there were.
@@ -81,23 +105,6 @@ fn wait(stop: &Stop, patience: Duration) -> u32 {
         stop.wait(patience);
     }
     stop.count()
-}
-
-/// The broker first, then the agents in their order.
-fn plan(beamline: &Beamline, file: &Path, logging: &Logging) -> anyhow::Result<Plan> {
-    let config = std::path::absolute(file)?;
-    let process = |name: String, command: &[&str]| {
-        let common = ["--config".into(), config.clone().into_os_string()];
-        let args = logging.args().into_iter().chain(command.iter().copied()).map(OsString::from).chain(common);
-        ProcessSpec { name, args: args.collect() }
-    };
-    let mut processes = vec![process("broker".to_owned(), &["broker"])];
-    for agent in beamline.agents() {
-        let index = agent.index.to_string();
-        processes.push(process(agent.name, &["agent", agent.kind, "--index", &index]));
-    }
-    let program = env::current_exe().context("cannot find this program's own file")?;
-    Ok(Plan { program, processes, state_folder: beamline.state_folder.clone() })
 }
 
 fn summary(beamline: &Beamline) -> Table {

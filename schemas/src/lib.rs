@@ -13,7 +13,7 @@
 //! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
 //! | [`value`] | the self-describing value of job parameters, results and telemetry | `spec/kv.md` |
 //! | [`telemetry`] | what agents publish, and the PUB header | `spec/telemetry.md` |
-//! | [`job`] | a job and its life | `spec/job.md` |
+//! | [`job`] | a job and its life, its queue, and what follows it | `spec/job.md` |
 //! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |
 //! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
@@ -25,6 +25,7 @@ pub mod envelope;
 pub mod error_code;
 pub mod image;
 pub mod job;
+pub mod nearest;
 pub mod registry;
 pub mod telemetry;
 pub mod value;

@@ -1,6 +1,7 @@
 //! Every section and key that a beamline's file may have, and the nearest one to a misspelt one.
 
 use super::Problem;
+use crate::nearest::nearest;
 
 /// The sections and their keys; `spec/beamline.md` has the same table for people.
 pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
@@ -58,14 +59,4 @@ pub(super) fn unknown_key(section: &str, keys: &[&str], key: &str) -> Problem {
 fn home_of(key: &str) -> Option<&'static str> {
     let mut homes = SECTIONS.iter().filter(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name);
     homes.next().filter(|_| homes.next().is_none())
-}
-
-/// The candidate that a third of the word's letters, two at least, turn it into.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let edits_max = (word.len() / 3).max(2);
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
-        .filter(|(edits, candidate)| *edits <= edits_max && *edits < candidate.len())
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
 }

@@ -59,17 +59,17 @@ pub enum RunError {
 /// See [`RunError`]; all but `Net` come before anything was served.
 pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunError> {
     let _lock = FolderLock::take(&options.state_folder)?;
-    let (store, jobs) = Store::open(&options.state_folder)?;
+    let (store, stored) = Store::open(&options.state_folder)?;
     let net = Net::bind(&options.request_endpoint, &options.publish_endpoint)?;
     tracing::info!(
         beamline = options.beamline,
         requests = options.request_endpoint,
         topics = options.publish_endpoint,
-        jobs = jobs.len(),
+        jobs = stored.jobs.len(),
         "broker listens"
     );
     let clock = Clock::new();
-    let core = Core::new(core_options(options), jobs, clock.now_ns());
+    let core = Core::new(core_options(options), stored, clock.now_ns());
     let mut broker = Broker { core, store, is_store_broken: false };
     let mut ticked = Instant::now();
     while !stop() {

@@ -9,8 +9,8 @@ use ecs_schemas::{
     envelope::{DecodeError, Header, Notice, Request, decode, encode},
     error_code::Failure,
     job::{
-        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobList, JobRecord, KillJob, ListJobs, MoveJob, Outcome, ReleaseJob,
-        ReportJob, ReportProgress, RunJob, Submit,
+        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobList, JobRecord, KillJob, ListJobs, MoveJob, Outcome,
+        ReleaseJob, ReportJob, ReportProgress, RunJob, Submit,
     },
     registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
     telemetry::{PubHeader, Telemetry},

@@ -16,7 +16,7 @@ use crate::{
 };
 use ecs_schemas::{
     job::{JobId, ReportJob},
-    registry::{AgentState, Register, check_name},
+    registry::{AgentState, Register, ServiceOffer, check_name},
     value::Value,
 };
 use std::{
@@ -140,8 +140,17 @@ fn register(config: &AgentConfig, services: &[Arc<dyn Service>]) -> Register {
         // The standard library's hash maps are seeded by the system's random numbers, each anew.
         instance: RandomState::new().hash_one(Instant::now()),
         state: FIRST_STATE,
-        services: services.iter().map(|service| service.name().to_owned()).collect(),
+        services: services.iter().map(|service| offer(&**service)).collect(),
         jobs: Vec::new(),
+    }
+}
+
+fn offer(service: &dyn Service) -> ServiceOffer {
+    ServiceOffer {
+        name: service.name().to_owned(),
+        jobs_at_once: service.jobs_at_once(),
+        follows: service.follows().map(str::to_owned),
+        help: service.help().to_owned(),
     }
 }
 

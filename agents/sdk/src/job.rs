@@ -18,6 +18,22 @@ pub trait Service: Send + Sync + 'static {
     /// Name that jobs ask for, for example `write`.
     fn name(&self) -> &str;
 
+    /// Jobs of this service that run here at the same time, 1 to 32; others wait in the broker's queue.
+    fn jobs_at_once(&self) -> u32 {
+        1
+    }
+
+    /// The service after whose jobs this one is to be done: it is then asked once for each of them that is done,
+    /// with parameters that say what became of it (`job`, `service`, `state`, `params`, `result`, `reason`).
+    fn follows(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it does and what parameters it takes, in at most 256 bytes, for a person.
+    fn help(&self) -> &str {
+        ""
+    }
+
     /// Does the job, on a thread of its own, and says how it ended. It may take as long as it needs, but
     /// must end soon after the job was killed. A panic becomes `Failed`.
     fn on_request(&self, job: &Job) -> JobEnd;

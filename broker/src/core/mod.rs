@@ -9,7 +9,7 @@
 //!
 //! # Rules
 //! C1  Nothing that a step returned leaves before [`Core::changes`] is on disk and [`Core::commit`] was called.
-//! C2  After [`Core::rollback`] the jobs are exactly as before the batch. What the registry learned (who
+//! C2  After [`Core::rollback`] the jobs, and what follows what, are exactly as before the batch. What the registry learned (who
 //!     is there, who was heard) stays: it is true whatever the disk does, and it is not stored.
 //! C3  Whatever follows from the state follows from the state alone ([`Core::reconcile`]), not from the
 //!     moment at which it changed: so a decision that could not be stored is taken again at the next tick.
@@ -21,10 +21,17 @@
 //! | `registry` | agents and their sessions |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
+//! | `queue` | who gets the next job of a service; hold, release, move |
+//! | `followers`, `follow_ups` | which service follows which; the jobs that follow a job, and what became of all |
+//! | `job_query` | which of the kept jobs somebody wants to see |
 //! | `topics` | sequence numbers and last values of what is published |
 
+mod follow_ups;
+mod followers;
 mod job_life;
+mod job_query;
 mod jobs;
+mod queue;
 mod registry;
 mod requests;
 mod topics;
@@ -38,6 +45,7 @@ use ecs_schemas::{
     registry::BrokerStatus,
     telemetry::{job_topic, state_topic, telemetry_topic},
 };
+use followers::Followers;
 use jobs::Jobs;
 use registry::Registry;
 use std::time::Duration;
@@ -81,6 +89,14 @@ pub struct CoreOptions {
     pub pid: u32,
 }
 
+/// What a core remembers from its last life.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    pub jobs: Vec<JobRecord>,
+    /// A service, and the one that it follows.
+    pub followers: Vec<(String, String)>,
+}
+
 /// Messages by what became of them, for `status.get`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counters {
@@ -94,6 +110,7 @@ pub struct Core {
     started_ns: u64,
     registry: Registry,
     jobs: Jobs,
+    followers: Followers,
     topics: Topics,
     counters: Counters,
     /// The counters at the start of the batch, so that a message that is handled twice counts once.
@@ -101,12 +118,13 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core at `now_ns` (nanoseconds since 1970-01-01 UTC) that remembers `stored` jobs.
-    pub fn new(options: CoreOptions, stored: Vec<JobRecord>, now_ns: u64) -> Self {
+    /// A core at `now_ns` (nanoseconds since 1970-01-01 UTC) that remembers what is `stored`.
+    pub fn new(options: CoreOptions, stored: Stored, now_ns: u64) -> Self {
         let registry = Registry::new(&options, now_ns);
         let counters = Counters::default();
-        let (jobs, topics) = (Jobs::load(stored), Topics::default());
-        Self { options, started_ns: now_ns, registry, jobs, topics, counters, counters_before: counters }
+        let (jobs, followers) = (Jobs::load(stored.jobs), Followers::load(stored.followers));
+        let topics = Topics::default();
+        Self { options, started_ns: now_ns, registry, jobs, followers, topics, counters, counters_before: counters }
     }
 
     /// Takes one input and returns what is to be sent once the batch is on disk (rule C1).
@@ -125,7 +143,9 @@ impl Core {
 
     /// What must be on disk before anything of this batch leaves. Empty for most batches.
     pub fn changes(&self) -> Vec<Change> {
-        self.jobs.changes()
+        let mut changes = self.jobs.changes();
+        changes.extend(self.followers.changes());
+        changes
     }
 
     /// The batch is on disk: forgets how to undo it and returns what is to be published.
@@ -138,6 +158,7 @@ impl Core {
         for (name, telemetry) in self.registry.take_telemetry() {
             out.push(self.topics.publish(telemetry_topic(&name), &name, encode(&telemetry), now_ns));
         }
+        self.followers.commit();
         for record in self.jobs.commit() {
             let topic = job_topic(&self.options.beamline, record.id);
             out.push(self.topics.publish(topic, SOURCE_BROKER, encode(record), now_ns));
@@ -150,6 +171,7 @@ impl Core {
     /// The batch could not be stored: its jobs are undone (rule C2).
     pub fn rollback(&mut self) {
         self.jobs.rollback();
+        self.followers.rollback();
         self.counters = self.counters_before;
     }
 

@@ -4,13 +4,13 @@
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
 use super::{Core, Input, Outgoing, Session, job_life::check_value};
-use crate::limits::{LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use crate::limits::TELEMETRY_BYTES_MAX;
 use ecs_schemas::{
     envelope::{DecodeError, HEADER_BYTES_MAX, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     job::{
-        Ack, CancelJob, GetJob, JobId, JobList, JobRecord, KillJob, LIST_MAX, ListJobs, ReportJob, ReportProgress,
-        Submit,
+        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobId, KillJob, ListJobs, MoveJob, ReleaseJob, ReportJob,
+        ReportProgress, Submit,
     },
     registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
     telemetry::{Telemetry, VALUES_MAX},
@@ -91,8 +91,9 @@ impl Core {
     ) -> Result<Vec<u8>, Failure> {
         match kind {
             GetStatus::KIND => answer(body, |_: GetStatus| Ok(self.status(now_ns))),
-            GetJob::KIND => answer(body, |get: GetJob| self.find_job(get.id).map(|job| job.record.clone())),
-            ListJobs::KIND => answer(body, |list: ListJobs| Ok(self.list(&list))),
+            GetJob::KIND => answer(body, |get| self.get_job(&get)),
+            ListJobs::KIND => answer(body, |list| self.list(&list)),
+            GetOutcome::KIND => answer(body, |get| self.outcome(&get)),
             Heartbeat::KIND => {
                 let mut is_new = false;
                 let body = answer(body, |heartbeat: Heartbeat| {
@@ -124,6 +125,9 @@ impl Core {
         match kind {
             Submit::KIND => answer(body, |submit| self.submit(now_ns, submit)),
             CancelJob::KIND => answer(body, |cancel| self.cancel(now_ns, &cancel)),
+            HoldJob::KIND => answer(body, |hold| self.hold(&hold)),
+            ReleaseJob::KIND => answer(body, |release| self.release(&release)),
+            MoveJob::KIND => answer(body, |order| self.move_job(&order)),
             ReportJob::KIND => answer(body, |report| self.report(now_ns, session, report)),
             Register::KIND => answer(body, |register| self.register(now_ns, session, register, out)),
             Leave::KIND => answer(body, |_: Leave| {
@@ -141,10 +145,11 @@ impl Core {
         register: Register,
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
+        self.followers.check(&register.services)?;
         self.registry.admit(session, &register)?;
         let name = register.name.clone();
         let (own, foreign) = self.claim(&name, &register.jobs);
-        self.registry.register(session, register, own, now_ns);
+        self.registry.register(session, register, (own, foreign.clone()), now_ns);
         self.forget_sent(&name);
         for id in foreign {
             self.notify(&name, &KillJob { id }, out);
@@ -179,16 +184,6 @@ impl Core {
         }
         let agents = self.registry.statuses(jobs);
         Status { broker: self.broker_status(now_ns), agents, ready: self.registry.is_ready() }
-    }
-
-    fn list(&self, list: &ListJobs) -> JobList {
-        let mut bytes = 0;
-        let fits = |record: &&JobRecord| {
-            bytes += encode(record).len();
-            bytes <= LIST_BYTES_MAX
-        };
-        let limit = list.limit.min(LIST_MAX) as usize;
-        JobList { jobs: self.jobs.newest().take(limit).take_while(fits).cloned().collect() }
     }
 }
 

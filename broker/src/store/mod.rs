@@ -1,7 +1,8 @@
-//! What survives the broker: one SQLite file with every job's record.
+//! What survives the broker: one SQLite file with every job's record, and what follows what.
 //!
 //! ```text
 //! broker.sqlite     jobs(id, key, service, state, record)       record: the JobRecord as MessagePack
+//!                   followers(service, follows)                 the service that `service` follows
 //! ```
 //!
 //! The text columns repeat what the record says, for a person with a SQLite shell; the broker reads only
@@ -13,7 +14,10 @@
 //! S2  After an error the same store may be used again; it recovers when the disk does.
 //! S3  A file of a newer schema is refused, not guessed at.
 
-use crate::{core::Change, limits::STORE_PATIENCE};
+use crate::{
+    core::{Change, Stored},
+    limits::STORE_PATIENCE,
+};
 use ecs_schemas::{
     envelope::{decode, encode},
     job::JobRecord,
@@ -24,7 +28,7 @@ use std::path::{Path, PathBuf};
 /// Name of the file in the state folder.
 pub const FILE_NAME: &str = "broker.sqlite";
 /// `user_version` of the file. It rises when an older broker would misread it.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         id INTEGER PRIMARY KEY,
@@ -33,7 +37,11 @@ const SCHEMA: &str = "
         state TEXT NOT NULL,
         record BLOB NOT NULL
     ) STRICT;
-    PRAGMA user_version = 1;";
+    CREATE TABLE IF NOT EXISTS followers (
+        service TEXT PRIMARY KEY,
+        follows TEXT NOT NULL
+    ) STRICT;
+    PRAGMA user_version = 2;";
 
 /// Why a store could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +71,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the store in `folder` and returns it with the jobs in it, by id.
+    /// Opens or makes the store in `folder` and returns it with what is in it, jobs by id.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(folder: &Path) -> Result<(Self, Vec<JobRecord>), OpenError> {
+    pub fn open(folder: &Path) -> Result<(Self, Stored), OpenError> {
         let path = folder.join(FILE_NAME);
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let connection = Connection::open(&path).and_then(configure).map_err(sqlite)?;
@@ -77,11 +85,12 @@ impl Store {
         }
         connection.execute_batch(SCHEMA).map_err(sqlite)?;
         let rows = read_rows(&connection).map_err(sqlite)?;
+        let followers = read_followers(&connection).map_err(sqlite)?;
         let record = |(id, bytes): (i64, Vec<u8>)| {
             decode(&bytes).map_err(|error| OpenError::Record { path: path.clone(), id, reason: error.to_string() })
         };
         let jobs = rows.into_iter().map(record).collect::<Result<_, _>>()?;
-        Ok((Self { connection }, jobs))
+        Ok((Self { connection }, Stored { jobs, followers }))
     }
 
     /// Stores all changes or none (rule S1).
@@ -99,6 +108,13 @@ impl Store {
                 Change::Forget(id) => {
                     transaction.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([column(id.0)])?;
                 }
+                Change::Follow { service, follows: Some(follows) } => {
+                    let sql = "INSERT OR REPLACE INTO followers (service, follows) VALUES (?1, ?2)";
+                    transaction.prepare_cached(sql)?.execute([service, follows])?;
+                }
+                Change::Follow { service, follows: None } => {
+                    transaction.prepare_cached("DELETE FROM followers WHERE service = ?1")?.execute([service])?;
+                }
             }
         }
         Ok(transaction.commit()?)
@@ -114,6 +130,12 @@ fn configure(connection: Connection) -> rusqlite::Result<Connection> {
 
 fn read_rows(connection: &Connection) -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
     let mut statement = connection.prepare("SELECT id, record FROM jobs ORDER BY id")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+fn read_followers(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare("SELECT service, follows FROM followers ORDER BY service")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }

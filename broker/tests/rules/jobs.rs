@@ -59,10 +59,13 @@ fn every_change_of_a_job_is_published_with_its_record() {
 #[test]
 fn job_for_a_service_that_nobody_offers_is_refused_with_those_that_there_are() {
     let mut world = World::with_writer();
-    let submit = Submit { service: "paint".to_owned(), params: Value::Null, key: "k".to_owned() };
+    let submit = Submit { service: "paint".to_owned(), key: "k".to_owned(), ..Submit::default() };
     let refusal = world.ask("client", &submit).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::NoSuchService);
-    assert!(refusal.hint.unwrap().contains("write"));
+    assert_eq!(refusal.hint.unwrap(), "services that are offered now: write");
+    let misspelt = Submit { service: "wirte".to_owned(), ..submit };
+    let hint = world.ask("client", &misspelt).unwrap_err().hint.unwrap();
+    assert_eq!(hint, "did you mean write? services that are offered now: write");
     world.pass(TIMEOUT_S, &[]);
     assert_eq!(code(world.submit("k")), ErrorCode::NoSuchService, "an agent that is gone offers nothing");
 }
@@ -75,7 +78,7 @@ fn same_key_twice_is_one_job_also_after_its_end_and_a_restart() {
     assert_eq!(world.submit("k").unwrap().state, JobState::Done);
     world.restart_broker();
     assert_eq!(world.submit("k").unwrap().id, ONE);
-    assert_eq!(world.ask("client", &ListJobs { limit: 10 }).unwrap().jobs.len(), 1);
+    assert_eq!(world.ask("client", &ListJobs { limit: 10, ..ListJobs::default() }).unwrap().jobs.len(), 1);
 }
 
 #[test]
@@ -303,7 +306,13 @@ fn jobs_are_listed_newest_first_up_to_the_limit() {
         world.submit(key).unwrap();
     }
     let ids = |limit, world: &mut World| -> Vec<u64> {
-        world.ask("client", &ListJobs { limit }).unwrap().jobs.into_iter().map(|job| job.id.0).collect()
+        world
+            .ask("client", &ListJobs { limit, ..ListJobs::default() })
+            .unwrap()
+            .jobs
+            .into_iter()
+            .map(|job| job.id.0)
+            .collect()
     };
     assert_eq!(ids(2, &mut world), [3, 2]);
     assert_eq!(ids(u32::MAX, &mut world), [3, 2, 1]);

@@ -1,11 +1,11 @@
 //! A broker core with a disk that works or does not, a clock that the test moves, and people to talk to it.
 
-use ecs_broker::core::{Change, Core, CoreOptions, Input, Outgoing, Publication, Session};
+use ecs_broker::core::{Change, Core, CoreOptions, Input, Outgoing, Publication, Session, Stored};
 use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     job::{Ack, JobId, JobRecord, JobState, KillJob, ReportJob, RunJob, Submit},
-    registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, Status},
+    registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, ServiceOffer, Status},
     value::Value,
 };
 use std::{
@@ -23,6 +23,7 @@ pub struct World {
     pub now_ns: u64,
     /// The disk: what a broker that starts now would read.
     pub stored: BTreeMap<JobId, JobRecord>,
+    pub stored_followers: BTreeMap<String, String>,
     pub disk_works: bool,
     /// Messages that lie at each session.
     pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
@@ -43,9 +44,18 @@ pub fn register(name: &str, instance: u64, jobs: &[JobId]) -> Register {
         version: "1".to_owned(),
         instance,
         state: AgentState::Ready,
-        services: vec!["write".to_owned()],
+        services: vec![ServiceOffer::new("write")],
         jobs: jobs.to_vec(),
     }
+}
+
+/// A service that follows another.
+pub fn follower(name: &str, follows: &str) -> ServiceOffer {
+    ServiceOffer { follows: Some(follows.to_owned()), ..ServiceOffer::new(name) }
+}
+
+pub fn submit_write(key: &str) -> Submit {
+    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
 }
 
 fn options() -> CoreOptions {
@@ -61,9 +71,10 @@ fn options() -> CoreOptions {
 impl World {
     pub fn new() -> Self {
         Self {
-            core: Core::new(options(), vec![], START_NS),
+            core: Core::new(options(), Stored::default(), START_NS),
             now_ns: START_NS,
             stored: BTreeMap::new(),
+            stored_followers: BTreeMap::new(),
             disk_works: true,
             inboxes: BTreeMap::new(),
             published: vec![],
@@ -80,7 +91,9 @@ impl World {
 
     /// The broker dies and starts again from what is on the disk. All sessions are gone.
     pub fn restart_broker(&mut self) {
-        self.core = Core::new(options(), self.stored.values().cloned().collect(), self.now_ns);
+        let jobs = self.stored.values().cloned().collect();
+        let followers = self.stored_followers.clone().into_iter().collect();
+        self.core = Core::new(options(), Stored { jobs, followers }, self.now_ns);
         self.inboxes.clear();
     }
 
@@ -103,6 +116,10 @@ impl World {
             match change {
                 Change::Save(record) => drop(self.stored.insert(record.id, *record)),
                 Change::Forget(id) => drop(self.stored.remove(&id)),
+                Change::Follow { service, follows: Some(follows) } => {
+                    self.stored_followers.insert(service, follows);
+                }
+                Change::Follow { service, follows: None } => drop(self.stored_followers.remove(&service)),
             }
         }
         self.published.extend(self.core.commit(self.now_ns));
@@ -176,12 +193,18 @@ impl World {
         self.ask(from, &register(name, instance, jobs))
     }
 
+    /// Registers `x01/<from>`, instance 1, that is ready and offers these services.
+    pub fn offer(&mut self, from: &str, services: &[ServiceOffer]) -> Result<Registered, Failure> {
+        let name = format!("x01/{from}");
+        self.ask(from, &Register { services: services.to_vec(), ..register(&name, 1, &[]) })
+    }
+
     pub fn heartbeat(&mut self, from: &str) -> Result<Ack, Failure> {
         self.ask(from, &Heartbeat { state: AgentState::Ready })
     }
 
     pub fn submit(&mut self, key: &str) -> Result<JobRecord, Failure> {
-        self.ask("client", &Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() })
+        self.ask("client", &submit_write(key))
     }
 
     pub fn report(&mut self, from: &str, id: JobId, state: JobState) -> Result<Ack, Failure> {

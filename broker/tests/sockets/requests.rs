@@ -12,7 +12,7 @@ use ecs_schemas::{
 use std::{io::Write, net::TcpStream};
 
 fn submit(key: &str) -> Submit {
-    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() }
+    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
 }
 
 #[test]

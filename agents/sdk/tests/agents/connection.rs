@@ -28,7 +28,7 @@ fn agent_started_before_the_broker_registers_when_it_comes() {
     wait_state(&client, "x01/writer", AgentState::Ready);
     wait_for("its newest figures are there", || status(&client).unwrap().agents[0].telemetry == figures(2));
     let listed = &status(&client).unwrap().agents[0];
-    assert_eq!((listed.pid, listed.services.as_slice()), (std::process::id(), &["write".to_owned()][..]));
+    assert_eq!((listed.pid, listed.services), (std::process::id(), vec![ServiceOffer::new("write")]));
     assert!(!listed.host.is_empty());
 }
 

@@ -172,7 +172,8 @@ pub fn wait_state(client: &Client, name: &str, state: AgentState) {
 
 /// Submits as soon as somebody offers the service.
 pub fn submit(client: &Client, key: &str) -> JobId {
-    let submit = Submit { service: "write".to_owned(), params: Value::from(9), key: key.to_owned() };
+    let submit =
+        Submit { service: "write".to_owned(), params: Value::from(9), key: key.to_owned(), ..Submit::default() };
     let mut id = None;
     wait_for("the job is taken", || {
         id = client.call(&submit, CALL).ok().map(|job| job.id);

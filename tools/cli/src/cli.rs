@@ -13,7 +13,7 @@ Exit codes:
   0   done
   1   error; the message says why and what to do
   2   wrong command line
-  3   --wait: the job has ended, and not every image is written whole
+  3   --wait, --wait-all: a job has ended other than done, or not every image is written whole
   78  broker, agent: the configuration cannot work, or a port is taken
 
 Environment: ECS_CONFIG and ECS_BROKER stand for --config and --broker, ECS_LOG filters the log,
@@ -37,12 +37,18 @@ pub enum Command {
     Status(status::Status),
     /// Submit a job
     Submit(submit::Submit),
-    /// List jobs, newest first
+    /// List and search jobs, newest first
     Jobs(jobs::Jobs),
     /// Show one job
     Job(job::Job),
     /// Ask for a job's end
     Cancel(cancel::Cancel),
+    /// Keep a job that waits from being begun
+    Hold(queue::Hold),
+    /// Let a held job go
+    Release(queue::Release),
+    /// Give a job that waits another place in its queue
+    Move(queue::Move),
     /// Watch what agents publish
     Topic(topic::Topic),
     /// Draw an image of a file as PNG

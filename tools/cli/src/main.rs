@@ -10,10 +10,12 @@ mod connection;
 mod exit;
 mod human;
 mod logging;
+mod params;
 mod picture;
 mod progress;
 mod report;
 mod table;
+mod times;
 
 use clap::Parser;
 use std::process::ExitCode;

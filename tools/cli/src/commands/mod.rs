@@ -8,6 +8,7 @@ pub mod completions;
 pub mod job;
 pub mod jobs;
 pub mod picture;
+pub mod queue;
 pub mod sim;
 pub mod status;
 pub mod submit;
@@ -31,6 +32,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Jobs(command) => command.run(),
         Command::Job(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Hold(command) => command.run(),
+        Command::Release(command) => command.run(),
+        Command::Move(command) => command.run(),
         Command::Topic(command) => command.run(),
         Command::Picture(command) => command.run(),
         Command::Sim(command) => command.run(),

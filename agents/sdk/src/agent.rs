@@ -155,8 +155,9 @@ fn offer(service: &dyn Service) -> ServiceOffer {
 }
 
 /// A job that the process had before it was started again had been accepted, else there were nothing to say.
+/// Which attempt it was is not known any more.
 fn report_before_restart(id: JobId, end: JobEnd) -> ReportJob {
-    report_of(id, end, true)
+    report_of(id, 0, end, true)
 }
 
 /// The I/O thread's own.
@@ -240,11 +241,11 @@ impl Io {
                 self.session.add(run.id);
                 self.workers.run(run);
             }
-            Order::Kill(id) if self.workers.kill(id) => {}
-            Order::Kill(id) if self.session.has(id) => self.session.repeat(id),
-            Order::Kill(id) => {
+            Order::Kill(kill) if self.workers.kill(kill.id) => {}
+            Order::Kill(kill) if self.session.has(kill.id) => self.session.repeat(kill.id),
+            Order::Kill(kill) => {
                 let end = JobEnd::Cancelled { result: None }; // it never began here
-                self.session.keep(report_of(id, end, false));
+                self.session.keep(report_of(kill.id, kill.attempt, end, false));
             }
         }
     }

@@ -59,6 +59,7 @@ pub enum JobEnd {
 /// One job while it runs. None of its functions waits for the broker.
 pub struct Job {
     id: JobId,
+    attempt: u32,
     service: String,
     params: Value,
     killed: Mutex<bool>,
@@ -72,6 +73,7 @@ impl Job {
     pub(crate) fn new(run: RunJob, outbox: Arc<Outbox>) -> Self {
         Self {
             id: run.id,
+            attempt: run.attempt,
             service: run.service,
             params: run.params,
             killed: Mutex::new(false),
@@ -132,7 +134,7 @@ impl Job {
         let mut reported = lock(&self.reported);
         if reported.may_become(state) && *reported != state {
             *reported = state;
-            self.outbox.report(ReportJob { id: self.id, state, reason: None, result: None });
+            self.outbox.report(ReportJob { id: self.id, attempt: self.attempt, state, reason: None, result: None });
         }
     }
 
@@ -140,7 +142,7 @@ impl Job {
     pub(crate) fn run(&self, service: &dyn Service) {
         let end = catch_unwind(AssertUnwindSafe(|| service.on_request(self))).unwrap_or_else(|panic| failed(&*panic));
         let was_accepted = *lock(&self.reported) != JobState::Submitted;
-        self.outbox.end(report_of(self.id, end, was_accepted));
+        self.outbox.end(report_of(self.id, self.attempt, end, was_accepted));
     }
 
     /// Tells the service that its job was killed; a panic there is logged and changes nothing.
@@ -152,7 +154,7 @@ impl Job {
 }
 
 /// The report of a job's end. What was accepted is not rejected any more: it fails.
-pub(crate) fn report_of(id: JobId, end: JobEnd, was_accepted: bool) -> ReportJob {
+pub(crate) fn report_of(id: JobId, attempt: u32, end: JobEnd, was_accepted: bool) -> ReportJob {
     let (state, reason, result) = match end {
         JobEnd::Done(result) => (JobState::Done, None, Some(result)),
         JobEnd::Rejected(reason) if was_accepted => (JobState::Failed, Some(reason), None),
@@ -162,7 +164,7 @@ pub(crate) fn report_of(id: JobId, end: JobEnd, was_accepted: bool) -> ReportJob
             (JobState::Cancelled, Some(Failure::new(ErrorCode::Cancelled, "ended on request")), result)
         }
     };
-    ReportJob { id, state, reason, result }
+    ReportJob { id, attempt, state, reason, result }
 }
 
 fn failed(panic: &(dyn Any + Send)) -> JobEnd {

@@ -38,7 +38,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
     Run(RunJob),
-    Kill(JobId),
+    Kill(KillJob),
 }
 
 /// A message to the broker.
@@ -274,7 +274,7 @@ impl Session {
         self.heard = now;
         match header.kind.as_str() {
             RunJob::KIND => decode(body).ok().map(Order::Run),
-            KillJob::KIND => decode(body).ok().map(|kill: KillJob| Order::Kill(kill.id)),
+            KillJob::KIND => decode(body).ok().map(Order::Kill),
             KIND_ERROR => {
                 let failure = decode(body).unwrap_or_else(|error| Failure::new(ErrorCode::Other, error.to_string()));
                 self.refused(header.id, failure, now);
@@ -344,7 +344,8 @@ impl Session {
         if is_too_much && report.state.is_end() && has_content(&report) {
             let message = format!("{}, but its report was refused: {failure}", report.state.as_str());
             let reason = Some(shortened(Failure::new(failure.code, message)));
-            self.keep(ReportJob { id: report.id, state: JobState::Failed, reason, result: None });
+            let (id, attempt) = (report.id, report.attempt);
+            self.keep(ReportJob { id, attempt, state: JobState::Failed, reason, result: None });
         }
     }
 

@@ -31,9 +31,9 @@ impl Workers {
 
     /// Starts a job that is new to this agent, or reports why not.
     pub fn run(&mut self, run: RunJob) {
-        let id = run.id;
+        let (id, attempt) = (run.id, run.attempt);
         if let Err(reason) = self.try_run(run) {
-            let report = ReportJob { id, state: JobState::Rejected, reason: Some(reason), result: None };
+            let report = ReportJob { id, attempt, state: JobState::Rejected, reason: Some(reason), result: None };
             self.outbox.report(report);
         }
     }

@@ -82,7 +82,7 @@ impl Core {
     }
 
     /// # Errors
-    /// `not_registered`, `no_such_job`, `conflict` (another agent's job, or an end that cannot be),
+    /// `not_registered`, `no_such_job`, `conflict` (another agent's job, an attempt that is over, or an end that cannot be),
     /// `bad_parameter`.
     pub(super) fn report(&mut self, now_ns: u64, session: &Session, report: ReportJob) -> Result<Ack, Failure> {
         let agent = self.registry.registered(session)?.to_owned();
@@ -94,6 +94,9 @@ impl Core {
         if record.agent.as_deref() != Some(&agent) {
             return Err(Failure::new(ErrorCode::Conflict, format!("job {} is not {agent}'s", report.id)));
         }
+        if !record.state.is_end() && ![0, record.attempt].contains(&report.attempt) {
+            return Err(self.refuse_attempt(&agent, &report));
+        }
         if report.state == JobState::Rejected && matches!(record.state, JobState::Accepted | JobState::Running) {
             let message = format!("job {} is {}: it can fail, it cannot be rejected", report.id, record.state.as_str());
             return Err(Failure::new(ErrorCode::Conflict, message));
@@ -104,6 +107,17 @@ impl Core {
             self.jobs.change(report.id, |job| apply(job, report, now_ns));
         }
         Ok(Ack {}) // rule J2: what would leave an end state is understood and ignored
+    }
+
+    /// A report of an attempt that is over: late, or of an agent that came back with it. Where this attempt was
+    /// not spoken of yet, the agent is not known to have it, and is told to run it again.
+    fn refuse_attempt(&mut self, agent: &str, report: &ReportJob) -> Failure {
+        let record = &self.jobs.get(report.id).expect("the caller found it").record;
+        if record.state == JobState::Submitted {
+            self.registry.forget_job(agent, report.id);
+        }
+        let (id, is, was) = (report.id, record.attempt, report.attempt);
+        Failure::new(ErrorCode::Conflict, format!("job {id} is at attempt {is}, this report is of attempt {was}"))
     }
 
     /// # Errors
@@ -210,16 +224,21 @@ impl Core {
     pub(super) fn send_run(&mut self, id: JobId, agent: &str, now_ns: u64, out: &mut Vec<Outgoing>) {
         let Some(job) = self.jobs.get(id).filter(|job| is_due(job.run_sent_ns, now_ns)) else { return };
         let record = &job.record;
-        let run = RunJob { id, service: record.service.clone(), params: record.params.clone() };
+        let attempt = record.attempt;
+        let run = RunJob { id, attempt, service: record.service.clone(), params: record.params.clone() };
         self.notify(agent, &run, out);
         self.jobs.change(id, |job| job.run_sent_ns = Some(now_ns));
     }
 
     fn send_kill(&mut self, id: JobId, agent: &str, now_ns: u64, out: &mut Vec<Outgoing>) {
         if self.jobs.get(id).is_some_and(|job| is_due(job.kill_sent_ns, now_ns)) {
-            self.notify(agent, &KillJob { id }, out);
+            self.notify(agent, &self.kill_of(id), out);
             self.jobs.change(id, |job| job.kill_sent_ns = Some(now_ns));
         }
+    }
+
+    pub(super) fn kill_of(&self, id: JobId) -> KillJob {
+        KillJob { id, attempt: self.jobs.get(id).map_or(0, |job| job.record.attempt) }
     }
 
     pub(super) fn notify<N: Notice>(&self, agent: &str, notice: &N, out: &mut Vec<Outgoing>) {
@@ -244,6 +263,7 @@ pub(super) fn new_record(id: JobId, submit: Submit, now_ns: u64) -> JobRecord {
         order: order_of(id),
         held: submit.hold,
         repeat_if_lost: submit.repeat_if_lost,
+        attempt: 0,
         follows: None,
         follow_up_due: false,
         position: None,

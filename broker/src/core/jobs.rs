@@ -279,6 +279,7 @@ mod tests {
             order: id,
             held: false,
             repeat_if_lost: false,
+            attempt: 0,
             follows: None,
             follow_up_due: false,
             position: None,

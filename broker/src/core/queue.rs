@@ -50,7 +50,10 @@ impl Core {
             }
             let Some(agent) = free.into_iter().find(|agent| !self.registry.owes(agent, id)) else { continue };
             *loads.entry((agent.clone(), service)).or_default() += 1;
-            self.jobs.change(id, |job| job.record.agent = Some(agent.clone()));
+            self.jobs.change(id, |job| {
+                job.record.agent = Some(agent.clone());
+                job.record.attempt = job.record.attempt.saturating_add(1);
+            });
             self.send_run(id, &agent, now_ns, out);
         }
     }

@@ -297,6 +297,13 @@ impl Registry {
         }
     }
 
+    /// What an agent spoke of was not the present attempt of a job.
+    pub fn forget_job(&mut self, name: &str, id: JobId) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.knows.remove(&id);
+        }
+    }
+
     /// An agent reported the end of a job: it has it no more (rule G4).
     pub fn settle(&mut self, name: &str, id: JobId) {
         if let Some(agent) = self.agents.get_mut(name) {

@@ -9,8 +9,8 @@ use ecs_schemas::{
     envelope::{DecodeError, HEADER_BYTES_MAX, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     job::{
-        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobId, KillJob, ListJobs, MoveJob, ReleaseJob, ReportJob,
-        ReportProgress, Submit,
+        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobId, ListJobs, MoveJob, ReleaseJob, ReportJob, ReportProgress,
+        Submit,
     },
     registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
     telemetry::{Telemetry, VALUES_MAX},
@@ -152,7 +152,7 @@ impl Core {
         self.registry.register(session, register, (own, foreign.clone()), now_ns);
         self.forget_sent(&name);
         for id in foreign {
-            self.notify(&name, &KillJob { id }, out);
+            self.notify(&name, &self.kill_of(id), out);
         }
         Ok(Registered {
             beamline: self.options.beamline.clone(),

@@ -51,7 +51,8 @@ struct ToyAgent {
     connection: u64,
     is_registered: bool,
     offers: Vec<ServiceOffer>,
-    jobs: BTreeMap<JobId, JobState>,
+    /// With the attempt.
+    jobs: BTreeMap<JobId, (u32, JobState)>,
 }
 
 impl ToyAgent {
@@ -79,9 +80,11 @@ impl ToyAgent {
             let register = Register { services, ..register(self.name, self.instance, &listed) };
             return vec![(Register::KIND.to_owned(), encode(&register))];
         }
-        let reports = self.jobs.iter().filter(|(_, state)| **state != JobState::Submitted);
-        let report =
-            |(id, state): (&JobId, &JobState)| ReportJob { id: *id, state: *state, reason: None, result: None };
+        let reports = self.jobs.iter().filter(|(_, (_, state))| *state != JobState::Submitted);
+        let report = |(id, (attempt, state)): (&JobId, &(u32, JobState))| {
+            let (id, attempt, state) = (*id, *attempt, *state);
+            ReportJob { id, attempt, state, reason: None, result: None }
+        };
         let mut said = vec![(Heartbeat::KIND.to_owned(), encode(&Heartbeat { state: AgentState::Ready }))];
         said.extend(reports.map(|entry| (ReportJob::KIND.to_owned(), encode(&report(entry)))));
         said
@@ -93,11 +96,11 @@ impl ToyAgent {
             "error" if code_of(body) == "not_registered" => self.reconnect(),
             RunJob::KIND => {
                 let run: RunJob = decode(body).unwrap();
-                self.jobs.entry(run.id).or_insert(JobState::Accepted);
+                self.jobs.entry(run.id).or_insert((run.attempt, JobState::Accepted));
             }
             KillJob::KIND => {
                 let kill: KillJob = decode(body).unwrap();
-                let state = self.jobs.entry(kill.id).or_insert(JobState::Cancelled);
+                let (_, state) = self.jobs.entry(kill.id).or_insert((kill.attempt, JobState::Cancelled));
                 if !state.is_end() {
                     *state = JobState::Cancelled;
                 }
@@ -105,14 +108,14 @@ impl ToyAgent {
             "error" if code_of(body) == "store_failed" => {} // the report is repeated
             "job.report.reply" | "error" if !random.one_in(5) => {
                 // The answer to the report of an end: it is not repeated any more.
-                self.jobs.retain(|id, state| !state.is_end() || report_id(*id, *state) != header.id);
+                self.jobs.retain(|id, job| !job.1.is_end() || report_id(*id, *job) != header.id);
             }
             _ => {}
         }
     }
 
     fn work(&mut self, random: &mut Random) {
-        for state in self.jobs.values_mut() {
+        for (_, state) in self.jobs.values_mut() {
             *state = match *state {
                 JobState::Accepted if random.one_in(3) => JobState::Running,
                 JobState::Running if random.one_in(4) => JobState::Done,
@@ -127,9 +130,9 @@ fn code_of(body: &[u8]) -> String {
     decode::<Value>(body).unwrap().get("code").and_then(Value::as_str).unwrap().to_owned()
 }
 
-/// Id of the request that reports `state` of a job.
-fn report_id(id: JobId, state: JobState) -> u64 {
-    id.0 * 16 + state as u64
+/// Id of the request that reports the state of an attempt of a job.
+fn report_id(id: JobId, (attempt, state): (u32, JobState)) -> u64 {
+    (id.0 * 64 + u64::from(attempt)) * 16 + state as u64
 }
 
 /// A message under way: to the broker (sender, parts).
@@ -240,7 +243,8 @@ impl Chaos {
             return; // stopped for a while
         }
         for (kind, body) in self.agents[at].speak() {
-            let id = decode::<ReportJob>(&body).map_or(u64::MAX, |report| report_id(report.id, report.state));
+            let id = decode::<ReportJob>(&body)
+                .map_or(u64::MAX, |report| report_id(report.id, (report.attempt, report.state)));
             self.flying.push((self.agents[at].session(), vec![encode(&Header::request(&kind, id, 1000)), body]));
         }
     }
@@ -296,6 +300,8 @@ impl Chaos {
         }
         for record in self.world.stored.values() {
             let is_queued = record.state == JobState::Submitted && record.agent.is_none();
+            let is_asked = record.state != JobState::Cancelled || record.cancel_requested;
+            assert!(is_asked, "seed {seed}: cancelled, and nobody asked: {record:?}");
             assert!(!record.held || is_queued, "seed {seed}: held, but an agent has it: {record:?}");
             self.check_acknowledged(record, seed);
             self.check_followers(record, seed);

@@ -33,7 +33,7 @@ fn job_of_the_following_service_is_queued_with_what_became_of_the_followed_one()
     let mut world = with_reducer();
     world.ask("client", &Submit { priority: 4, ..submit_write("k") }).unwrap();
     assert_eq!(following(&world, ONE), [], "not before its end");
-    let end = ReportJob { id: ONE, state: JobState::Done, reason: None, result: Some("file".into()) };
+    let end = ReportJob { attempt: 0, id: ONE, state: JobState::Done, reason: None, result: Some("file".into()) };
     world.ask("a", &end).unwrap();
     assert_eq!(world.runs("r"), [TWO]);
     let job = world.job(TWO);
@@ -59,7 +59,7 @@ fn after_any_other_end_the_following_job_fails_at_once_with_the_reason_and_no_ag
     for state in [JobState::Failed, JobState::Rejected, JobState::Cancelled] {
         let mut world = with_reducer();
         world.submit("k").unwrap();
-        world.ask("a", &ReportJob { id: ONE, state, reason: reason(), result: None }).unwrap();
+        world.ask("a", &ReportJob { attempt: 0, id: ONE, state, reason: reason(), result: None }).unwrap();
         let [job] = &following(&world, ONE)[..] else { panic!("one follows") };
         let refusal = job.reason.clone().unwrap();
         let expected = format!("job 1 (write) ended {}: no room in /data", state.as_str());
@@ -252,12 +252,12 @@ fn outcome_of_the_largest_jobs_fits_into_one_answer() {
     world.offer("s", &(16..32).map(|number| follower(&format!("f{number}"), "write")).collect::<Vec<_>>()).unwrap();
     let large = || Value::Bytes(vec![0; JOB_VALUE_BYTES_MAX - 100]);
     world.ask("client", &Submit { params: large(), ..submit_write("k") }).unwrap();
-    let end = |id| ReportJob { id, state: JobState::Done, reason: None, result: Some(large()) };
+    let end = |id| ReportJob { attempt: 0, id, state: JobState::Done, reason: None, result: Some(large()) };
     world.ask("a", &end(ONE)).unwrap();
     for id in 2..=33 {
         let from = if world.job(JobId(id)).agent.as_deref() == Some("x01/r") { "r" } else { "s" };
         let reason = Some(Failure::new(ErrorCode::Other, "r".repeat(JOB_VALUE_BYTES_MAX - 1000)));
-        let failed = ReportJob { id: JobId(id), state: JobState::Failed, reason, result: None };
+        let failed = ReportJob { attempt: 0, id: JobId(id), state: JobState::Failed, reason, result: None };
         world.ask(from, &failed).unwrap();
     }
     let outcome = world.ask("client", &GetOutcome { id: ONE }).unwrap();

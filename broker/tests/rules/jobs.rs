@@ -32,7 +32,7 @@ fn job_goes_from_submitted_to_done_and_keeps_its_history_and_result() {
     let mut world = with_job(JobState::Running);
     world.notify("a", &ReportProgress { id: ONE, progress: Progress { done: 3, total: 9, ..Progress::default() } });
     assert_eq!(world.job(ONE).progress.map(|progress| progress.done), Some(3));
-    let end = ReportJob { id: ONE, state: JobState::Done, reason: None, result: Some(Value::from("file")) };
+    let end = ReportJob { attempt: 0, id: ONE, state: JobState::Done, reason: None, result: Some(Value::from("file")) };
     world.ask("a", &end).unwrap();
     let job = world.job(ONE);
     let states: Vec<_> = job.history.iter().map(|step| step.state).collect();
@@ -293,7 +293,13 @@ fn restarted_broker_gives_ids_that_were_never_used() {
 fn failed_job_keeps_its_reason() {
     let mut world = with_job(JobState::Accepted);
     let reason = Failure::new(ErrorCode::DiskFull, "no room").with_hint("make room");
-    let end = ReportJob { id: ONE, state: JobState::Failed, reason: Some(reason.clone()), result: Some(1.into()) };
+    let end = ReportJob {
+        attempt: 0,
+        id: ONE,
+        state: JobState::Failed,
+        reason: Some(reason.clone()),
+        result: Some(1.into()),
+    };
     world.ask("a", &end).unwrap();
     let job = world.job(ONE);
     assert_eq!((job.state, job.reason, job.result), (JobState::Failed, Some(reason), Some(1.into())));

@@ -129,7 +129,7 @@ fn result_that_is_too_large_is_refused() {
     let mut world = World::with_writer();
     world.submit("k").unwrap();
     let result = Some(Value::Bytes(vec![0; JOB_VALUE_BYTES_MAX]));
-    let report = ReportJob { id: JobId(1), state: JobState::Done, reason: None, result };
+    let report = ReportJob { attempt: 0, id: JobId(1), state: JobState::Done, reason: None, result };
     assert_eq!(code(world.ask("a", &report)), ErrorCode::BadParameter);
     assert_eq!(world.state(JobId(1)), JobState::Submitted);
 }

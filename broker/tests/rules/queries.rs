@@ -35,7 +35,7 @@ fn with_jobs() -> (World, u64) {
     }
     submit(&mut world, "reduce", "y", Value::Null);
     let reason = Some(Failure::new(ErrorCode::DiskFull, "no room in /data"));
-    world.ask("a", &ReportJob { id: JobId(1), state: JobState::Failed, reason, result: None }).unwrap();
+    world.ask("a", &ReportJob { attempt: 0, id: JobId(1), state: JobState::Failed, reason, result: None }).unwrap();
     world.report("a", JobId(2), JobState::Done).unwrap();
     world.ask("client", &CancelJob { id: JobId(3) }).unwrap();
     world.report("a", JobId(3), JobState::Cancelled).unwrap();

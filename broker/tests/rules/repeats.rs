@@ -1,10 +1,10 @@
 //! Jobs that may be repeated when their agent is lost.
 
-use crate::world::{TIMEOUT_S, World, submit_write};
+use crate::world::{TIMEOUT_S, World, code, submit_write};
 use ecs_broker::limits::LOST_GRACE;
 use ecs_schemas::{
     error_code::ErrorCode,
-    job::{CancelJob, JobId, JobState, REPEATS_MAX, Submit},
+    job::{CancelJob, JobId, JobState, REPEATS_MAX, ReportJob, Submit},
 };
 
 const ONE: JobId = JobId(1);
@@ -102,4 +102,42 @@ fn agent_that_still_ends_an_earlier_attempt_is_not_given_the_next_one() {
     world.pass(1, &["a"]);
     assert_eq!(world.runs("a"), [ONE]);
     assert_eq!(world.state(ONE), JobState::Submitted, "the end of the first attempt is not the job's");
+}
+
+#[test]
+fn report_of_an_attempt_that_is_over_is_refused_and_the_agent_is_told_to_run_the_present_one() {
+    let mut world = with_repeatable();
+    let report = |attempt, state| ReportJob { id: ONE, attempt, state, reason: None, result: None };
+    world.pass(TIMEOUT_S, &[]);
+    world.register("b", "x01/writer", 2, &[]).unwrap(); // started again: the job is given to it anew
+    assert_eq!((world.runs("b"), world.job(ONE).attempt), (vec![ONE], 2));
+    for state in [JobState::Running, JobState::Cancelled, JobState::Done] {
+        assert_eq!(code(world.ask("b", &report(1, state))), ErrorCode::Conflict, "{state:?}");
+    }
+    assert_eq!(world.state(ONE), JobState::Submitted);
+    world.pass(1, &["b"]);
+    assert_eq!(world.runs("b"), [ONE]);
+    world.ask("b", &report(2, JobState::Running)).unwrap();
+    world.ask("b", &report(1, JobState::Cancelled)).unwrap_err();
+    world.pass(3, &["b"]);
+    assert_eq!((world.state(ONE), world.runs("b")), (JobState::Running, vec![]), "it is known to have this one");
+    world.ask("b", &report(2, JobState::Done)).unwrap();
+    world.ask("b", &report(1, JobState::Failed)).unwrap();
+    assert_eq!(world.state(ONE), JobState::Done);
+}
+
+/// Its agent has an attempt that is over, and a later one was lost without a word.
+#[test]
+fn agent_that_comes_back_with_an_earlier_attempt_runs_the_present_one_once_that_has_ended() {
+    let mut world = with_repeatable();
+    world.register("b", "x01/writer-b", 2, &[]).unwrap();
+    world.pass(TIMEOUT_S + LOST_GRACE.as_secs(), &["b"]);
+    assert_eq!((world.runs("b"), world.job(ONE).attempt), (vec![ONE], 2));
+    world.pass(TIMEOUT_S, &[]);
+    world.register("a", "x01/writer", 1, &[ONE]).unwrap();
+    assert_eq!(world.job(ONE).agent.as_deref(), Some("x01/writer"), "it lists a job that is queued");
+    let stale = ReportJob { id: ONE, attempt: 1, state: JobState::Done, reason: None, result: None };
+    assert_eq!(code(world.ask("a", &stale)), ErrorCode::Conflict);
+    world.pass(1, &["a"]);
+    assert_eq!((world.runs("a"), world.state(ONE)), (vec![ONE], JobState::Submitted));
 }

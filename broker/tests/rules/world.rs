@@ -208,7 +208,7 @@ impl World {
     }
 
     pub fn report(&mut self, from: &str, id: JobId, state: JobState) -> Result<Ack, Failure> {
-        self.ask(from, &ReportJob { id, state, reason: None, result: None })
+        self.ask(from, &ReportJob { attempt: 0, id, state, reason: None, result: None })
     }
 
     pub fn job(&mut self, id: JobId) -> JobRecord {

@@ -162,6 +162,8 @@ impl Request for GetOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunJob {
     pub id: JobId,
+    /// [`JobRecord::attempt`]; the agent's reports carry it back.
+    pub attempt: u32,
     pub service: String,
     pub params: Value,
 }
@@ -174,6 +176,9 @@ impl Notice for RunJob {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KillJob {
     pub id: JobId,
+    /// What the report of an agent carries that does not know the job.
+    #[serde(default)]
+    pub attempt: u32,
 }
 
 impl Notice for KillJob {
@@ -184,6 +189,10 @@ impl Notice for KillJob {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportJob {
     pub id: JobId,
+    /// Of `job.run` or `job.kill`; 0 where it is not known any more. A report of an attempt that is over is
+    /// refused.
+    #[serde(default)]
+    pub attempt: u32,
     pub state: JobState,
     #[serde(default)]
     pub reason: Option<Failure>,

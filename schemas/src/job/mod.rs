@@ -143,6 +143,9 @@ pub struct JobRecord {
     /// Rule J5.
     #[serde(default)]
     pub repeat_if_lost: bool,
+    /// How often it was given to an agent: what an agent still says of an earlier attempt is not this one's.
+    #[serde(default)]
+    pub attempt: u32,
     /// The job that it follows (rule J7).
     #[serde(default)]
     pub follows: Option<JobId>,

@@ -161,7 +161,7 @@ fn running_job_survives_a_restart_of_the_broker() {
     let broker = TestBroker::start(options);
     let (mut agent, mut client) = (Peer::connect(&broker.options.request_endpoint), broker.peer());
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Running);
-    let listed = ecs_schemas::registry::Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
+    let listed = Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
     agent.ask(&listed).unwrap();
     agent.ask(&report(JobState::Done)).unwrap();
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Done);

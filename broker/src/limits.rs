@@ -41,7 +41,8 @@ pub const JOB_VALUE_BYTES_MAX: usize = 256 * 1024;
 /// Nesting of values that others are given again inside lists and records. It stays well below
 /// `envelope::DEPTH_MAX`, so that no sender can make a list that nobody can decode.
 pub const VALUE_DEPTH_MAX: usize = 16;
-/// Bytes of records in the answer to `job.list`; older jobs beyond it are left out.
+/// Bytes of records in one answer. Beyond it the jobs of `job.list` are on the next page, and those of
+/// `job.outcome` come without their parameters and results.
 pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of records in which one `job.list` looks for a text (some 50 ms). The answer then says where to go on.
 pub const SEARCH_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -217,6 +217,7 @@ fn what_follows_is_learnt_again_when_it_could_not_be_stored() {
     assert_eq!(code(world.offer("r", &[follower("reduce", "write")])), ErrorCode::StoreFailed);
     world.batch(&[Input::Tick]);
     assert_eq!(world.stored_followers.len(), 0);
+    assert_eq!(world.core.changes(), [], "it is undone");
     world.disk_works = true;
     world.batch(&[Input::Tick]);
     assert_eq!(world.stored_followers.len(), 1);

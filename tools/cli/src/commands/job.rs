@@ -17,8 +17,8 @@ Examples:
   ecs-cli job 7 --wait-all
   ecs-cli job 7 --json
 
-With --wait and --wait-all the exit code is 0 only if all is done (of a write: every image written whole), and 3
-if a job ended otherwise. --wait-all waits for the jobs that follow it too, and for those that follow them.";
+With --wait the exit code is 0 only if all is done (of a write: every image written whole), else 3.
+With --wait-all that is said of the job, of all jobs that follow it, and of those that follow them.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

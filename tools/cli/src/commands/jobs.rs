@@ -18,7 +18,8 @@ Examples:
   ecs-cli jobs --state failed --state lost --since 1d
   ecs-cli jobs --since 2026-11-21T08:00:00Z --until 2h --text lysozyme --json
 
-All that is given must hold; of several states any. A text is looked for in key, parameters, reason and agent.";
+All that is given must hold; of several states any.
+A text is looked for in the key, the parameters, the reason and the agent's name.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -56,9 +56,9 @@ pub struct Release {
 #[command(after_help = MOVE_EXAMPLES)]
 pub struct Move {
     #[command(flatten)]
-    target: Target,
+    place: Place, // first: what follows `target` would be listed under its last heading
     #[command(flatten)]
-    place: Place,
+    target: Target,
 }
 
 #[derive(Debug, Args)]

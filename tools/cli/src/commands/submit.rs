@@ -27,9 +27,9 @@ Examples:
   ecs-cli submit reduce @params.json bins=256 --priority 10 --wait --timeout 60
   ecs-cli submit reduce file=run8.h5 --hold && ecs-cli jobs
 
-A value is JSON where it parses as JSON, else text; @FILE.json brings all that is in the file. `ecs-cli submit
-write --help` has the options of a write. With --wait the exit code is 0 only if the job is done, and 3 if it
-ended otherwise.";
+A value is JSON where it parses as JSON, else text; @FILE.json brings all that is in the file.
+`ecs-cli submit write --help` has the options of a write.
+With --wait the exit code is 0 only if the job is done, and 3 if it ended otherwise.";
 
 const WRITE_EXAMPLES: &str = "\
 Examples:

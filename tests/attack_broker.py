@@ -40,7 +40,7 @@ def attacks(source):
     yield [header("no.such.kind"), body]
     yield [header("k" * 100_000), body]
     for kind in ("agent.register", "agent.heartbeat", "job.submit", "job.get", "job.list", "job.cancel", "job.report",
-                 "job.progress", "telemetry", "agent.leave"):
+                 "job.hold", "job.release", "job.move", "job.outcome", "job.progress", "telemetry", "agent.leave"):
         yield [header(kind), body]
         yield [header(kind), msgpack.packb({"id": -1, "name": 5, "service": None, "limit": 2**40, "values": [1]})]
         yield [header(kind), msgpack.packb({"id": 2**64 - 1, "name": "a" * 10_000, "key": "", "service": "write"})]

@@ -9,12 +9,28 @@ use std::time::Duration;
 pub const AGENTS_MAX: usize = 256;
 /// Services of one agent. More are refused with `bad_parameter`.
 pub const SERVICES_MAX: usize = 16;
+/// Jobs of one service that one agent takes at the same time. More are refused with `bad_parameter`: with
+/// `SERVICES_MAX` an agent can always list all its jobs (`OPEN_JOBS_MAX`).
+pub const JOBS_AT_ONCE_MAX: u32 = 32;
+/// Bytes of a service's help. Longer ones are refused: 256 agents with 16 services each, and their telemetry,
+/// stay below one body.
+pub const HELP_BYTES_MAX: usize = 256;
 /// Bytes of a service's name, kind, host name or version text. Longer ones are refused.
 pub const TEXT_BYTES_MAX: usize = 128;
 /// Bytes of one agent's telemetry. More is refused. 256 agents stay below one body (16 MiB) in `status.get`.
 pub const TELEMETRY_BYTES_MAX: usize = 48 * 1024;
 /// Jobs that have not ended. At the limit a submission is refused with `busy`.
 pub const OPEN_JOBS_MAX: usize = 1000;
+/// Open jobs that follow others, beside those that were submitted. At the limit a job that follows is made and
+/// fails at once with `busy`: a following service that never comes back must not take the place of what
+/// people submit, and what was not done is in the list.
+pub const OPEN_FOLLOWERS_MAX: usize = 500;
+/// Services that follow others, those of agents that are away included. A registration with one more is
+/// refused with `busy`. It bounds the answer to `job.outcome`: no service is twice in what follows a job.
+pub const FOLLOWERS_MAX: usize = 32;
+/// Services in a row that follow each other, not counting the first. A longer row is refused: the parameters of
+/// each step have those of the step before inside, one level deeper and up to 256 KiB of result larger.
+pub const FOLLOW_DEPTH_MAX: usize = 4;
 /// Jobs that are kept, ended ones included. Beyond it the oldest ended jobs are forgotten, on disk too.
 pub const KEPT_JOBS_MAX: usize = 10_000;
 /// Bytes of the kept records together, so that few large jobs cannot take what many small ones may not.
@@ -25,8 +41,15 @@ pub const JOB_VALUE_BYTES_MAX: usize = 256 * 1024;
 /// Nesting of values that others are given again inside lists and records. It stays well below
 /// `envelope::DEPTH_MAX`, so that no sender can make a list that nobody can decode.
 pub const VALUE_DEPTH_MAX: usize = 16;
-/// Bytes of records in the answer to `job.list`; older jobs beyond it are left out.
+/// Bytes of records in one answer. Beyond it the jobs of `job.list` are on the next page, and those of
+/// `job.outcome` come without their parameters and results.
 pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of records in which one `job.list` looks for a text (some 50 ms). The answer then says where to go on.
+pub const SEARCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest text to look for. A longer one is refused.
+pub const SEARCH_TEXT_BYTES_MAX: usize = 256;
+/// Characters of the reason of a followed job in the reason of the job that follows it.
+pub const FOLLOWED_REASON_CHARS_MAX: usize = 1000;
 /// Subsystems that are listed, gone ones included. At the limit the one that is gone longest is forgotten; if all are
 /// here, a new one is refused with `busy`.
 pub const SUBSYSTEMS_MAX: usize = 4096;

@@ -19,7 +19,7 @@
 //! | [`value_type`] | types, units and ranges of values | `spec/kv.md` |
 //! | [`value`] | the self-describing value of job parameters, results and telemetry | `spec/kv.md` |
 //! | [`telemetry`] | what agents publish, and the PUB header | `spec/telemetry.md` |
-//! | [`job`] | a job and its life | `spec/job.md` |
+//! | [`job`] | a job and its life, its queue, and what follows it | `spec/job.md` |
 //! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
 //! | [`nearest`] | which name somebody may have meant | |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |

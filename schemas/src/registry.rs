@@ -41,6 +41,33 @@ impl AgentState {
     }
 }
 
+/// A service as an agent offers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceOffer {
+    /// What jobs ask for, for example `write`.
+    pub name: String,
+    /// Jobs of this service that this agent takes at the same time.
+    #[serde(default = "one")]
+    pub jobs_at_once: u32,
+    /// The service after whose jobs this one is to be done, each time (rule J7 of `job`).
+    #[serde(default)]
+    pub follows: Option<String>,
+    /// What it does and what parameters it takes, for a person.
+    #[serde(default)]
+    pub help: String,
+}
+
+impl ServiceOffer {
+    /// A service that takes one job at a time and follows none.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), jobs_at_once: one(), follows: None, help: String::new() }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
 /// Agent → broker: I am here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Register {
@@ -55,9 +82,9 @@ pub struct Register {
     /// registration, another one may not.
     pub instance: u64,
     pub state: AgentState,
-    /// Names of the services that it offers jobs for.
+    /// What it does jobs for; each name once.
     #[serde(default)]
-    pub services: Vec<String>,
+    pub services: Vec<ServiceOffer>,
     /// Jobs that it has and has not yet reported an end of (rule J4 of `job`).
     #[serde(default)]
     pub jobs: Vec<JobId>,
@@ -166,7 +193,7 @@ pub struct AgentStatus {
     /// When it registered first with this instance, and when it was last heard; 0 if never.
     pub since_ns: u64,
     pub seen_ns: u64,
-    pub services: Vec<String>,
+    pub services: Vec<ServiceOffer>,
     pub jobs: Vec<JobId>,
     /// Its newest telemetry.
     pub telemetry: BTreeMap<String, Value>,

@@ -8,7 +8,10 @@
 use ecs_schemas::{
     envelope::{DecodeError, Header, Notice, Request, decode, encode},
     error_code::Failure,
-    job::{Ack, CancelJob, GetJob, JobList, JobRecord, KillJob, ListJobs, ReportJob, ReportProgress, RunJob, Submit},
+    job::{
+        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobList, JobRecord, KillJob, ListJobs, MoveJob, Outcome,
+        ReleaseJob, ReportJob, ReportProgress, RunJob, Submit,
+    },
     registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
     telemetry::{PubHeader, Telemetry},
     value::Value,
@@ -54,6 +57,11 @@ fn codec_of(name: &str) -> Codec {
         GetJob::KIND => codec::<GetJob>(),
         ListJobs::KIND => codec::<ListJobs>(),
         CancelJob::KIND => codec::<CancelJob>(),
+        HoldJob::KIND => codec::<HoldJob>(),
+        ReleaseJob::KIND => codec::<ReleaseJob>(),
+        MoveJob::KIND => codec::<MoveJob>(),
+        GetOutcome::KIND => codec::<GetOutcome>(),
+        "job.outcome.reply" => codec::<Outcome>(),
         RunJob::KIND => codec::<RunJob>(),
         KillJob::KIND => codec::<KillJob>(),
         ReportJob::KIND => codec::<ReportJob>(),

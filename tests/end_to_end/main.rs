@@ -8,7 +8,7 @@
 //! | `runs` | where a run begins and ends, with slow, late, stray and silent packets |
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
 //! | `refusals` | what cannot work is refused with its reason, and leaves nothing behind |
-//! | `jobs` | queue, cancel, same key, progress |
+//! | `jobs` | queue, cancel, same key, progress, hold and move, what follows a job, searching |
 //! | `control` | subsystems, values, events, calls, alarms and traces at a terminal |
 //! | `slow_writer` | a writer that stalls costs the newest images, by count |
 //! | `garbage` | garbage on every port costs nobody but its sender |

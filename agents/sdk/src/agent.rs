@@ -23,7 +23,7 @@ use crate::{
 use ecs_schemas::{
     job::{JobId, ReportJob},
     keys::ClientKey,
-    registry::{AgentState, Register, check_name},
+    registry::{AgentState, Register, ServiceOffer, check_name},
     subsystem::Description,
     value::Value,
 };
@@ -179,15 +179,25 @@ fn register(config: &AgentConfig, services: &[Arc<dyn Service>]) -> Register {
         // The standard library's hash maps are seeded by the system's random numbers, each anew.
         instance: RandomState::new().hash_one(Instant::now()),
         state: FIRST_STATE,
-        services: services.iter().map(|service| service.name().to_owned()).collect(),
+        services: services.iter().map(|service| offer(&**service)).collect(),
         jobs: Vec::new(),
         subsystems: Vec::new(),
     }
 }
 
+fn offer(service: &dyn Service) -> ServiceOffer {
+    ServiceOffer {
+        name: service.name().to_owned(),
+        jobs_at_once: service.jobs_at_once(),
+        follows: service.follows().map(str::to_owned),
+        help: service.help().to_owned(),
+    }
+}
+
 /// A job that the process had before it was started again had been accepted, else there were nothing to say.
+/// Which attempt it was is not known any more.
 fn report_before_restart(id: JobId, end: JobEnd) -> ReportJob {
-    report_of(id, end, true)
+    report_of(id, 0, end, true)
 }
 
 /// The I/O thread's own.
@@ -281,11 +291,11 @@ impl Io {
                 self.session.add(run.id);
                 self.workers.run(run);
             }
-            Order::Kill(id) if self.workers.kill(id) => {}
-            Order::Kill(id) if self.session.has(id) => self.session.repeat(id),
-            Order::Kill(id) => {
+            Order::Kill(kill) if self.workers.kill(kill.id) => {}
+            Order::Kill(kill) if self.session.has(kill.id) => self.session.repeat(kill.id),
+            Order::Kill(kill) => {
                 let end = JobEnd::Cancelled { result: None }; // it never began here
-                self.session.keep(report_of(id, end, false));
+                self.session.keep(report_of(kill.id, kill.attempt, end, false));
             }
         }
     }

@@ -18,6 +18,22 @@ pub trait Service: Send + Sync + 'static {
     /// Name that jobs ask for, for example `write`.
     fn name(&self) -> &str;
 
+    /// Jobs of this service that run here at the same time, 1 to 32; others wait in the broker's queue.
+    fn jobs_at_once(&self) -> u32 {
+        1
+    }
+
+    /// The service after whose jobs this one is to be done: it is then asked once for each of them that is done,
+    /// with parameters that say what became of it (`job`, `service`, `state`, `params`, `result`, `reason`).
+    fn follows(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it does and what parameters it takes, in at most 256 bytes, for a person.
+    fn help(&self) -> &str {
+        ""
+    }
+
     /// Does the job, on a thread of its own, and says how it ended. It may take as long as it needs, but
     /// must end soon after the job was killed. A panic becomes `Failed`.
     fn on_request(&self, job: &Job) -> JobEnd;
@@ -43,6 +59,7 @@ pub enum JobEnd {
 /// One job while it runs. None of its functions waits for the broker.
 pub struct Job {
     id: JobId,
+    attempt: u32,
     service: String,
     params: Value,
     killed: Mutex<bool>,
@@ -56,6 +73,7 @@ impl Job {
     pub(crate) fn new(run: RunJob, outbox: Arc<Outbox>) -> Self {
         Self {
             id: run.id,
+            attempt: run.attempt,
             service: run.service,
             params: run.params,
             killed: Mutex::new(false),
@@ -116,7 +134,7 @@ impl Job {
         let mut reported = lock(&self.reported);
         if reported.may_become(state) && *reported != state {
             *reported = state;
-            self.outbox.report(ReportJob { id: self.id, state, reason: None, result: None });
+            self.outbox.report(ReportJob { id: self.id, attempt: self.attempt, state, reason: None, result: None });
         }
     }
 
@@ -124,7 +142,7 @@ impl Job {
     pub(crate) fn run(&self, service: &dyn Service) {
         let end = catch_unwind(AssertUnwindSafe(|| service.on_request(self))).unwrap_or_else(|panic| failed(&*panic));
         let was_accepted = *lock(&self.reported) != JobState::Submitted;
-        self.outbox.end(report_of(self.id, end, was_accepted));
+        self.outbox.end(report_of(self.id, self.attempt, end, was_accepted));
     }
 
     /// Tells the service that its job was killed; a panic there is logged and changes nothing.
@@ -136,7 +154,7 @@ impl Job {
 }
 
 /// The report of a job's end. What was accepted is not rejected any more: it fails.
-pub(crate) fn report_of(id: JobId, end: JobEnd, was_accepted: bool) -> ReportJob {
+pub(crate) fn report_of(id: JobId, attempt: u32, end: JobEnd, was_accepted: bool) -> ReportJob {
     let (state, reason, result) = match end {
         JobEnd::Done(result) => (JobState::Done, None, Some(result)),
         JobEnd::Rejected(reason) if was_accepted => (JobState::Failed, Some(reason), None),
@@ -146,7 +164,7 @@ pub(crate) fn report_of(id: JobId, end: JobEnd, was_accepted: bool) -> ReportJob
             (JobState::Cancelled, Some(Failure::new(ErrorCode::Cancelled, "ended on request")), result)
         }
     };
-    ReportJob { id, state, reason, result }
+    ReportJob { id, attempt, state, reason, result }
 }
 
 fn failed(panic: &(dyn Any + Send)) -> JobEnd {

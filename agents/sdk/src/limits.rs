@@ -16,9 +16,10 @@ pub const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Deadline written into the requests of an agent; it repeats them itself.
 pub const AGENT_DEADLINE_MS: u32 = 3000;
-/// Jobs that run at the same time in one agent. The broker gives one; more can only come from a job that
-/// does not end when it is killed. Beyond it a job is rejected with `busy`.
-pub const JOBS_MAX: usize = 16;
+/// Jobs that run in one agent beyond those that its services take at once. The broker gives no more than
+/// these; more can only come from jobs that do not end when they are killed. Beyond it a job is rejected with
+/// `busy`.
+pub const STUCK_JOBS_MAX: usize = 15;
 /// A connection over which nothing can be sent for this long is lost; while its queue is full, it is looked at this often.
 pub const BLOCKED_PATIENCE: Duration = Duration::from_millis(300);
 pub const BLOCKED_LOOK: Duration = Duration::from_millis(1);

@@ -41,7 +41,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
     Run(RunJob),
-    Kill(JobId),
+    Kill(KillJob),
     /// A question for a hosted subsystem.
     Ask(Header, Vec<u8>),
     /// Nobody waits for the answer to this question any more.
@@ -311,7 +311,7 @@ impl Session {
         self.heard = now;
         match header.kind.as_str() {
             RunJob::KIND => decode(body).ok().map(Order::Run),
-            KillJob::KIND => decode(body).ok().map(|kill: KillJob| Order::Kill(kill.id)),
+            KillJob::KIND => decode(body).ok().map(Order::Kill),
             Cancel::KIND => decode(body).ok().map(|cancel: Cancel| Order::Cancel(cancel.id)),
             Read::KIND | Write::KIND | RunEvent::KIND | RunCall::KIND => Some(Order::Ask(header, body.clone())),
             KIND_ERROR => {
@@ -390,7 +390,8 @@ impl Session {
         if is_too_much && report.state.is_end() && has_content(&report) {
             let message = format!("{}, but its report was refused: {failure}", report.state.as_str());
             let reason = Some(shortened(Failure::new(failure.code, message)));
-            self.keep(ReportJob { id: report.id, state: JobState::Failed, reason, result: None });
+            let (id, attempt) = (report.id, report.attempt);
+            self.keep(ReportJob { id, attempt, state: JobState::Failed, reason, result: None });
         }
     }
 

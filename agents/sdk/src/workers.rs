@@ -5,7 +5,7 @@
 
 use crate::{
     job::{Job, Service},
-    limits::JOBS_MAX,
+    limits::STUCK_JOBS_MAX,
     outbox::Outbox,
 };
 use ecs_schemas::{
@@ -31,16 +31,17 @@ impl Workers {
 
     /// Starts a job that is new to this agent, or reports why not.
     pub fn run(&mut self, run: RunJob) {
-        let id = run.id;
+        let (id, attempt) = (run.id, run.attempt);
         if let Err(reason) = self.try_run(run) {
-            let report = ReportJob { id, state: JobState::Rejected, reason: Some(reason), result: None };
+            let report = ReportJob { id, attempt, state: JobState::Rejected, reason: Some(reason), result: None };
             self.outbox.report(report);
         }
     }
 
     fn try_run(&mut self, run: RunJob) -> Result<(), Failure> {
-        if self.running.len() >= JOBS_MAX {
-            return Err(Failure::new(ErrorCode::Busy, format!("{JOBS_MAX} jobs run here already")));
+        let running = self.running.len();
+        if running >= self.jobs_max() {
+            return Err(Failure::new(ErrorCode::Busy, format!("{running} jobs run here already")));
         }
         let Some(service) = self.services.iter().find(|service| service.name() == run.service) else {
             return Err(Failure::new(ErrorCode::NoSuchService, format!("this agent has no service {:?}", run.service)));
@@ -51,6 +52,11 @@ impl Workers {
         spawn(format!("job-{}", job.id()), move || its_job.run(&*its_service))?;
         self.running.insert(job.id(), (job, service));
         Ok(())
+    }
+
+    fn jobs_max(&self) -> usize {
+        let at_once: usize = self.services.iter().map(|service| service.jobs_at_once() as usize).sum();
+        at_once.saturating_add(STUCK_JOBS_MAX)
     }
 
     /// Kills a job; false when none with this id runs. Killing it again changes nothing.

@@ -206,6 +206,10 @@ impl Service for WriteService {
         SERVICE
     }
 
+    fn help(&self) -> &str {
+        "writes images to an HDF5 file: output, images, start, overwrite, image_timeout_ms, metadata"
+    }
+
     fn on_request(&self, job: &Job) -> JobEnd {
         let end = self.write(job).unwrap_or_else(JobEnd::Rejected);
         tracing::info!(job = job.id().0, end = summary(&end), "job ended");

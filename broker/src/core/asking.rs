@@ -221,7 +221,7 @@ impl Core {
     }
 
     /// An agent's answer to what the broker asked it. One that nobody waits for any more is dropped.
-    pub(super) fn answered(&mut self, now_ns: u64, session: &Session, header: &Header, body: &[u8]) {
+    pub(super) fn handler_answered(&mut self, now_ns: u64, session: &Session, header: &Header, body: &[u8]) {
         let Some(agent) = self.registry.name_of(session).map(str::to_owned) else { return };
         let Some((span, asked_by)) = self.exchanges.take_answer(&agent, header.id) else { return };
         let Some((number, index)) = asked_by else {

@@ -4,13 +4,18 @@
 //! T1  Every change goes through [`Jobs::put`], which keeps the indexes and remembers what was there
 //!     before the batch. Progress alone goes past it: it is not stored and needs no undo.
 //! T2  The newest job is never forgotten, so the next id is always one above the largest kept.
+//! T3  A job that is still to be followed is never forgotten. What follows it is younger, so it is forgotten
+//!     later: while a job is kept, the jobs that follow it are.
 
 use crate::limits::{KEPT_JOBS_BYTES_MAX, KEPT_JOBS_MAX};
 use ecs_schemas::{
     envelope::encode,
     job::{JobId, JobRecord, Progress},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 /// What the store is to do. All changes of a batch are one transaction.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +24,25 @@ pub enum Change {
     Save(Box<JobRecord>),
     /// The job is older than what is kept.
     Forget(JobId),
+    /// What a service follows from now on, or that it follows none.
+    Follow { service: String, follows: Option<String> },
+}
+
+/// Place of a queued job: the queue of its service, and rule J6 within it. The id decides between records
+/// that an older version stored without an order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    service: String,
+    priority: Reverse<i32>,
+    order: u64,
+    id: JobId,
+}
+
+impl Place {
+    fn of(record: &JobRecord) -> Self {
+        let (priority, order) = (Reverse(record.priority), record.order);
+        Self { service: record.service.clone(), priority, order, id: record.id }
+    }
 }
 
 /// A job, and what is known of it in memory only.
@@ -28,14 +52,20 @@ pub struct Job {
     /// When `job.run` or `job.kill` was last sent to the agent's present session.
     pub run_sent_ns: Option<u64>,
     pub kill_sent_ns: Option<u64>,
-    /// Size of the encoded record, for the limit on all of them.
-    bytes: usize,
+    /// Size of the encoded record, for the limits on lists and on all of them.
+    pub bytes: usize,
 }
 
 #[derive(Default)]
 pub struct Jobs {
     all: BTreeMap<JobId, Job>,
     open: BTreeSet<JobId>,
+    /// Those that no agent has, held ones included.
+    queue: BTreeSet<Place>,
+    /// Ended, and still to be followed.
+    due: BTreeSet<JobId>,
+    /// A job and one that follows it.
+    followers: BTreeSet<(JobId, JobId)>,
     by_key: HashMap<String, JobId>,
     bytes: usize,
     /// What each job that this batch touched was before it; none for a new one.
@@ -83,9 +113,36 @@ impl Jobs {
         self.open.iter().filter_map(|id| self.all.get(id)).map(|job| &job.record)
     }
 
-    /// Records, newest first.
-    pub fn newest(&self) -> impl Iterator<Item = &JobRecord> {
-        self.all.values().rev().map(|job| &job.record)
+    /// Ids of the jobs that no agent has: one service after the other, each queue in its order.
+    pub fn queued_ids(&self) -> Vec<JobId> {
+        self.queue.iter().map(|place| place.id).collect()
+    }
+
+    /// The queue of one service in its order, held jobs included.
+    pub fn queue_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a JobRecord> {
+        let first = Place { service: service.to_owned(), priority: Reverse(i32::MAX), order: 0, id: JobId(0) };
+        let places = self.queue.range(first..).take_while(move |place| place.service == service);
+        places.filter_map(|place| self.all.get(&place.id)).map(|job| &job.record)
+    }
+
+    /// The oldest job that has ended and is still to be followed.
+    pub fn first_due(&self) -> Option<JobId> {
+        self.due.first().copied()
+    }
+
+    /// Open jobs that follow others.
+    pub fn open_follower_count(&self) -> usize {
+        self.open().filter(|record| record.follows.is_some()).count()
+    }
+
+    /// Ids of the jobs that directly follow this one.
+    pub fn followers_of(&self, id: JobId) -> impl Iterator<Item = JobId> {
+        self.followers.range((id, JobId(0))..=(id, JobId(u64::MAX))).map(|(_, follower)| *follower)
+    }
+
+    /// Jobs, newest first, older than `before`.
+    pub fn newest(&self, before: Option<JobId>) -> impl Iterator<Item = &Job> {
+        self.all.range(..before.unwrap_or(JobId(u64::MAX))).rev().map(|(_, job)| job)
     }
 
     pub fn next_id(&self) -> JobId {
@@ -123,25 +180,52 @@ impl Jobs {
         let before = self.all.remove(&id);
         if let Some(before) = &before {
             self.bytes -= before.bytes;
-            self.open.remove(&id);
-            self.by_key.remove(&before.record.key);
+            self.unindex(&before.record);
         }
         if let Some(mut job) = job {
             job.bytes = encode(&job.record).len();
             self.bytes += job.bytes;
-            if !job.record.state.is_end() {
-                self.open.insert(id);
-            }
-            self.by_key.insert(job.record.key.clone(), id);
+            self.index(&job.record);
             self.all.insert(id, job);
         }
         before
     }
 
+    fn index(&mut self, record: &JobRecord) {
+        let id = record.id;
+        if !record.state.is_end() {
+            self.open.insert(id);
+        }
+        if record.is_queued() {
+            self.queue.insert(Place::of(record));
+        }
+        if record.follow_up_due {
+            self.due.insert(id);
+        }
+        if let Some(followed) = record.follows {
+            self.followers.insert((followed, id));
+        }
+        self.by_key.insert(record.key.clone(), id);
+    }
+
+    fn unindex(&mut self, record: &JobRecord) {
+        let id = record.id;
+        self.open.remove(&id);
+        if record.is_queued() {
+            self.queue.remove(&Place::of(record));
+        }
+        self.due.remove(&id);
+        if let Some(followed) = record.follows {
+            self.followers.remove(&(followed, id));
+        }
+        self.by_key.remove(&record.key);
+    }
+
     fn forget_old(&mut self) {
         while self.all.len() > KEPT_JOBS_MAX || self.bytes > KEPT_JOBS_BYTES_MAX {
             let newest = self.all.last_key_value().map(|(id, _)| *id);
-            let ended = |id: &JobId| Some(*id) != newest && !self.open.contains(id);
+            let is_needed = |id: &JobId| self.open.contains(id) || self.due.contains(id);
+            let ended = |id: &JobId| Some(*id) != newest && !is_needed(id);
             let Some(oldest) = self.all.keys().copied().find(ended) else {
                 return; // all are open: OPEN_JOBS_MAX limits them
             };
@@ -191,6 +275,14 @@ mod tests {
             service: "write".to_owned(),
             params: Value::Null,
             state,
+            priority: 0,
+            order: id,
+            held: false,
+            repeat_if_lost: false,
+            attempt: 0,
+            follows: None,
+            follow_up_due: false,
+            position: None,
             cancel_requested: false,
             agent: None,
             reason: None,
@@ -214,6 +306,31 @@ mod tests {
     }
 
     #[test]
+    fn rollback_restores_every_queue_and_what_is_to_be_followed() {
+        let waiting = JobRecord { follows: Some(JobId(1)), ..record(2, JobState::Submitted) };
+        let mut jobs = Jobs::load(vec![record(1, JobState::Running), waiting, record(3, JobState::Submitted)]);
+        jobs.change(JobId(3), |job| job.record.priority = 1);
+        jobs.change(JobId(2), |job| job.record.agent = Some("x01/a".to_owned()));
+        jobs.change(JobId(1), |job| (job.record.state, job.record.follow_up_due) = (JobState::Done, true));
+        jobs.insert(JobRecord { follows: Some(JobId(1)), ..record(4, JobState::Submitted) });
+        assert_eq!((jobs.queued_ids(), jobs.first_due()), (vec![JobId(3), JobId(4)], Some(JobId(1))));
+        assert_eq!(jobs.followers_of(JobId(1)).collect::<Vec<_>>(), [JobId(2), JobId(4)]);
+        jobs.rollback();
+        assert_eq!((jobs.queued_ids(), jobs.first_due()), (vec![JobId(2), JobId(3)], None));
+        assert_eq!(jobs.followers_of(JobId(1)).collect::<Vec<_>>(), [JobId(2)]);
+    }
+
+    #[test]
+    fn queue_of_a_service_has_higher_priorities_first_then_lower_orders_and_no_other_services_jobs() {
+        let queued = |id, priority, order| JobRecord { priority, order, ..record(id, JobState::Submitted) };
+        let mut other = queued(9, i32::MAX, 0);
+        other.service = "write ".to_owned();
+        let jobs = Jobs::load(vec![queued(1, 0, 5), queued(2, 0, 4), queued(3, i32::MAX, 9), queued(4, -1, 0), other]);
+        let ids: Vec<u64> = jobs.queue_of("write").map(|record| record.id.0).collect();
+        assert_eq!(ids, [3, 2, 1, 4]);
+    }
+
+    #[test]
     fn progress_is_published_but_not_stored() {
         let mut jobs = Jobs::load(vec![record(1, JobState::Running)]);
         jobs.commit();
@@ -226,15 +343,17 @@ mod tests {
     }
 
     #[test]
-    fn jobs_beyond_the_limit_push_out_the_oldest_that_ended() {
+    fn jobs_beyond_the_limit_push_out_the_oldest_that_ended_and_is_followed() {
         let mut stored: Vec<_> = (1..=KEPT_JOBS_MAX as u64).map(|id| record(id, JobState::Done)).collect();
         stored[0].state = JobState::Running;
+        stored[1].follow_up_due = true;
         let mut jobs = Jobs::load(stored);
         let next = jobs.next_id();
         jobs.insert(record(next.0, JobState::Submitted));
         assert_eq!(jobs.all.len(), KEPT_JOBS_MAX);
         assert!(jobs.get(JobId(1)).is_some(), "an open job is never forgotten");
-        assert!(jobs.get(JobId(2)).is_none() && jobs.by_key("key 2").is_none());
-        assert!(jobs.changes().contains(&Change::Forget(JobId(2))));
+        assert!(jobs.get(JobId(2)).is_some(), "nor one that is still to be followed");
+        assert!(jobs.get(JobId(3)).is_none() && jobs.by_key("key 3").is_none());
+        assert!(jobs.changes().contains(&Change::Forget(JobId(3))));
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! # Rules
 //! C1  Nothing that a step holds back leaves before [`Core::changes`] is on disk and [`Core::commit`] was called.
-//! C2  After [`Core::rollback`] the jobs are exactly as before the batch. What the registry learned (who
+//! C2  After [`Core::rollback`] the jobs, and what follows what, are exactly as before the batch. What the registry learned (who
 //!     is there, who was heard) stays: it is true whatever the disk does, and it is not stored.
 //! C3  Whatever follows from the state follows from the state alone ([`Core::reconcile`]), not from the
 //!     moment at which it changed: so a decision that could not be stored is taken again at the next tick.
@@ -31,15 +31,22 @@
 //! | `traces` | which message led to which |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
+//! | `queue` | who gets the next job of a service; hold, release, move |
+//! | `followers`, `follow_ups` | which service follows which; the jobs that follow a job, and what became of all |
+//! | `job_query` | which of the kept jobs somebody wants to see |
 //! | `topics` | sequence numbers and last values of what is published |
 
 pub mod access;
 mod asking;
 mod describing;
 mod exchanges;
+mod follow_ups;
+mod followers;
 mod items;
 mod job_life;
+mod job_query;
 mod jobs;
+mod queue;
 mod registry;
 mod requests;
 mod subsystems;
@@ -65,6 +72,7 @@ use ecs_schemas::{
     telemetry::{job_topic, state_topic, telemetry_topic},
 };
 use exchanges::Exchanges;
+use followers::Followers;
 use jobs::Jobs;
 use registry::Registry;
 use std::{collections::HashMap, time::Duration};
@@ -136,6 +144,8 @@ pub struct CoreOptions {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stored {
     pub jobs: Vec<JobRecord>,
+    /// A service, and the one that it follows.
+    pub followers: Vec<(String, String)>,
     pub subsystems: Vec<StoredSubsystem>,
     pub values: Vec<StoredValue>,
 }
@@ -152,7 +162,6 @@ impl Changes {
         self.jobs.is_empty() && self.values.is_empty()
     }
 }
-
 /// Messages by what became of them, for `status.get`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counters {
@@ -166,6 +175,7 @@ pub struct Core {
     started_ns: u64,
     registry: Registry,
     jobs: Jobs,
+    followers: Followers,
     topics: Topics,
     subsystems: Subsystems,
     exchanges: Exchanges,
@@ -192,6 +202,7 @@ impl Core {
             started_ns: now_ns,
             registry: Registry::new(&options, now_ns),
             jobs: Jobs::load(stored.jobs),
+            followers: Followers::load(stored.followers),
             topics: Topics::default(),
             subsystems: Subsystems::load(stored.subsystems, stored.values),
             exchanges: Exchanges::default(),
@@ -246,7 +257,9 @@ impl Core {
 
     /// What must be on disk before anything of this batch leaves. Empty for most batches.
     pub fn changes(&self) -> Changes {
-        Changes { jobs: self.jobs.changes(), values: self.subsystems.changed_values() }
+        let mut jobs = self.jobs.changes();
+        jobs.extend(self.followers.changes());
+        Changes { jobs, values: self.subsystems.changed_values() }
     }
 
     /// Descriptions to be stored when there is time (rule D2), by name; none for one that is no more.
@@ -272,6 +285,7 @@ impl Core {
         for (name, telemetry) in self.registry.take_telemetry() {
             out.push(self.topics.publish(telemetry_topic(&name), &name, encode(&telemetry), now_ns));
         }
+        self.followers.commit();
         for record in self.jobs.commit() {
             let topic = job_topic(&self.options.beamline, record.id);
             out.push(self.topics.publish(topic, SOURCE_BROKER, encode(record), now_ns));
@@ -326,6 +340,7 @@ impl Core {
         self.jobs.rollback();
         let undone = self.subsystems.rollback();
         self.published.retain(|path| !undone.contains(path));
+        self.followers.rollback();
         self.counters = self.counters_before;
     }
 

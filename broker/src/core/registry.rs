@@ -13,14 +13,17 @@
 //! G3  `knows` are the jobs that the agent spoke of since it registered. An accepted job that is not in
 //!     it is lost (rule J4).
 //! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused.
+//! G5  `owes` are the jobs that the agent listed and that are not its own: it was told to end them. Until it
+//!     has reported their end it is not given them anew, or that report would end the new attempt.
+//! G6  Agents that are here at the same time agree on what a service follows; who differs is refused.
 
 use super::{CoreOptions, Session, nanoseconds};
-use crate::limits::{AGENTS_MAX, OPEN_JOBS_MAX, SERVICES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{AGENTS_MAX, HELP_BYTES_MAX, JOBS_AT_ONCE_MAX, OPEN_JOBS_MAX, SERVICES_MAX, TEXT_BYTES_MAX};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     job::JobId,
     keys::PublicKey,
-    registry::{AgentState, AgentStatus, Register, check_name},
+    registry::{AgentState, AgentStatus, Register, ServiceOffer, check_name},
     value::Value,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +38,7 @@ struct Agent {
     version: String,
     instance: u64,
     state: AgentState,
-    services: Vec<String>,
+    services: Vec<ServiceOffer>,
     /// The session while it is here, and the key that it registered with, if the broker has keys.
     session: Option<Session>,
     key: Option<PublicKey>,
@@ -44,6 +47,8 @@ struct Agent {
     /// From when it is away; meaningful without a session.
     away_since_ns: u64,
     knows: BTreeSet<JobId>,
+    /// Rule G4.
+    owes: BTreeSet<JobId>,
     telemetry: BTreeMap<String, Value>,
     /// The configuration names it.
     expected: bool,
@@ -107,6 +112,7 @@ impl Registry {
             seen_ns: 0,
             away_since_ns: self.started_ns + self.timeout_ns,
             knows: BTreeSet::new(),
+            owes: BTreeSet::new(),
             telemetry: BTreeMap::new(),
             expected: true,
         }
@@ -124,8 +130,14 @@ impl Registry {
         }
     }
 
-    /// Takes in an agent that was admitted, and whose listed jobs `knows` were found to be its own.
-    pub fn register(&mut self, session: &Session, register: Register, knows: BTreeSet<JobId>, now_ns: u64) {
+    /// Takes in an agent that was admitted. Of its listed jobs `knows` were found to be its own, `owes` not.
+    pub fn register(
+        &mut self,
+        session: &Session,
+        register: Register,
+        (knows, owes): (BTreeSet<JobId>, BTreeSet<JobId>),
+        now_ns: u64,
+    ) {
         let before = self.agents.get(&register.name);
         let same_start = before.is_some_and(|agent| agent.instance == register.instance && agent.since_ns > 0);
         let since_ns = before.filter(|_| same_start).map_or(now_ns, |agent| agent.since_ns);
@@ -150,6 +162,7 @@ impl Registry {
             seen_ns: now_ns,
             away_since_ns: 0,
             knows,
+            owes,
             telemetry: BTreeMap::new(),
             expected,
         };
@@ -182,6 +195,7 @@ impl Registry {
     /// `bad_parameter`, `name_taken`, `conflict` (the session has another name), `busy`; nothing changed.
     pub fn admit(&mut self, session: &Session, register: &Register) -> Result<(), Failure> {
         self.check_texts(register)?;
+        self.check_services(register)?;
         if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
             let message = format!("this connection is already registered as {name}");
             return Err(Failure::new(ErrorCode::Conflict, message));
@@ -205,14 +219,40 @@ impl Registry {
                 register.name
             ));
         }
-        let texts = [&register.kind, &register.host, &register.version].into_iter().chain(&register.services);
-        if texts.into_iter().any(|text| text.len() > TEXT_BYTES_MAX) {
-            return bad(format!("kind, host, version and services have at most {TEXT_BYTES_MAX} bytes each"));
+        if [&register.kind, &register.host, &register.version].iter().any(|text| text.len() > TEXT_BYTES_MAX) {
+            return bad(format!("kind, host and version have at most {TEXT_BYTES_MAX} bytes each"));
         }
         if register.services.len() > SERVICES_MAX || register.jobs.len() > OPEN_JOBS_MAX {
             return bad(format!("at most {SERVICES_MAX} services and {OPEN_JOBS_MAX} jobs"));
         }
         check_state(register.state)
+    }
+
+    fn check_services(&self, register: &Register) -> Result<(), Failure> {
+        let mut names = BTreeSet::new();
+        for offer in &register.services {
+            check_offer(offer)?;
+            if !names.insert(&offer.name) {
+                let message = format!("{} is offered twice in one registration", offer.name);
+                return Err(Failure::new(ErrorCode::BadParameter, message));
+            }
+            if let Some((holder, other)) = self.contradiction(&register.name, offer) {
+                let says = |follows: &Option<String>| follows.clone().unwrap_or_else(|| "no service".to_owned());
+                let (theirs, this) = (says(&other.follows), says(&offer.follows));
+                let message = format!("{} follows {theirs} for {holder}, and {this} for {}", offer.name, register.name);
+                return Err(Failure::new(ErrorCode::Conflict, message)
+                    .with_hint(format!("stop {holder}, or give both the same version and configuration")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule G5: another agent that is here and says otherwise of what a service follows.
+    fn contradiction(&self, name: &str, offer: &ServiceOffer) -> Option<(&str, &ServiceOffer)> {
+        let others = self.agents.iter().filter(|(other, agent)| *other != name && agent.session.is_some());
+        others
+            .flat_map(|(other, agent)| agent.services.iter().map(move |theirs| (other.as_str(), theirs)))
+            .find(|(_, theirs)| theirs.name == offer.name && theirs.follows != offer.follows)
     }
 
     fn name_taken(&self, name: &str, holder: &Agent) -> Failure {
@@ -286,6 +326,24 @@ impl Registry {
         }
     }
 
+    /// What an agent spoke of was not the present attempt of a job.
+    pub fn forget_job(&mut self, name: &str, id: JobId) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.knows.remove(&id);
+        }
+    }
+
+    /// An agent reported the end of a job: it has it no more (rule G4).
+    pub fn settle(&mut self, name: &str, id: JobId) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.owes.remove(&id);
+        }
+    }
+
+    pub fn owes(&self, name: &str, id: JobId) -> bool {
+        self.agents.get(name).is_some_and(|agent| agent.owes.contains(&id))
+    }
+
     /// An agent took its leave.
     pub fn leave(&mut self, session: &Session, now_ns: u64) {
         if let Some(name) = self.names.get(session).cloned() {
@@ -313,6 +371,7 @@ impl Registry {
         agent.state = AgentState::Gone;
         agent.away_since_ns = now_ns;
         agent.knows.clear();
+        agent.owes.clear();
         self.changed.insert(name.to_owned());
     }
 
@@ -353,17 +412,22 @@ impl Registry {
         self.agents.get(name).is_some_and(|agent| agent.knows.contains(&id))
     }
 
-    /// Names of the agents that can take a job for `service` now, if they have none.
-    pub fn ready_for<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
+    /// The agents that take jobs for `service` now, each with how many at once.
+    pub fn ready_for<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a str, u32)> {
         let is_ready = |agent: &Agent| agent.session.is_some() && agent.state == AgentState::Ready;
-        let offers = move |agent: &Agent| agent.services.iter().any(|offered| offered == service);
-        self.agents.iter().filter(move |(_, agent)| is_ready(agent) && offers(agent)).map(|(name, _)| name.as_str())
+        let offer = move |agent: &'a Agent| agent.services.iter().find(|offered| offered.name == service);
+        let ready = self.agents.iter().filter(move |(_, agent)| is_ready(agent));
+        ready.filter_map(move |(name, agent)| Some((name.as_str(), offer(agent)?.jobs_at_once)))
     }
 
-    /// All services that agents offer that are here.
+    /// What the agents offer that are here. A service that several offer is there several times.
+    pub fn offers(&self) -> impl Iterator<Item = &ServiceOffer> {
+        self.agents.values().filter(|agent| agent.session.is_some()).flat_map(|agent| &agent.services)
+    }
+
+    /// Names of all services that agents offer that are here.
     pub fn services(&self) -> BTreeSet<&str> {
-        let here = self.agents.values().filter(|agent| agent.session.is_some());
-        here.flat_map(|agent| agent.services.iter().map(String::as_str)).collect()
+        self.offers().map(|offer| offer.name.as_str()).collect()
     }
 
     /// Every agent with its `jobs` (name to ids), sorted by name.
@@ -408,6 +472,21 @@ impl Registry {
         let names = std::mem::take(&mut self.telemetered);
         names.into_iter().map(|name| (name.clone(), self.agents[&name].telemetry.clone())).collect()
     }
+}
+
+fn check_offer(offer: &ServiceOffer) -> Result<(), Failure> {
+    let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
+    let is_name = |name: &str| (1..=TEXT_BYTES_MAX).contains(&name.len());
+    if !is_name(&offer.name) || !offer.follows.as_deref().is_none_or(is_name) {
+        return bad(format!("the name of a service has 1 to {TEXT_BYTES_MAX} bytes"));
+    }
+    if offer.help.len() > HELP_BYTES_MAX {
+        return bad(format!("help of {} has {} bytes; at most {HELP_BYTES_MAX}", offer.name, offer.help.len()));
+    }
+    if !(1..=JOBS_AT_ONCE_MAX).contains(&offer.jobs_at_once) {
+        return bad(format!("{} jobs_at_once of {}; 1 to {JOBS_AT_ONCE_MAX}", offer.jobs_at_once, offer.name));
+    }
+    Ok(())
 }
 
 fn check_state(state: AgentState) -> Result<(), Failure> {

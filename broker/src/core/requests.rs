@@ -4,14 +4,14 @@
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
 use super::{ANONYMOUS, Core, Input, Outgoing, Sender, Session, traces::Origin};
-use crate::limits::{CLIENTS_LISTED_MAX, LIST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use crate::limits::{CLIENTS_LISTED_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
     alarm::{AlarmList, Clear, ListAlarms, Raise},
     envelope::{DecodeError, HEADER_BYTES_MAX, Header, KIND_ERROR, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, Cancel, DoCall, Feedback},
     job::{
-        Ack, CancelJob, GetJob, JobId, JobList, JobRecord, KillJob, LIST_MAX, ListJobs, ReportJob, ReportProgress,
+        Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobId, ListJobs, MoveJob, ReleaseJob, ReportJob, ReportProgress,
         Submit,
     },
     kv::{Get, ListItems, Publish, Set, Unwatch, Watch},
@@ -105,7 +105,7 @@ impl Core {
             matches!(kind, Feedback::KIND | Cancel::KIND | CallEvent::KIND | DoCall::KIND | Get::KIND | Set::KIND);
         if kind == KIND_ERROR || kind.ends_with(".reply") {
             self.once = true;
-            self.answered(now_ns, session, header, body);
+            self.handler_answered(now_ns, session, header, body);
             return Ok(None);
         }
         match kind {
@@ -134,8 +134,9 @@ impl Core {
         let now_ns = call.now_ns;
         match call.header.kind.as_str() {
             GetStatus::KIND => answer(body, |_: GetStatus| Ok(self.status(now_ns))),
-            GetJob::KIND => answer(body, |get: GetJob| self.find_job(get.id).map(|job| job.record.clone())),
-            ListJobs::KIND => answer(body, |list: ListJobs| Ok(self.list(&list))),
+            GetJob::KIND => answer(body, |get| self.get_job(&get)),
+            ListJobs::KIND => answer(body, |list| self.list(&list)),
+            GetOutcome::KIND => answer(body, |get| self.outcome(&get)),
             ListSubsystems::KIND => answer(body, |list: ListSubsystems| {
                 Ok(SubsystemList { subsystems: self.subsystems.listed(&list.prefix, &self.registry) })
             }),
@@ -203,6 +204,9 @@ impl Core {
         match call.header.kind.as_str() {
             Submit::KIND => answer(body, |submit| self.submit(now_ns, submit)),
             CancelJob::KIND => answer(body, |cancel| self.cancel(now_ns, &cancel)),
+            HoldJob::KIND => answer(body, |hold| self.hold(&hold)),
+            ReleaseJob::KIND => answer(body, |release| self.release(&release)),
+            MoveJob::KIND => answer(body, |order| self.move_job(&order)),
             ReportJob::KIND => answer(body, |report| self.report(now_ns, session, report)),
             Register::KIND => answer(body, |register| self.register(now_ns, session, call.sender, register, out)),
             Leave::KIND => answer(body, |_: Leave| {
@@ -222,18 +226,19 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
         sender.permit_name(&register.name)?;
+        self.followers.check(&register.services)?;
         self.registry.admit(session, &register)?;
         let name = register.name.clone();
         let described = self.brought(&register);
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
         self.subsystems.admit(&name, &described, &self.registry)?;
         let (own, foreign) = self.claim(&name, &register.jobs);
-        self.registry.register(session, register, own, now_ns);
+        self.registry.register(session, register, (own, foreign.clone()), now_ns);
         let subsystems = self.take_in(&name, described, now_ns);
         self.registry.note_key(&name, sender.key());
         self.forget_sent(&name);
         for id in foreign {
-            self.notify(&name, &KillJob { id }, out);
+            self.notify(&name, &self.kill_of(id), out);
         }
         Ok(Registered {
             beamline: self.options.beamline.clone(),
@@ -282,16 +287,6 @@ impl Core {
             lost: self.lost_of(session),
         };
         sessions.into_iter().take(CLIENTS_LISTED_MAX).map(status).collect()
-    }
-
-    fn list(&self, list: &ListJobs) -> JobList {
-        let mut bytes = 0;
-        let fits = |record: &&JobRecord| {
-            bytes += encode(record).len();
-            bytes <= LIST_BYTES_MAX
-        };
-        let limit = list.limit.min(LIST_MAX) as usize;
-        JobList { jobs: self.jobs.newest().take(limit).take_while(fits).cloned().collect() }
     }
 }
 

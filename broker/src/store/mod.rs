@@ -1,8 +1,9 @@
-//! What survives the broker: one SQLite file with every job's record, what the subsystems said of themselves, and the
-//! values of items with `persist`.
+//! What survives the broker: one SQLite file with every job's record, what follows what, what the subsystems said of
+//! themselves, and the values of items with `persist`.
 //!
 //! ```text
 //! broker.sqlite     jobs(id, key, service, state, record)       record: the JobRecord as MessagePack
+//!                   followers(service, follows)                 the service that `service` follows
 //!                   subsystems(name, agent, record)             record: the StoredSubsystem
 //!                   item_values(subsystem, item, record)        record: the StoredValue
 //! ```
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 /// Name of the file in the state folder.
 pub const FILE_NAME: &str = "broker.sqlite";
 /// `user_version` of the file. It rises when an older broker would misread it.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         id INTEGER PRIMARY KEY,
@@ -39,6 +40,10 @@ const SCHEMA: &str = "
         service TEXT NOT NULL,
         state TEXT NOT NULL,
         record BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS followers (
+        service TEXT PRIMARY KEY,
+        follows TEXT NOT NULL
     ) STRICT;
     CREATE TABLE IF NOT EXISTS subsystems (
         name TEXT PRIMARY KEY,
@@ -51,7 +56,7 @@ const SCHEMA: &str = "
         record BLOB NOT NULL,
         PRIMARY KEY (subsystem, item)
     ) STRICT;
-    PRAGMA user_version = 1;";
+    PRAGMA user_version = 2;";
 
 /// Why a store could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +100,7 @@ impl Store {
         }
         connection.execute_batch(SCHEMA).map_err(sqlite)?;
         let stored = Stored {
+            followers: read_followers(&connection).map_err(sqlite)?,
             jobs: read_records(&connection, &path, "SELECT 'job ' || id, record FROM jobs ORDER BY id")?,
             subsystems: read_records(&connection, &path, "SELECT 'subsystem ' || name, record FROM subsystems")?,
             values: read_records(
@@ -124,6 +130,13 @@ impl Store {
                 Change::Save(record) => insert(&transaction, record)?,
                 Change::Forget(id) => {
                     transaction.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([column(id.0)])?;
+                }
+                Change::Follow { service, follows: Some(follows) } => {
+                    let sql = "INSERT OR REPLACE INTO followers (service, follows) VALUES (?1, ?2)";
+                    transaction.prepare_cached(sql)?.execute([service, follows])?;
+                }
+                Change::Follow { service, follows: None } => {
+                    transaction.prepare_cached("DELETE FROM followers WHERE service = ?1")?.execute([service])?;
                 }
             }
         }
@@ -169,6 +182,12 @@ fn read_records<T: DeserializeOwned>(connection: &Connection, path: &Path, sql: 
         decode(&bytes).map_err(|error| OpenError::Record { path: path.to_owned(), what, reason: error.to_string() })
     };
     rows.map(record).collect()
+}
+
+fn read_followers(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare("SELECT service, follows FROM followers ORDER BY service")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
 }
 
 fn insert(connection: &Connection, record: &JobRecord) -> rusqlite::Result<()> {

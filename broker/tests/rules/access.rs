@@ -112,7 +112,7 @@ fn agent_whose_key_is_taken_away_is_gone_at_once_and_gets_no_more_jobs() {
         assert_eq!(world.agent(name).state, AgentState::Gone);
     }
     world.sender = holder(Role::Operator, &[]);
-    let submit = Submit { service: "write".to_owned(), params: Value::Null, key: "k".to_owned() };
+    let submit = Submit { service: "write".to_owned(), params: Value::Null, key: "k".to_owned(), ..Submit::default() };
     assert_eq!(code(world.ask("client", &submit)), ErrorCode::NoSuchService);
     assert_eq!(world.runs("a"), []);
 }

@@ -32,7 +32,7 @@ fn job_goes_from_submitted_to_done_and_keeps_its_history_and_result() {
     let mut world = with_job(JobState::Running);
     world.notify("a", &ReportProgress { id: ONE, progress: Progress { done: 3, total: 9, ..Progress::default() } });
     assert_eq!(world.job(ONE).progress.map(|progress| progress.done), Some(3));
-    let end = ReportJob { id: ONE, state: JobState::Done, reason: None, result: Some(Value::from("file")) };
+    let end = ReportJob { attempt: 0, id: ONE, state: JobState::Done, reason: None, result: Some(Value::from("file")) };
     world.ask("a", &end).unwrap();
     let job = world.job(ONE);
     let states: Vec<_> = job.history.iter().map(|step| step.state).collect();
@@ -59,10 +59,13 @@ fn every_change_of_a_job_is_published_with_its_record() {
 #[test]
 fn job_for_a_service_that_nobody_offers_is_refused_with_those_that_there_are() {
     let mut world = World::with_writer();
-    let submit = Submit { service: "paint".to_owned(), params: Value::Null, key: "k".to_owned() };
+    let submit = Submit { service: "paint".to_owned(), key: "k".to_owned(), ..Submit::default() };
     let refusal = world.ask("client", &submit).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::NoSuchService);
-    assert!(refusal.hint.unwrap().contains("write"));
+    assert_eq!(refusal.hint.unwrap(), "services that are offered now: write");
+    let misspelt = Submit { service: "wirte".to_owned(), ..submit };
+    let hint = world.ask("client", &misspelt).unwrap_err().hint.unwrap();
+    assert_eq!(hint, "did you mean write? services that are offered now: write");
     world.pass(TIMEOUT_S, &[]);
     assert_eq!(code(world.submit("k")), ErrorCode::NoSuchService, "an agent that is gone offers nothing");
 }
@@ -75,7 +78,7 @@ fn same_key_twice_is_one_job_also_after_its_end_and_a_restart() {
     assert_eq!(world.submit("k").unwrap().state, JobState::Done);
     world.restart_broker();
     assert_eq!(world.submit("k").unwrap().id, ONE);
-    assert_eq!(world.ask("client", &ListJobs { limit: 10 }).unwrap().jobs.len(), 1);
+    assert_eq!(world.ask("client", &ListJobs { limit: 10, ..ListJobs::default() }).unwrap().jobs.len(), 1);
 }
 
 #[test]
@@ -290,7 +293,13 @@ fn restarted_broker_gives_ids_that_were_never_used() {
 fn failed_job_keeps_its_reason() {
     let mut world = with_job(JobState::Accepted);
     let reason = Failure::new(ErrorCode::DiskFull, "no room").with_hint("make room");
-    let end = ReportJob { id: ONE, state: JobState::Failed, reason: Some(reason.clone()), result: Some(1.into()) };
+    let end = ReportJob {
+        attempt: 0,
+        id: ONE,
+        state: JobState::Failed,
+        reason: Some(reason.clone()),
+        result: Some(1.into()),
+    };
     world.ask("a", &end).unwrap();
     let job = world.job(ONE);
     assert_eq!((job.state, job.reason, job.result), (JobState::Failed, Some(reason), Some(1.into())));
@@ -303,7 +312,13 @@ fn jobs_are_listed_newest_first_up_to_the_limit() {
         world.submit(key).unwrap();
     }
     let ids = |limit, world: &mut World| -> Vec<u64> {
-        world.ask("client", &ListJobs { limit }).unwrap().jobs.into_iter().map(|job| job.id.0).collect()
+        world
+            .ask("client", &ListJobs { limit, ..ListJobs::default() })
+            .unwrap()
+            .jobs
+            .into_iter()
+            .map(|job| job.id.0)
+            .collect()
     };
     assert_eq!(ids(2, &mut world), [3, 2]);
     assert_eq!(ids(u32::MAX, &mut world), [3, 2, 1]);

@@ -1,6 +1,6 @@
 //! What is no message, and every limit that a sender can reach. It costs the sender alone.
 
-use crate::world::{World, code};
+use crate::world::{World, code, submit_write};
 use ecs_broker::limits::{JOB_VALUE_BYTES_MAX, OPEN_JOBS_MAX, TELEMETRY_BYTES_MAX, VALUE_DEPTH_MAX};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
@@ -17,7 +17,7 @@ fn nested(levels: usize) -> Value {
 }
 
 fn submit(params: Value, key: &str) -> Submit {
-    Submit { service: "write".to_owned(), params, key: key.to_owned() }
+    Submit { params, ..submit_write(key) }
 }
 
 #[test]
@@ -104,6 +104,7 @@ fn submission_at_each_limit_is_taken_and_beyond_it_refused() {
         submit(bytes(JOB_VALUE_BYTES_MAX), "too large"),
         submit(Value::Null, ""),
         submit(Value::Null, &"k".repeat(KEY_BYTES_MAX + 1)),
+        submit(Value::Null, "follow:1:write"),
         Submit { service: String::new(), ..submit(Value::Null, "no service") },
     ];
     for submit in bad {
@@ -128,7 +129,7 @@ fn result_that_is_too_large_is_refused() {
     let mut world = World::with_writer();
     world.submit("k").unwrap();
     let result = Some(Value::Bytes(vec![0; JOB_VALUE_BYTES_MAX]));
-    let report = ReportJob { id: JobId(1), state: JobState::Done, reason: None, result };
+    let report = ReportJob { attempt: 0, id: JobId(1), state: JobState::Done, reason: None, result };
     assert_eq!(code(world.ask("a", &report)), ErrorCode::BadParameter);
     assert_eq!(world.state(JobId(1)), JobState::Submitted);
 }
@@ -176,6 +177,10 @@ fn hostile_bytes_in_every_known_kind_never_stop_the_broker() {
         "job.get",
         "job.list",
         "job.cancel",
+        "job.hold",
+        "job.release",
+        "job.move",
+        "job.outcome",
         "job.report",
         ReportProgress::KIND,
         "status.get",

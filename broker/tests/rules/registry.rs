@@ -1,11 +1,11 @@
 //! Who is there.
 
-use crate::world::{TIMEOUT_S, World, code, register};
+use crate::world::{TIMEOUT_S, World, code, follower, register};
 use ecs_broker::limits::AGENTS_MAX;
 use ecs_schemas::{
     envelope::decode,
     error_code::ErrorCode,
-    registry::{AgentState, AgentStatus, Heartbeat, Leave},
+    registry::{AgentState, AgentStatus, Heartbeat, Leave, ServiceOffer},
 };
 
 #[test]
@@ -92,13 +92,22 @@ fn changes_of_state_are_published_once_each() {
 fn registration_with_a_bad_field_is_refused_and_changes_nothing() {
     let mut world = World::new();
     let good = register("x01/new", 1, &[]);
+    let with_services = |services| ecs_schemas::registry::Register { services, ..good.clone() };
     let bad = [
         register("x02/new", 1, &[]),
         register("x01/jobs/7", 1, &[]),
         register("new", 1, &[]),
         ecs_schemas::registry::Register { state: AgentState::Gone, ..good.clone() },
         ecs_schemas::registry::Register { kind: "k".repeat(1000), ..good.clone() },
-        ecs_schemas::registry::Register { services: vec!["s".to_owned(); 1000], ..good.clone() },
+        with_services((0..17).map(|number| ServiceOffer::new(number.to_string())).collect()),
+        with_services(vec![ServiceOffer::new("twice"), ServiceOffer::new("twice")]),
+        with_services(vec![ServiceOffer::new("")]),
+        with_services(vec![ServiceOffer::new("s".repeat(129))]),
+        with_services(vec![follower("s", "")]),
+        with_services(vec![follower("s", "s")]),
+        with_services(vec![ServiceOffer { jobs_at_once: 0, ..ServiceOffer::new("s") }]),
+        with_services(vec![ServiceOffer { jobs_at_once: 33, ..ServiceOffer::new("s") }]),
+        with_services(vec![ServiceOffer { help: "h".repeat(257), ..ServiceOffer::new("s") }]),
     ];
     for register in bad {
         assert_eq!(code(world.ask("n", &register)), ErrorCode::BadParameter, "{register:?}");

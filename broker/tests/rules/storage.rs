@@ -1,12 +1,11 @@
 //! What holds when the disk fails: nothing that is not stored is said, and all works again when it does.
 
-use crate::world::{TIMEOUT_S, World, code};
+use crate::world::{TIMEOUT_S, World, code, submit_write};
 use ecs_broker::{core::Input, limits::LOST_GRACE};
 use ecs_schemas::{
     error_code::ErrorCode,
     job::{CancelJob, JobId, JobState, Submit},
     registry::GetStatus,
-    value::Value,
 };
 
 const ONE: JobId = JobId(1);
@@ -41,7 +40,7 @@ fn report_that_cannot_be_stored_is_refused_and_taken_when_it_is_repeated() {
 fn requests_that_need_no_disk_are_answered_beside_one_that_does() {
     let mut world = World::with_writer();
     world.disk_works = false;
-    let submit = Submit { service: "write".to_owned(), params: Value::Null, key: "k".to_owned() };
+    let submit = submit_write("k");
     let (status_id, status) = world.request_input("client", &GetStatus {});
     let (submit_id, submit) = world.request_input("client", &submit);
     world.batch(&[status, submit, Input::Tick]);

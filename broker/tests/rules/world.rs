@@ -7,7 +7,7 @@ use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     job::{Ack, JobId, JobRecord, JobState, KillJob, ReportJob, RunJob, Submit},
-    registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, Status},
+    registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, ServiceOffer, Status},
     value::Value,
 };
 use std::{
@@ -27,6 +27,7 @@ pub struct World {
     pub stored: BTreeMap<JobId, JobRecord>,
     pub stored_subsystems: BTreeMap<String, StoredSubsystem>,
     pub stored_values: BTreeMap<(String, String), StoredValue>,
+    pub stored_followers: BTreeMap<String, String>,
     pub disk_works: bool,
     /// Messages that lie at each session.
     pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
@@ -49,10 +50,19 @@ pub fn register(name: &str, instance: u64, jobs: &[JobId]) -> Register {
         version: "1".to_owned(),
         instance,
         state: AgentState::Ready,
-        services: vec!["write".to_owned()],
+        services: vec![ServiceOffer::new("write")],
         jobs: jobs.to_vec(),
         subsystems: vec![],
     }
+}
+
+/// A service that follows another.
+pub fn follower(name: &str, follows: &str) -> ServiceOffer {
+    ServiceOffer { follows: Some(follows.to_owned()), ..ServiceOffer::new(name) }
+}
+
+pub fn submit_write(key: &str) -> Submit {
+    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
 }
 
 fn options() -> CoreOptions {
@@ -74,6 +84,7 @@ impl World {
             stored: BTreeMap::new(),
             stored_subsystems: BTreeMap::new(),
             stored_values: BTreeMap::new(),
+            stored_followers: BTreeMap::new(),
             disk_works: true,
             inboxes: BTreeMap::new(),
             published: vec![],
@@ -93,6 +104,7 @@ impl World {
     pub fn restart_broker(&mut self) {
         let stored = Stored {
             jobs: self.stored.values().cloned().collect(),
+            followers: self.stored_followers.clone().into_iter().collect(),
             subsystems: self.stored_subsystems.values().cloned().collect(),
             values: self.stored_values.values().cloned().collect(),
         };
@@ -134,6 +146,10 @@ impl World {
             match change {
                 Change::Save(record) => drop(self.stored.insert(record.id, *record)),
                 Change::Forget(id) => drop(self.stored.remove(&id)),
+                Change::Follow { service, follows: Some(follows) } => {
+                    self.stored_followers.insert(service, follows);
+                }
+                Change::Follow { service, follows: None } => drop(self.stored_followers.remove(&service)),
             }
         }
         let (publications, updates) = self.core.commit(self.now_ns);
@@ -224,16 +240,22 @@ impl World {
         self.ask(from, &register(name, instance, jobs))
     }
 
+    /// Registers `x01/<from>`, instance 1, that is ready and offers these services.
+    pub fn offer(&mut self, from: &str, services: &[ServiceOffer]) -> Result<Registered, Failure> {
+        let name = format!("x01/{from}");
+        self.ask(from, &Register { services: services.to_vec(), ..register(&name, 1, &[]) })
+    }
+
     pub fn heartbeat(&mut self, from: &str) -> Result<Ack, Failure> {
         self.ask(from, &Heartbeat { state: AgentState::Ready })
     }
 
     pub fn submit(&mut self, key: &str) -> Result<JobRecord, Failure> {
-        self.ask("client", &Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() })
+        self.ask("client", &submit_write(key))
     }
 
     pub fn report(&mut self, from: &str, id: JobId, state: JobState) -> Result<Ack, Failure> {
-        self.ask(from, &ReportJob { id, state, reason: None, result: None })
+        self.ask(from, &ReportJob { attempt: 0, id, state, reason: None, result: None })
     }
 
     pub fn job(&mut self, id: JobId) -> JobRecord {

@@ -4,7 +4,7 @@ use ecs_broker::{BrokerOptions, RunError, run};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::Failure,
-    registry::{AgentState, GetStatus, Register},
+    registry::{AgentState, GetStatus, Register, ServiceOffer},
     value::Value,
 };
 use std::{
@@ -164,7 +164,7 @@ pub fn register(name: &str, instance: u64) -> Register {
         version: "1".to_owned(),
         instance,
         state: AgentState::Ready,
-        services: vec!["write".to_owned()],
+        services: vec![ServiceOffer::new("write")],
         jobs: vec![],
         subsystems: vec![],
     }

@@ -5,14 +5,14 @@ use ecs_broker::store;
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, Request, encode},
     error_code::ErrorCode,
-    job::{JobState, ReportJob, RunJob, Submit},
-    registry::{AgentState, GetStatus, Heartbeat},
+    job::{GetOutcome, JobState, ReportJob, RunJob, Submit},
+    registry::{AgentState, GetStatus, Heartbeat, Register, ServiceOffer},
     value::Value,
 };
 use std::{io::Write, net::TcpStream};
 
 fn submit(key: &str) -> Submit {
-    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned() }
+    Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
 }
 
 #[test]
@@ -108,6 +108,44 @@ fn broker_whose_store_fails_refuses_jobs_and_takes_them_when_it_works_again() {
     assert_eq!(agent.await_notice::<RunJob>().id, id.unwrap());
 }
 
+/// The store fails while the end is reported; then the broker is stopped, and started on the same folder.
+#[test]
+fn job_is_followed_once_though_the_store_failed_and_the_broker_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut writer, mut client) = (broker.peer(), broker.peer());
+    let reduce = ServiceOffer { follows: Some("write".to_owned()), ..ServiceOffer::new("reduce") };
+    let services = vec![ServiceOffer::new("write"), reduce];
+    let register = Register { services, ..crate::peers::register("x01/both", 1) };
+    writer.ask(&register).unwrap();
+    let job = client.ask(&submit("k")).unwrap();
+    let done = ReportJob { id: job.id, attempt: 1, state: JobState::Done, reason: None, result: None };
+    let blocker = rusqlite::Connection::open(broker.options.state_folder.join(store::FILE_NAME)).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(writer.ask(&done).unwrap_err().code, ErrorCode::StoreFailed);
+    blocker.execute_batch("COMMIT").unwrap();
+    wait_for("the end is taken", || {
+        let _ = writer.ask(&Heartbeat { state: AgentState::Ready }).map_err(|_| {
+            writer.ask(&Register { jobs: vec![job.id], ..register.clone() }).unwrap();
+        });
+        writer.ask(&done).is_ok()
+    });
+    let options = broker.options.clone();
+    broker.stop().unwrap();
+    let broker = TestBroker::start(options);
+    let mut client = broker.peer();
+    let outcome = client.ask(&GetOutcome { id: job.id }).unwrap();
+    let services: Vec<_> = outcome.jobs.iter().map(|job| job.service.as_str()).collect();
+    assert_eq!((services, outcome.ended), (vec!["write", "reduce"], false));
+    let mut writer = broker.peer();
+    writer.ask(&Register { instance: 2, services: vec![ServiceOffer::new("write")], ..register }).unwrap();
+    let last = client.ask(&submit("last")).unwrap();
+    let done = ReportJob { id: last.id, attempt: 0, ..done };
+    wait_for("the last job is the writer's", || writer.ask(&done).is_ok());
+    let outcome = client.ask(&GetOutcome { id: last.id }).unwrap();
+    assert_eq!(outcome.jobs.len(), 2, "what follows what was read from the disk");
+}
+
 /// A job runs while the broker is stopped and another one started on the same folder and endpoints.
 #[test]
 fn running_job_survives_a_restart_of_the_broker() {
@@ -116,14 +154,14 @@ fn running_job_survives_a_restart_of_the_broker() {
     let (mut agent, mut client) = (broker.peer(), broker.peer());
     agent.register("x01/writer", 1);
     let job = client.ask(&submit("k")).unwrap();
-    let report = |state| ReportJob { id: job.id, state, reason: None, result: None };
+    let report = |state| ReportJob { attempt: 0, id: job.id, state, reason: None, result: None };
     agent.ask(&report(JobState::Running)).unwrap();
     let options = broker.options.clone();
     broker.stop().unwrap();
     let broker = TestBroker::start(options);
     let (mut agent, mut client) = (Peer::connect(&broker.options.request_endpoint), broker.peer());
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Running);
-    let listed = ecs_schemas::registry::Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
+    let listed = Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
     agent.ask(&listed).unwrap();
     agent.ask(&report(JobState::Done)).unwrap();
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Done);

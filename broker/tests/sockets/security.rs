@@ -79,7 +79,7 @@ fn subscriber(broker: &TestBroker, key: Option<&ClientKey>) -> zmq::Socket {
 }
 
 fn submit() -> Submit {
-    Submit { service: "write".to_owned(), params: Value::Null, key: "k".to_owned() }
+    Submit { service: "write".to_owned(), params: Value::Null, key: "k".to_owned(), ..Submit::default() }
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! What is published, and to whom.
 
 use crate::peers::{TestBroker, WATCHDOG, next_message, options, wait_for};
-use ecs_schemas::{telemetry::Telemetry, value::Value};
+use ecs_schemas::{
+    job::{CancelJob, JobState, ReportJob, Submit},
+    telemetry::Telemetry,
+    value::Value,
+};
 use std::{collections::BTreeMap, time::Duration};
 
 fn telemetry(number: u64) -> Telemetry {
@@ -49,5 +53,22 @@ fn subscriber_sees_every_message_of_a_topic_in_order() {
         let (_, header, payload) = next_message(&subscriber, WATCHDOG).expect("each message");
         assert_eq!(header.get("seq").and_then(Value::as_u64), Some(first + number));
         assert_eq!(payload.get("number").and_then(Value::as_u64), Some(number));
+    }
+}
+
+#[test]
+fn subscriber_that_comes_after_the_end_of_a_job_still_sees_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    agent.register("x01/writer", 1);
+    let submit = |key: &str| Submit { service: "write".to_owned(), key: key.to_owned(), ..Submit::default() };
+    let (done, killed) = (client.ask(&submit("1")).unwrap().id, client.ask(&submit("2")).unwrap().id);
+    client.ask(&CancelJob { id: killed }).unwrap();
+    agent.ask(&ReportJob { id: done, attempt: 1, state: JobState::Done, reason: None, result: None }).unwrap();
+    for (id, state) in [(done, "done"), (killed, "cancelled")] {
+        let late = broker.subscriber(&format!("x01/jobs/{id}"));
+        let (_, _, record) = next_message(&late, WATCHDOG).expect("the last word on the job");
+        assert_eq!(record.get("state"), Some(&state.into()), "job {id}");
     }
 }

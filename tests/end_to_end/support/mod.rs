@@ -5,7 +5,7 @@ mod by_hand;
 mod command;
 mod python;
 
-pub use beamline::{Beamline, Detector, send};
+pub use beamline::{Beamline, Detector, PATIENCE, send};
 pub use by_hand::ByHand;
 pub use command::{Outcome, ecs, ecs_path};
 pub use python::{check_images, python};

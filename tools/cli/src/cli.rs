@@ -14,7 +14,8 @@ Exit codes:
   0   done
   1   error; the message says why and what to do
   2   wrong command line
-  3   --wait: the job has ended, and not every image is written whole; event, sync: not everybody said ok
+  3   --wait, --wait-all: a job has ended other than done, or not every image is written whole;
+      event, sync: not everybody said ok
   78  broker, agent: the configuration cannot work, or a port is taken
 
 Environment: ECS_CONFIG, ECS_BROKER and ECS_KEY stand for --config, --broker and --key, ECS_LOG filters the
@@ -48,12 +49,18 @@ pub enum Command {
     Status(status::Status),
     /// Submit a job
     Submit(submit::Submit),
-    /// List jobs, newest first
+    /// List and search jobs, newest first
     Jobs(jobs::Jobs),
     /// Show one job
     Job(job::Job),
     /// Ask for a job's end
     Cancel(cancel::Cancel),
+    /// Keep a job that waits from being begun
+    Hold(queue::Hold),
+    /// Let a held job go
+    Release(queue::Release),
+    /// Give a job that waits another place in its queue
+    Move(queue::Move),
     /// List subsystems
     Ls(ls::Ls),
     /// Show one subsystem: items, events, calls, alarms

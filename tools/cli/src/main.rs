@@ -12,10 +12,12 @@ mod human;
 mod identity;
 mod logging;
 mod options;
+mod params;
 mod picture;
 mod progress;
 mod report;
 mod table;
+mod times;
 mod values;
 
 use clap::Parser;

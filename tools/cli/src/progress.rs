@@ -1,9 +1,13 @@
 //! Waiting for a job's end, with a bar where a person looks.
 
 use crate::{connection::call, exit::Exit, human, report};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
-use ecs_schemas::job::{GetJob, JobId, JobRecord, JobState};
+use ecs_schemas::{
+    envelope::Request,
+    job::{GetJob, GetOutcome, JobId, JobRecord, JobState, Outcome},
+    write_job,
+};
 use ecs_sdk::{CallError, Client};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -20,7 +24,8 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(60);
 /// What a command prints about a job.
 #[derive(Debug, Args)]
 pub struct Waiting {
-    /// Wait for the job's end with a progress bar; exit 0 only if every image is written whole, else 3
+    /// Wait for the job's end with a progress bar; exit 0 only if all is done (of a write: every image written
+    /// whole), else 3
     #[arg(long)]
     pub wait: bool,
     /// Print the job as JSON
@@ -31,9 +36,14 @@ pub struct Waiting {
 /// Waits for the end of a job, prints what became of it, and says how to exit.
 ///
 /// # Errors
-/// The broker stays away for a minute.
-pub fn finish(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
-    let job = wait_for_end(client, id)?;
+/// The broker stays away for a minute, or the job has not ended when `patience` is over.
+pub fn finish(client: &Client, id: JobId, patience: Option<Duration>, json: bool) -> anyhow::Result<Exit> {
+    let bar = Bar::new();
+    let job = wait_for_end(client, &GetJob { id }, id, patience, &bar.bar, |job| {
+        bar.show(job);
+        job.state.is_end()
+    })?;
+    drop(bar);
     if json {
         report::print_json(&job)?;
     } else {
@@ -42,21 +52,51 @@ pub fn finish(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
     Ok(if report::is_whole(&job) { Exit::Ok } else { Exit::NotWhole })
 }
 
-fn wait_for_end(client: &Client, id: JobId) -> anyhow::Result<JobRecord> {
+/// Waits for the end of a job and of all that follows it, prints what became of each, and says how to exit.
+///
+/// # Errors
+/// The broker stays away for a minute.
+pub fn finish_all(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
     let bar = Bar::new();
+    let outcome = wait_for_end(client, &GetOutcome { id }, id, None, &bar.bar, |outcome: &Outcome| {
+        bar.show_all(&outcome.jobs);
+        outcome.ended
+    })?;
+    drop(bar);
+    if json {
+        report::print_json(&outcome)?;
+    } else {
+        report::table(&outcome.jobs).print()?;
+    }
+    Ok(if outcome.jobs.iter().all(report::is_whole) { Exit::Ok } else { Exit::NotWhole })
+}
+
+/// Asks again and again until the answer `is_end`.
+fn wait_for_end<R: Request>(
+    client: &Client,
+    request: &R,
+    id: JobId,
+    patience: Option<Duration>,
+    bar: &ProgressBar,
+    is_end: impl Fn(&R::Reply) -> bool,
+) -> anyhow::Result<R::Reply> {
+    let started = Instant::now();
     let mut answered = Instant::now();
     loop {
-        match call(client, &GetJob { id }) {
-            Ok(job) if job.state.is_end() => return Ok(job),
-            Ok(job) => {
-                answered = Instant::now();
-                bar.show(&job);
-            }
+        match call(client, request) {
+            Ok(reply) if is_end(&reply) => return Ok(reply),
+            Ok(_) => answered = Instant::now(),
             Err(error @ CallError::Refused(_)) => return Err(error.into()),
             Err(error) if answered.elapsed() >= BROKER_PATIENCE => {
                 return Err(error).context(format!("job {id} may go on; its end is not known"));
             }
-            Err(_) => bar.bar.set_message("the broker does not answer; the job goes on"),
+            Err(_) => bar.set_message("the broker does not answer; the job goes on"),
+        }
+        if patience.is_some_and(|patience| started.elapsed() >= patience) {
+            let seconds = started.elapsed().as_secs_f64();
+            return Err(anyhow!(
+                "job {id} has not ended after {seconds:.1} s and goes on; end it with: ecs-cli cancel {id}"
+            ));
         }
         thread::sleep(POLL);
     }
@@ -77,7 +117,9 @@ impl Bar {
     fn show(&self, job: &JobRecord) {
         let Some(progress) = job.progress.as_ref().filter(|progress| progress.total > 0) else {
             let waits_for = match job.state {
-                JobState::Running => "waits for the first image",
+                JobState::Running if job.service == write_job::SERVICE => "waits for the first image",
+                JobState::Running => "goes on",
+                _ if job.held => "is held",
                 _ => "waits for its turn",
             };
             self.bar.set_message(format!("job {} {}, {waits_for}", job.id, job.state.as_str()));
@@ -100,6 +142,17 @@ impl Bar {
             true => format!("{rate:.0}/s {}/s", human::bytes(bytes_per_step * rate)),
             false => "ending".to_owned(),
         });
+    }
+}
+
+impl Bar {
+    /// How many of several jobs have ended, and how the first one that has not is.
+    fn show_all(&self, jobs: &[JobRecord]) {
+        let open = jobs.iter().find(|job| !job.state.is_end());
+        let Some(job) = open else { return };
+        let ended = jobs.iter().filter(|job| job.state.is_end()).count();
+        let (all, state) = (jobs.len(), job.state.as_str());
+        self.bar.set_message(format!("{ended} of {all} jobs have ended, job {} ({}) {state}", job.id, job.service));
     }
 }
 

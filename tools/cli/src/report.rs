@@ -6,6 +6,7 @@ use crate::{
 };
 use ecs_schemas::{
     job::{JobRecord, JobState, Progress},
+    value::Value,
     write_job::{self, Ledger, WriteParams},
 };
 use std::io::{self, Write};
@@ -32,9 +33,43 @@ pub fn state(job: &JobRecord) -> Cell {
     Cell::new(format!("{}{note}", job.state.as_str()), mood)
 }
 
-/// What it was submitted to do, as far as it is the same for every service: the output of a write.
-pub fn output(job: &JobRecord) -> String {
-    job.params.get("output").and_then(|output| output.as_str()).unwrap_or_default().to_owned()
+/// Most characters of parameters in one line.
+const WHAT_CHARS_MAX: usize = 60;
+
+/// What it was submitted to do, in one line: the output of a write, the job that it follows, or else the
+/// parameters, as far as they fit.
+pub fn what(job: &JobRecord) -> String {
+    if let Some(output) = job.params.get("output").and_then(|output| output.as_str()) {
+        return output.to_owned();
+    }
+    if let Some(followed) = job.follows {
+        return format!("follows job {followed}");
+    }
+    let all = match &job.params {
+        Value::Null => String::new(),
+        Value::Map(entries) => {
+            entries.iter().map(|(key, value)| format!("{key}={}", json(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => json(other),
+    };
+    match all.char_indices().nth(WHAT_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &all[..end]),
+        None => all,
+    }
+}
+
+/// Its place in the queue, and the priority where it is not the usual one.
+pub fn place(job: &JobRecord) -> String {
+    let place = match job.position {
+        Some(position) => position.to_string(),
+        None if job.held => "held".to_owned(),
+        None => return String::new(),
+    };
+    if job.priority == 0 { place } else { format!("{place} (priority {})", job.priority) }
+}
+
+fn json(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 pub fn progress(job: &JobRecord) -> String {
@@ -49,8 +84,23 @@ pub fn progress(job: &JobRecord) -> String {
     }
 }
 
-pub fn submitted_ns(job: &JobRecord) -> u64 {
-    job.history.first().map_or(0, |transition| transition.time_ns)
+/// Jobs, one in a line.
+pub fn table(jobs: &[JobRecord]) -> Table {
+    let now_ns = human::now_ns();
+    let mut table = Table::new(["job", "service", "age", "state", "place", "progress", "what"]);
+    for job in jobs {
+        let reason = job.reason.as_ref().map(|reason| format!("  ({})", reason.code.as_str())).unwrap_or_default();
+        table.row([
+            Cell::from(job.id.to_string()),
+            job.service.as_str().into(),
+            human::between(job.submitted_ns(), now_ns).into(),
+            state(job),
+            place(job).into(),
+            progress(job).into(),
+            format!("{}{reason}", what(job)).into(),
+        ]);
+    }
+    table
 }
 
 /// Prints the record of one job.
@@ -62,6 +112,13 @@ pub fn print_job(job: &JobRecord) -> io::Result<()> {
     table.row(["job".into(), Cell::from(job.id.to_string())]);
     table.row(["service".into(), Cell::from(job.service.as_str())]);
     table.row(["state".into(), state(job)]);
+    for (label, text) in
+        [("place", place(job)), ("follows", job.follows.map(|id| format!("job {id}")).unwrap_or_default())]
+    {
+        if !text.is_empty() {
+            table.row([label.into(), Cell::from(text)]);
+        }
+    }
     if let Some(agent) = &job.agent {
         table.row(["agent".into(), Cell::from(agent.as_str())]);
     }
@@ -71,9 +128,16 @@ pub fn print_job(job: &JobRecord) -> io::Result<()> {
             table.row(["hint".into(), Cell::from(hint.as_str())]);
         }
     }
-    if let Ok(params) = job.params.to_typed::<WriteParams>() {
-        table.row(["output".into(), Cell::from(params.output)]);
-        table.row(["asked".into(), Cell::from(format!("{} images", human::count(params.images)))]);
+    match job.params.to_typed::<WriteParams>() {
+        Ok(params) if job.service == write_job::SERVICE => {
+            table.row(["output".into(), Cell::from(params.output)]);
+            table.row(["asked".into(), Cell::from(format!("{} images", human::count(params.images)))]);
+        }
+        _ if job.params != Value::Null => table.row(["params".into(), Cell::from(json(&job.params))]),
+        _ => {}
+    }
+    if let (None, Some(result)) = (ledger(job), &job.result) {
+        table.row(["result".into(), Cell::from(json(result))]);
     }
     if !job.state.is_end() && job.progress.is_some() {
         table.row(["progress".into(), Cell::from(progress(job))]);
@@ -87,14 +151,15 @@ pub fn print_job(job: &JobRecord) -> io::Result<()> {
 }
 
 fn history(job: &JobRecord, table: &mut Table) {
-    let ago = human::between(submitted_ns(job), human::now_ns());
+    let ago = human::between(job.submitted_ns(), human::now_ns());
     for (index, step) in job.history.iter().enumerate() {
         let label = if index == 0 { "history" } else { "" };
         let when = match index {
             0 => format!("{ago} ago"),
-            _ => format!("after {:.3} s", step.time_ns.saturating_sub(submitted_ns(job)) as f64 / 1e9),
+            _ => format!("after {:.3} s", step.time_ns.saturating_sub(job.submitted_ns()) as f64 / 1e9),
         };
-        table.row([label.into(), Cell::from(format!("{:<10} {when}", step.state.as_str()))]);
+        let why = step.reason.as_ref().map(|reason| format!("  ({})", reason.message)).unwrap_or_default();
+        table.row([label.into(), Cell::from(format!("{:<10} {when}{why}", step.state.as_str()))]);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Values on the command line and on the screen.
 
-use anyhow::{Context, bail};
+use crate::params;
+use anyhow::bail;
 use ecs_schemas::{
     exchange::Params,
     kv::{Item, Reading},
     value::Value,
     value_type::{Form, ValueType},
 };
-use std::fs;
 
 /// Bytes of a value that are shown in a table; longer ones are cut.
 const SHOWN_CHARS: usize = 60;
@@ -21,27 +21,16 @@ pub fn parse(text: &str, kind: &ValueType) -> Value {
     }
 }
 
-/// Parameters from `key=value` words and `@file.json`, the later ones over the earlier.
+/// Parameters by name, from `key=value` words and `@file.json`.
 ///
 /// # Errors
-/// A word that is neither, or a file that cannot be read.
+/// As [`params::parse`], or the file is no object.
 pub fn parse_params(words: &[String]) -> anyhow::Result<Params> {
-    let mut params = Params::new();
-    for word in words {
-        if let Some(path) = word.strip_prefix('@') {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-            let Value::Map(entries) = serde_json::from_str(&text).with_context(|| format!("{path} is no JSON"))? else {
-                bail!("{path} is not a JSON object of parameters");
-            };
-            params.extend(entries);
-        } else {
-            let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-                bail!("{word:?} is no parameter: write KEY=VALUE, or @FILE with a JSON object");
-            };
-            params.insert(key.to_owned(), parse(value, &ValueType::default()));
-        }
+    match params::parse(words)? {
+        Value::Null => Ok(Params::new()),
+        Value::Map(entries) => Ok(entries),
+        other => bail!("parameters have names: write KEY=VALUE, or @FILE with a JSON object, not {other}"),
     }
-    Ok(params)
 }
 
 /// A value for a person, with its unit.

@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 22] = [
         &[],
         &["up"],
         &["status"],
@@ -191,6 +191,10 @@ fn every_command_has_help_with_examples() {
         &["jobs"],
         &["job"],
         &["cancel"],
+        &["submit"],
+        &["hold"],
+        &["release"],
+        &["move"],
         &["topic", "echo"],
         &["picture"],
         &["sim", "eiger"],
@@ -217,7 +221,14 @@ fn every_command_has_help_with_examples() {
 #[test]
 fn wrong_command_line_exits_2_and_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 12] = [
+        (&["submit"], "SERVICE"),
+        (&["submit", "reduce", "--timeout", "3"], "--wait"),
+        (&["move", "7"], "--priority"),
+        (&["move", "7", "--priority", "1", "--before", "2"], "--before"),
+        (&["move", "7", "--priority", "x"], "--priority"),
+        (&["jobs", "--state", "over"], "submitted, accepted"),
+        (&["jobs", "--since", "yesterday"], "10m, 2h, 1d"),
         (&["stattus"], "status"),
         (&["submit", "write", "--output", "x.h5"], "--images"),
         (&["submit", "write", "--output", "x.h5", "--images", "0"], "--images"),
@@ -235,7 +246,12 @@ fn wrong_command_line_exits_2_and_says_what_is_wrong() {
 fn without_a_broker_every_call_fails_within_two_seconds_and_names_the_endpoint() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = format!("tcp://127.0.0.1:{}", free_tcp_ports());
-    let calls: [&[&str]; 6] = [
+    let calls: [&[&str]; 11] = [
+        &["hold", "1"],
+        &["release", "1"],
+        &["move", "1", "--priority", "-5"],
+        &["job", "1", "--wait-all"],
+        &["submit", "reduce", "file=x.h5", "--wait"],
         &["status"],
         &["jobs"],
         &["job", "1"],

@@ -2,7 +2,7 @@
 
 use crate::setup::{Beamline, CALL, Scripted, WATCHDOG, state_of, status, wait_for, wait_state};
 use ecs_schemas::{
-    registry::{AgentState, GetStatus},
+    registry::{AgentState, GetStatus, ServiceOffer},
     value::Value,
 };
 use ecs_sdk::{Agent, AgentConfig, StartError, Subscriber};
@@ -28,7 +28,7 @@ fn agent_started_before_the_broker_registers_when_it_comes() {
     wait_state(&client, "x01/writer", AgentState::Ready);
     wait_for("its newest figures are there", || status(&client).unwrap().agents[0].telemetry == figures(2));
     let listed = &status(&client).unwrap().agents[0];
-    assert_eq!((listed.pid, listed.services.as_slice()), (std::process::id(), &["write".to_owned()][..]));
+    assert_eq!((listed.pid, &listed.services), (std::process::id(), &vec![ServiceOffer::new("write")]));
     assert!(!listed.host.is_empty());
 }
 

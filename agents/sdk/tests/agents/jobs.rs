@@ -5,15 +5,15 @@ use crate::setup::{
 };
 use ecs_schemas::{
     error_code::ErrorCode,
-    job::{CancelJob, JobRecord, JobState},
-    registry::AgentState,
+    job::{CancelJob, GetOutcome, JobRecord, JobState},
+    registry::{AgentState, ServiceOffer},
     value::Value,
 };
 use ecs_sdk::{Agent, AgentConfig, JobEnd};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -188,4 +188,52 @@ fn result_that_the_broker_refuses_does_not_leave_the_job_open() {
     let job = wait_end(&client, id);
     assert_eq!(job.state, JobState::Failed);
     assert!(job.reason.unwrap().message.starts_with("done, but its report was refused"));
+}
+
+/// The jobs only end once three of them run; the fourth must wait.
+#[test]
+fn service_runs_as_many_jobs_at_once_as_it_says_and_the_next_one_waits() {
+    let beamline = Beamline::new();
+    let together = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
+    let its_own = Arc::clone(&together);
+    let offer = ServiceOffer { jobs_at_once: 3, ..ServiceOffer::new("write") };
+    let service = Scripted::offering(offer, move |job| {
+        let (now, most) = &*its_own;
+        job.running();
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        wait_for("three run", || most.load(Ordering::SeqCst) >= 3);
+        now.fetch_sub(1, Ordering::SeqCst);
+        JobEnd::Done(Value::Null)
+    });
+    let _agent = beamline.agent(service);
+    let client = beamline.client();
+    let ids: Vec<_> = ["1", "2", "3", "4"].map(|key| submit(&client, key)).into();
+    for id in ids {
+        assert_eq!(wait_end(&client, id).state, JobState::Done);
+    }
+    assert_eq!(together.1.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn service_that_follows_is_asked_once_with_the_result_of_each_job_that_is_done() {
+    let beamline = Beamline::new();
+    let write = Scripted::new(|job| {
+        job.running();
+        JobEnd::Done(Value::from("run7.h5"))
+    });
+    let offer = ServiceOffer { follows: Some("write".to_owned()), ..ServiceOffer::new("reduce") };
+    let reduce = Scripted::offering(offer, |job| JobEnd::Done(job.params().clone()));
+    let agent = Agent::start(beamline.config(), vec![write, Arc::clone(&reduce) as Arc<_>]).unwrap();
+    agent.set_state(AgentState::Ready);
+    let client = beamline.client();
+    let id = submit(&client, "k");
+    let mut jobs = vec![];
+    wait_for("all has ended", || {
+        let outcome = client.call(&GetOutcome { id }, CALL).unwrap();
+        jobs = outcome.jobs;
+        outcome.ended
+    });
+    let result = jobs[1].result.as_ref().unwrap();
+    assert_eq!((jobs.len(), result.get("result"), result.get("job")), (2, Some(&"run7.h5".into()), Some(&1.into())));
+    assert_eq!(reduce.requests.load(Ordering::Relaxed), 1);
 }

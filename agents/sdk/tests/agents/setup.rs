@@ -4,7 +4,7 @@ use ecs_broker::BrokerOptions;
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     job::{GetJob, JobId, JobRecord, JobState, Progress, Submit},
-    registry::{AgentState, GetStatus, Status},
+    registry::{AgentState, GetStatus, ServiceOffer, Status},
     value::Value,
 };
 use ecs_sdk::{Agent, AgentConfig, Client, Job, JobEnd, Service};
@@ -115,16 +115,22 @@ impl Drop for Beamline {
 /// What a test wants to be done with a job.
 type Script = dyn Fn(&Job) -> JobEnd + Send + Sync;
 
-/// A service `write` that does what the test says, and counts how often it is asked and killed.
+/// A service that does what the test says, and counts how often it is asked and killed.
 pub struct Scripted {
+    offer: ServiceOffer,
     script: Box<Script>,
     pub requests: AtomicU32,
     pub kills: AtomicU32,
 }
 
 impl Scripted {
+    /// The service `write`.
     pub fn new(script: impl Fn(&Job) -> JobEnd + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { script: Box::new(script), requests: AtomicU32::new(0), kills: AtomicU32::new(0) })
+        Self::offering(ServiceOffer::new("write"), script)
+    }
+
+    pub fn offering(offer: ServiceOffer, script: impl Fn(&Job) -> JobEnd + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { offer, script: Box::new(script), requests: AtomicU32::new(0), kills: AtomicU32::new(0) })
     }
 
     /// Runs until it is killed.
@@ -150,7 +156,19 @@ impl Scripted {
 
 impl Service for Scripted {
     fn name(&self) -> &str {
-        "write"
+        &self.offer.name
+    }
+
+    fn jobs_at_once(&self) -> u32 {
+        self.offer.jobs_at_once
+    }
+
+    fn follows(&self) -> Option<&str> {
+        self.offer.follows.as_deref()
+    }
+
+    fn help(&self) -> &str {
+        &self.offer.help
     }
 
     fn on_request(&self, job: &Job) -> JobEnd {
@@ -182,7 +200,8 @@ pub fn wait_state(client: &Client, name: &str, state: AgentState) {
 
 /// Submits as soon as somebody offers the service.
 pub fn submit(client: &Client, key: &str) -> JobId {
-    let submit = Submit { service: "write".to_owned(), params: Value::from(9), key: key.to_owned() };
+    let submit =
+        Submit { service: "write".to_owned(), params: Value::from(9), key: key.to_owned(), ..Submit::default() };
     let mut id = None;
     wait_for("the job is taken", || {
         id = client.call(&submit, CALL).ok().map(|job| job.id);

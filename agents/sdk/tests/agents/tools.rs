@@ -59,7 +59,7 @@ fn late_answer_to_one_call_is_never_taken_for_the_answer_to_another() {
     let served = std::thread::spawn(move || {
         let (first, first_header) = take(&router);
         let (second, second_header) = take(&router);
-        let late = JobList { jobs: vec![] };
+        let late = JobList { jobs: vec![], next: None };
         for to in [&first, &second] {
             list_reply::<ListJobs>(&router, to, &first_header.reply(), &late);
         }
@@ -69,9 +69,9 @@ fn late_answer_to_one_call_is_never_taken_for_the_answer_to_another() {
         router.send_multipart([&second[..], &encode(&second_header.error()), &encode(&failure())], 0).unwrap();
         router
     });
-    let timeout = client.call(&ListJobs { limit: 1 }, Duration::from_millis(300)).unwrap_err();
+    let timeout = client.call(&ListJobs { limit: 1, ..ListJobs::default() }, Duration::from_millis(300)).unwrap_err();
     assert!(matches!(timeout, CallError::Timeout { .. }), "{timeout}");
-    let answer = client.call(&ListJobs { limit: 1 }, CALL).unwrap_err();
+    let answer = client.call(&ListJobs { limit: 1, ..ListJobs::default() }, CALL).unwrap_err();
     assert!(matches!(answer, CallError::Refused(failure) if failure.message == "the right one"));
     served.join().unwrap();
 }
@@ -90,7 +90,7 @@ fn answer_of_another_form_is_an_error_that_names_the_request() {
         router.send_multipart([&to[..], &encode(&header.reply()), &encode(&Ack {})], 0).unwrap();
         router
     });
-    let error = client.call(&ListJobs { limit: 1 }, CALL).unwrap_err();
+    let error = client.call(&ListJobs { limit: 1, ..ListJobs::default() }, CALL).unwrap_err();
     assert!(matches!(error, CallError::BadReply { kind: "job.list", .. }), "{error}");
     served.join().unwrap();
 }

@@ -14,9 +14,11 @@ const EXAMPLES: &str = "\
 Examples:
   ecs-cli job 7
   ecs-cli job 7 --wait
+  ecs-cli job 7 --wait-all
   ecs-cli job 7 --json
 
-With --wait the exit code is 0 only if every image is written whole, and 3 if the job ended otherwise.";
+With --wait the exit code is 0 only if all is done (of a write: every image written whole), else 3.
+With --wait-all that is said of the job, of all jobs that follow it, and of those that follow them.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -25,6 +27,9 @@ pub struct Job {
     id: u64,
     #[command(flatten)]
     waiting: Waiting,
+    /// Wait for the end of the job and of all that follows it; exit 0 only if all is done, else 3
+    #[arg(long, conflicts_with = "wait")]
+    wait_all: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -33,8 +38,11 @@ impl Job {
     pub fn run(self) -> anyhow::Result<Exit> {
         let (client, id) = (self.connection.client()?, JobId(self.id));
         let job = call(&client, &GetJob { id })?;
+        if self.wait_all {
+            return progress::finish_all(&client, id, self.waiting.json);
+        }
         if self.waiting.wait {
-            return progress::finish(&client, id, self.waiting.json);
+            return progress::finish(&client, id, None, self.waiting.json);
         }
         if self.waiting.json {
             report::print_json(&job)?;

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod kv;
 pub mod ls;
 pub mod picture;
+pub mod queue;
 pub mod show;
 pub mod sim;
 pub mod status;
@@ -41,6 +42,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Jobs(command) => command.run(),
         Command::Job(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Hold(command) => command.run(),
+        Command::Release(command) => command.run(),
+        Command::Move(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Show(command) => command.run(),
         Command::Kv(command) => command.run(),

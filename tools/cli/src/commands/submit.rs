@@ -3,23 +3,35 @@
 use crate::{
     connection::{Connection, call},
     exit::Exit,
-    human, progress,
+    human, params, progress,
     progress::Waiting,
     report,
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use ecs_schemas::{
-    job,
+    job::{self, JobRecord},
     value::Value,
     write_job::{SERVICE, WriteParams},
 };
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    time::Duration,
 };
 
 const EXAMPLES: &str = "\
+Examples:
+  ecs-cli submit write --output run7.h5 --images 1000
+  ecs-cli submit reduce file=run7.h5 bins=512 mask='[1, 2]'
+  ecs-cli submit reduce @params.json bins=256 --priority 10 --wait --timeout 60
+  ecs-cli submit reduce file=run8.h5 --hold && ecs-cli jobs
+
+A value is JSON where it parses as JSON, else text; @FILE.json brings all that is in the file.
+`ecs-cli submit write --help` has the options of a write.
+With --wait the exit code is 0 only if the job is done, and 3 if it ended otherwise.";
+
+const WRITE_EXAMPLES: &str = "\
 Examples:
   ecs-cli submit write --output run7.h5 --images 1000
   ecs-cli submit write --output /data/run8.h5 --images 1000 --wait --timeout 10
@@ -28,19 +40,53 @@ Examples:
 With --wait the exit code is 0 only if every image is written whole, and 3 if the job ended otherwise.";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Submit {
     #[command(subcommand)]
-    service: Service,
+    known: Option<Known>,
+    /// The service; one that nobody offers is refused with those that there are
+    #[arg(required = true)]
+    service: Option<String>,
+    /// Parameters
+    #[arg(value_name = "KEY=VALUE|@FILE.json")]
+    params: Vec<String>,
+    /// With --wait: give up waiting after this long; the job goes on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_ms, requires = "wait")]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    queueing: Queueing,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    connection: Connection,
 }
 
+/// Services whose parameters this command knows.
 #[derive(Debug, Subcommand)]
-enum Service {
+enum Known {
     /// Write images to an HDF5 file
-    Write(Write),
+    Write(Box<Write>),
+}
+
+/// How a job stands in the queue, whatever its service.
+#[derive(Debug, Args)]
+struct Queueing {
+    /// Higher goes first
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// Keep it from being begun until `ecs-cli release`
+    #[arg(long)]
+    hold: bool,
+    /// Queue it again when its agent is lost, three times at most
+    #[arg(long)]
+    repeat_if_lost: bool,
+    /// Name of this request: the same twice is one job [default: a new one]
+    #[arg(id = "once", long = "once", value_name = "KEY")]
+    key: Option<String>,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = WRITE_EXAMPLES)]
 struct Write {
     /// The file, relative to the current folder
     #[arg(long, value_name = "FILE")]
@@ -60,9 +106,8 @@ struct Write {
     /// Written into the file; a value is true, false, a number, or else text. May be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, Value)>,
-    /// Name of this request: the same twice is one job [default: a new one]
-    #[arg(id = "once", long = "once", value_name = "KEY")]
-    key: Option<String>,
+    #[command(flatten)]
+    queueing: Queueing,
     #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
@@ -71,28 +116,59 @@ struct Write {
 
 impl Submit {
     pub fn run(self) -> anyhow::Result<Exit> {
-        match self.service {
-            Service::Write(write) => write.run(),
+        match &self.known {
+            Some(Known::Write(write)) => write.run(),
+            None => self.run_any(),
+        }
+    }
+
+    /// A job of any service.
+    fn run_any(&self) -> anyhow::Result<Exit> {
+        let service = self.service.as_deref().context("the name of a service is wanted")?;
+        let client = self.connection.client()?;
+        let job = call(&client, &self.queueing.submit(service, params::parse(&self.params)?))?;
+        if self.waiting.wait {
+            let patience = self.timeout.map(Duration::from_millis);
+            return progress::finish(&client, job.id, patience, self.waiting.json);
+        }
+        print(&job, self.waiting.json, &report::what(&job))
+    }
+}
+
+impl Queueing {
+    fn submit(&self, service: &str, params: Value) -> job::Submit {
+        job::Submit {
+            service: service.to_owned(),
+            params,
+            key: self.key.clone().unwrap_or_else(new_key),
+            priority: self.priority,
+            hold: self.hold,
+            repeat_if_lost: self.repeat_if_lost,
         }
     }
 }
 
+/// Says what was submitted.
+fn print(job: &JobRecord, json: bool, what: &str) -> anyhow::Result<Exit> {
+    if json {
+        report::print_json(job)?;
+    } else {
+        let (id, hold) = (job.id, if job.held { ", held" } else { "" });
+        let mut out = io::stdout().lock();
+        writeln!(out, "job {id}: {}{hold}", format!("{} {what}", job.service).trim_end())?;
+        writeln!(out, "follow it with: ecs-cli job {id} --wait")?;
+    }
+    Ok(Exit::Ok)
+}
+
 impl Write {
-    fn run(self) -> anyhow::Result<Exit> {
+    fn run(&self) -> anyhow::Result<Exit> {
         let client = self.connection.client()?;
         let job = call(&client, &self.request()?)?;
         if self.waiting.wait {
-            return progress::finish(&client, job.id, self.waiting.json);
+            return progress::finish(&client, job.id, None, self.waiting.json);
         }
-        if self.waiting.json {
-            report::print_json(&job)?;
-        } else {
-            let (id, images) = (job.id, human::count(self.images));
-            let mut out = io::stdout().lock();
-            writeln!(out, "job {id}: {images} images to {}", report::output(&job))?;
-            writeln!(out, "follow it with: ecs-cli job {id} --wait")?;
-        }
-        Ok(Exit::Ok)
+        print(&job, self.waiting.json, &format!("{} images to {}", human::count(self.images), report::what(&job)))
     }
 
     fn request(&self) -> anyhow::Result<job::Submit> {
@@ -107,8 +183,7 @@ impl Write {
             image_timeout_ms: self.timeout,
             metadata: self.metadata.iter().cloned().collect(),
         };
-        let key = self.key.clone().unwrap_or_else(new_key);
-        Ok(job::Submit { service: SERVICE.to_owned(), params: Value::from_typed(&params), key })
+        Ok(self.queueing.submit(SERVICE, Value::from_typed(&params)))
     }
 }
 

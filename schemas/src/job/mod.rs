@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! submitted ──▶ accepted ──▶ running ──▶ done | failed | cancelled
-//!     │             │           └──────▶ lost        the agent is gone and nobody knows
-//!     └──▶ rejected └─▶ failed | cancelled | lost
+//!  ▲  │             │           └──────▶ lost        the agent is gone and nobody knows
+//!  │  └──▶ rejected └─▶ failed | cancelled | lost
+//!  └────── accepted | running: the agent is gone, and the job may be repeated (rule J5)
 //! ```
 //!
 //! # Rules
@@ -12,12 +13,18 @@
 //! J3  `key` is chosen by the submitter; the same key twice is one job.
 //! J4  An agent says which jobs it has whenever it registers; a running job that its agent does not
 //!     know any more is lost.
+//! J5  A job with `repeat_if_lost` is queued again where it would be lost, [`REPEATS_MAX`] times at most,
+//!     unless its end was asked for.
+//! J6  Each service has a queue: higher [`JobRecord::priority`] first, then lower [`JobRecord::order`]. A
+//!     held job keeps its place and is passed over.
+//! J7  When a job ends, one job is queued for each service that follows its service; its key is
+//!     [`follow_up_key`], so there is one for each job and service. After any end but `done` it fails at once.
 
-use crate::{
-    envelope::{Notice, Request},
-    error_code::Failure,
-    value::Value,
-};
+mod messages;
+
+pub use messages::*;
+
+use crate::{error_code::Failure, value::Value};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -68,7 +75,8 @@ impl JobState {
         matches!(self, Self::Rejected | Self::Done | Self::Failed | Self::Cancelled | Self::Lost)
     }
 
-    /// The arrows of the picture in the module header; a state may also be reported again.
+    /// The arrows of the picture that a report may take; a state may also be reported again. The way back
+    /// to `submitted` is the broker's alone.
     pub fn may_become(self, next: Self) -> bool {
         match self {
             Self::Submitted => true,
@@ -109,6 +117,9 @@ pub struct Transition {
     pub state: JobState,
     /// Nanoseconds since 1970-01-01 UTC, the broker's clock.
     pub time_ns: u64,
+    /// Why it is back in the queue, where it is: how the attempt before was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Failure>,
 }
 
 /// All that the broker knows of a job.
@@ -120,6 +131,33 @@ pub struct JobRecord {
     pub service: String,
     pub params: Value,
     pub state: JobState,
+    /// Rule J6. Both are given anew by `job.move`.
+    #[serde(default)]
+    pub priority: i32,
+    /// Rising with the id where nobody moved it.
+    #[serde(default)]
+    pub order: u64,
+    /// In the queue, but no agent gets it until it is released.
+    #[serde(default)]
+    pub held: bool,
+    /// Rule J5.
+    #[serde(default)]
+    pub repeat_if_lost: bool,
+    /// How often it was given to an agent: what an agent still says of an earlier attempt is not this one's.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The job that it follows (rule J7).
+    #[serde(default)]
+    pub follows: Option<JobId>,
+    /// It has ended, and what follows it is not queued yet. Both are one transaction of the broker, so that
+    /// nobody else sees this.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub follow_up_due: bool,
+    /// Its place in its service's queue when the answer was made, 1 for the next one; none for a job that is
+    /// held or that an agent has or had. Not stored, and not in what is published: one job that leaves the
+    /// queue moves all behind it.
+    #[serde(default)]
+    pub position: Option<u32>,
     /// True once somebody asked for its end; the agent decides when it ends.
     #[serde(default)]
     pub cancel_requested: bool,
@@ -138,118 +176,38 @@ pub struct JobRecord {
     pub history: Vec<Transition>,
 }
 
-/// Client → broker: do this. Answered once the job is on disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Submit {
-    pub service: String,
-    #[serde(default)]
-    pub params: Value,
-    /// At most [`KEY_BYTES_MAX`] bytes, not empty.
-    pub key: String,
+/// A job that is lost is queued again at most this often: a job that takes its agent down with it must come
+/// to an end.
+pub const REPEATS_MAX: u32 = 3;
+
+impl JobRecord {
+    /// How often it was queued again after its agent was lost.
+    pub fn repeats(&self) -> u32 {
+        let queued = self.history.iter().filter(|step| step.state == JobState::Submitted).count();
+        u32::try_from(queued.saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+
+    /// When it was submitted, in nanoseconds since 1970-01-01 UTC.
+    pub fn submitted_ns(&self) -> u64 {
+        self.history.first().map_or(0, |step| step.time_ns)
+    }
+
+    /// It waits in the queue, held or not: no agent has it.
+    pub fn is_queued(&self) -> bool {
+        self.state == JobState::Submitted && self.agent.is_none()
+    }
 }
 
-/// A key names a job for its submitter; a UUID or a path fits.
-pub const KEY_BYTES_MAX: usize = 256;
+/// What the broker's own keys begin with; a submission with such a key is refused.
+pub const FOLLOW_UP_PREFIX: &str = "follow:";
 
-impl Request for Submit {
-    const KIND: &'static str = "job.submit";
-    type Reply = JobRecord;
+/// Key of the job of `service` that follows job `followed` (rule J7).
+pub fn follow_up_key(followed: JobId, service: &str) -> String {
+    format!("{FOLLOW_UP_PREFIX}{followed}:{service}")
 }
 
-/// Client → broker: the record of one job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetJob {
-    pub id: JobId,
-}
-
-impl Request for GetJob {
-    const KIND: &'static str = "job.get";
-    type Reply = JobRecord;
-}
-
-/// Client → broker: the newest jobs, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListJobs {
-    /// At most this many; the broker returns at most [`LIST_MAX`].
-    pub limit: u32,
-}
-
-/// Longest list of jobs in one answer.
-pub const LIST_MAX: u32 = 1000;
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobList {
-    pub jobs: Vec<JobRecord>,
-}
-
-impl Request for ListJobs {
-    const KIND: &'static str = "job.list";
-    type Reply = JobList;
-}
-
-/// Client → broker: end this job. A job that waits is cancelled at once; for one that an agent has,
-/// the answer has `cancel_requested` and the end follows from the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelJob {
-    pub id: JobId,
-}
-
-impl Request for CancelJob {
-    const KIND: &'static str = "job.cancel";
-    type Reply = JobRecord;
-}
-
-/// Broker → agent: this job is yours. Sent again after a reconnect until the agent reports on it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunJob {
-    pub id: JobId,
-    pub service: String,
-    pub params: Value,
-}
-
-impl Notice for RunJob {
-    const KIND: &'static str = "job.run";
-}
-
-/// Broker → agent: end this job cleanly. Sent again after a reconnect until the job has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KillJob {
-    pub id: JobId,
-}
-
-impl Notice for KillJob {
-    const KIND: &'static str = "job.kill";
-}
-
-/// Agent → broker: where the job is. The agent repeats it until it is answered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReportJob {
-    pub id: JobId,
-    pub state: JobState,
-    #[serde(default)]
-    pub reason: Option<Failure>,
-    #[serde(default)]
-    pub result: Option<Value>,
-}
-
-/// The empty answer: it was understood and, where it matters, stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Ack {}
-
-impl Request for ReportJob {
-    const KIND: &'static str = "job.report";
-    type Reply = Ack;
-}
-
-/// Agent → broker: how far it is. Not stored, not answered, newest wins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReportProgress {
-    pub id: JobId,
-    pub progress: Progress,
-}
-
-impl Notice for ReportProgress {
-    const KIND: &'static str = "job.progress";
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[cfg(test)]

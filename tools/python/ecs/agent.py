@@ -271,8 +271,7 @@ class Agent(Client):
                 _log.exception("%s: on_restore raised", subsystem.name)
                 subsystem.go_live([])
         if not self._started.is_set():
-            self._started.set()
-            self._connection.post(lambda: self._registration.set_state(self._wanted_state))
+            self._connection.post(lambda: self._registration.set_state(self._wanted_state, self._started.set))
 
     def _describe(self, subsystem: Subsystem) -> None:
         if not self._registration.is_registered or self._subsystems.get(subsystem.name) is not subsystem:

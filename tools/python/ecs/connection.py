@@ -208,6 +208,7 @@ class Connection:
         """A request past the gate. ``done`` runs on the I/O thread. False when it could not be sent."""
         id = next(self._ids)
         parts = self._message(kind, id, fields, next_trace(), int(timeout * 1000))
+        self._flush()  # it does not overtake what was sent before
         if not self._link.send(parts):
             return False
         future = Future(kind, 0, self.callbacks, lambda: None)

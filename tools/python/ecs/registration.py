@@ -77,11 +77,11 @@ class Registration:
         self._connection.close_gate(f"{self._name} is not registered with the broker")
         self._greet()
 
-    def set_state(self, state: str) -> None:
-        if state != self.state:
-            self.state = state
-            if self._phase == "registered":
-                self._beat()
+    def set_state(self, state: str, told: Optional[Callable[[], None]] = None) -> None:
+        """``told`` is called once the broker knows it, and all that was sent before it; not while it is away."""
+        self.state = state
+        if self._phase == "registered":
+            self._beat(told)
 
     def leave(self) -> None:
         was_registered, self._phase = self._phase == "registered", "left"
@@ -161,8 +161,10 @@ class Registration:
         again = lambda: self._keep_beating(epoch, interval_s, timeout_s)  # noqa: E731
         self._connection.call_at(time.monotonic() + interval_s, again)
 
-    def _beat(self) -> None:
+    def _beat(self, told: Optional[Callable[[], None]] = None) -> None:
         def answered(reply: Any, error: Optional[EcsError]) -> None:
+            if error is None and told is not None:
+                told()
             if error is not None and error.code == "not_registered":
                 self._connection.problem = "the broker does not know this agent (any more)"
                 self.lost()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -39,7 +41,6 @@ class Beamline:
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self.config = folder / "beamline.toml"
-        # A path of a UNIX socket is short.
         requests, publish = folder / "req", folder / "pub"
         (folder / "detector.json").write_text((ROOT / "tools/demo-detector.json").read_text())
         self.config.write_text(
@@ -103,11 +104,11 @@ class Beamline:
 
 
 @pytest.fixture
-def folder(tmp_path_factory):
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="ecs-", ignore_cleanup_errors=True) as path:
-        yield pathlib.Path(path)
+def folder():
+    """Not pytest's own, whose path is too long for a UNIX socket's."""
+    path = tempfile.mkdtemp(prefix="ecs-")
+    yield pathlib.Path(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -25,7 +25,11 @@ from .future import Future
 from .handlers import Context, Handler, error_from
 from .job import RunningJob, Service, shortened
 from .limits import (
-    AGENT_DEADLINE_S, HANDLER_THREADS_MAX, LEAVE_PATIENCE_S, REPEAT_INTERVAL_S, TIMEOUT_DEFAULT_S,
+    AGENT_DEADLINE_S,
+    HANDLER_THREADS_MAX,
+    LEAVE_PATIENCE_S,
+    REPEAT_INTERVAL_S,
+    TIMEOUT_DEFAULT_S,
 )  # fmt: skip
 from .registration import Registration
 from .subsystem import Subsystem, check_part
@@ -83,9 +87,7 @@ class Agent(Client):
 
     # ---- Describing ----
 
-    def subsystem(
-        self, name: str, help: str = "", *, uuid: Optional[str] = None, temporary: bool = False
-    ) -> Subsystem:
+    def subsystem(self, name: str, help: str = "", *, uuid: Optional[str] = None, temporary: bool = False) -> Subsystem:
         """A subsystem that this agent hosts, by its full name; the agent's own name is allowed. A ``temporary`` one
         is forgotten when the agent goes."""
         subsystem = Subsystem(self, name, help, uuid, temporary)
@@ -193,7 +195,8 @@ class Agent(Client):
         """Publishes an item, whether described here or not, and returns its revision; for what has no
         :class:`~ecs.Subsystem`."""
         subsystem, _, name = item.rpartition("/")
-        return self.publish_later(subsystem, name, to_wire(value, item), timeout).result()
+        revision: int = self.publish_later(subsystem, name, to_wire(value, item), timeout).result()
+        return revision
 
     def publish_later(self, subsystem: str, item: str, value: Any, timeout: Optional[float]) -> Future:
         fields = {"subsystem": subsystem, "item": item, "value": value}
@@ -426,4 +429,3 @@ class Agent(Client):
         if job.has_ended and not job.reports:
             self._jobs.pop(job.id, None)
         self._send_report(job)
-

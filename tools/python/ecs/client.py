@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -11,17 +12,38 @@ from . import future as futures
 from . import place as places
 from .connection import Connection
 from .errors import EcsError, EcsTimeout, NotHandled
-from .feeds import Subscription, Watch, Watches, wait_until
+from .feeds import Subscription, Watch, Watches
 from .future import Future
 from .limits import TIMEOUT_DEFAULT_S
 from .records import (
-    Alarm, EventResults, Job, Listed, ListedItem, Message, Progress, Reading, Spans, Status, SubsystemStatus,
-    TargetResult, Update, job_of, listed_item_of, reading_of, record, spans_of, status_of, target_result_of,
+    Alarm,
+    EventResults,
+    Job,
+    Listed,
+    ListedItem,
+    Message,
+    Outcome,
+    Progress,
+    Reading,
+    Spans,
+    Status,
+    SubsystemStatus,
+    TargetResult,
+    Update,
+    job_of,
+    listed_item_of,
+    outcome_of,
+    reading_of,
+    record,
+    spans_of,
+    status_of,
+    target_result_of,
 )  # fmt: skip
 from .remote import Remote
 from .values import from_wire, to_wire
 
 C = TypeVar("C", bound="Client")
+T = TypeVar("T")
 #: Called with the name of whoever says how far it is, and what it says.
 Feedback = Callable[[str, Any], None]
 #: A job's record is looked at this often while it is waited for, beside what is published of it.
@@ -96,15 +118,13 @@ class Client:
         subsystem, name = split_path(item)
         return self._ask("kv.get", {"subsystem": subsystem, "item": name}, item, timeout, reading_of)
 
-    def set(
-        self, item: str, value: Any, if_revision: Optional[int] = None, timeout: Optional[float] = None
-    ) -> Reading:
+    def set(self, item: str, value: Any, if_revision: Optional[int] = None, timeout: Optional[float] = None) -> Reading:
         """Asks the owner for another value; returns the one that it has taken.
 
         With ``if_revision`` only if the item is still at that revision; else :class:`~ecs.Changed`.
         """
         subsystem, name = split_path(item)
-        fields = {"subsystem": subsystem, "item": name, "value": to_wire(value, item)}
+        fields: Dict[str, Any] = {"subsystem": subsystem, "item": name, "value": to_wire(value, item)}
         if if_revision is not None:
             fields["if_revision"] = if_revision
         return self._ask("kv.set", fields, item, timeout, reading_of)
@@ -185,9 +205,9 @@ class Client:
 
         A target that refuses, fails, is gone or does not answer in time is a result, not an exception.
         """
-        return self.event_later(
-            name, targets, params, feedback=feedback, on_result=on_result, timeout=timeout
-        ).result()
+        asked = self.event_later(name, targets, params, feedback=feedback, on_result=on_result, timeout=timeout)
+        results: EventResults = asked.result()
+        return results
 
     def event_later(
         self,
@@ -261,12 +281,30 @@ class Client:
         """Asks for a job's end; one that an agent has ends soon after."""
         return self._ask("job.cancel", {"id": id}, str(id), timeout, job_of)
 
+    def hold(self, id: int, timeout: Optional[float] = None) -> Job:
+        """No agent is to get this queued job until it is released."""
+        return self._ask("job.hold", {"id": id}, str(id), timeout, job_of)
+
+    def release(self, id: int, timeout: Optional[float] = None) -> Job:
+        return self._ask("job.release", {"id": id}, str(id), timeout, job_of)
+
+    def move(
+        self, id: int, *, priority: Optional[int] = None, before: Optional[int] = None, timeout: Optional[float] = None
+    ) -> Job:
+        """Another place in the queue: among the jobs of a priority, or directly before another job."""
+        place_ = {"priority": priority} if before is None else {"before": before}
+        return self._ask("job.move", {"id": id, **place_}, str(id), timeout, job_of)
+
+    def outcome(self, id: int, timeout: Optional[float] = None) -> Outcome:
+        """What became of a job and of all that follows it."""
+        return self._ask("job.outcome", {"id": id}, str(id), timeout, outcome_of)
+
     def wait_job(
         self, id: int, timeout: Optional[float] = None, progress: Optional[Callable[[Progress], None]] = None
     ) -> Job:
         """Waits until a job has ended, at most ``timeout`` seconds; for ever without one. ``progress`` is called on
         this thread. A job that failed is returned too: see :meth:`ecs.Job.require_done`."""
-        until = time.monotonic() + (timeout if timeout is not None else 1e9)
+        until = time.monotonic() + timeout if timeout is not None else math.inf
         with self.subscribe(f"{self.status().broker['beamline']}/jobs/{id}") as news:
             told: Optional[Progress] = None
             while True:
@@ -276,11 +314,12 @@ class Client:
                     progress(told)
                 if job.has_ended:
                     return job
-                if wait_until(until) == 0.0:
+                left = until - time.monotonic()
+                if left <= 0:
                     who = job.agent or f"any agent for {job.service}"
                     raise EcsTimeout(f"job {id} is {job.state} after {timeout} s; it is for {who}")
                 try:
-                    news.next(min(_JOB_LOOK_S, wait_until(until)))
+                    news.next(min(_JOB_LOOK_S, left))
                 except EcsTimeout:
                     pass  # looked at all the same: what is published may be missed
 
@@ -292,9 +331,10 @@ class Client:
         fields: Mapping[str, Any],
         subject: str,
         timeout: Optional[float],
-        convert: Callable[[Any], Any],
-    ) -> Any:
-        return self._connection.request(kind, fields, subject, timeout, convert).result()
+        convert: Callable[[Any], T],
+    ) -> T:
+        result: T = self._connection.request(kind, fields, subject, timeout, convert).result()
+        return result
 
     def _on_notice(self, header: Dict[str, Any], body: bytes) -> None:
         if header["kind"] == "kv.update":

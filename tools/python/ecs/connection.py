@@ -33,7 +33,13 @@ from . import envelope
 from .errors import BadMessage, Disconnected, EcsError, EcsTimeout, error_of
 from .future import Future
 from .limits import (
-    CALLBACK_THREADS_MAX, DEADLINE_MAX_S, INBOX_MAX, LATE_GRACE_S, LINGER_MS, OUTBOX_MAX, RECEIVE_BURST,
+    CALLBACK_THREADS_MAX,
+    DEADLINE_MAX_S,
+    INBOX_MAX,
+    LATE_GRACE_S,
+    LINGER_MS,
+    OUTBOX_MAX,
+    RECEIVE_BURST,
 )  # fmt: skip
 from .link import Event, Link, receive, subscriber
 from .place import Place
@@ -89,7 +95,7 @@ class Connection:
         self._outbox: Deque[Tuple[Optional[_Pending], Sequence[bytes]]] = deque()
         self._timers: List[Tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
-        self._subscribers: Dict[zmq.Socket, Callable[[List[bytes]], None]] = {}
+        self._subscribers: Dict[zmq.Socket[bytes], Callable[[List[bytes]], None]] = {}
         self._closing = False
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
@@ -203,7 +209,11 @@ class Connection:
         self._is_agent = True
 
     def ask_now(
-        self, kind: str, fields: Mapping[str, Any], timeout: float, done: Callable[[Any, Optional[EcsError]], None]
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        timeout: float,
+        done: Callable[[Any, Optional[EcsError]], None],
     ) -> bool:
         """A request past the gate. ``done`` runs on the I/O thread. False when it could not be sent."""
         id = next(self._ids)
@@ -217,17 +227,17 @@ class Connection:
         self._pending[id] = pending
         # Not Future.add_done_callback, which runs on a worker: this is the I/O thread's own business.
         super(Future, future).add_done_callback(
-            lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None)
+            lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None)  # type: ignore[arg-type]
         )
         self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
         return True
 
-    def add_subscriber(self, prefix: str, on_message: Callable[[List[bytes]], None]) -> zmq.Socket:
+    def add_subscriber(self, prefix: str, on_message: Callable[[List[bytes]], None]) -> zmq.Socket[bytes]:
         socket = subscriber(self._context, self.place, prefix)
         self._subscribers[socket] = on_message
         return socket
 
-    def remove_subscriber(self, socket: zmq.Socket) -> None:
+    def remove_subscriber(self, socket: zmq.Socket[bytes]) -> None:
         if self._subscribers.pop(socket, None) is not None:
             socket.close(0)
 

@@ -7,7 +7,6 @@ Either with a callback, which is called on a worker thread, one at a time and in
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import replace
 from typing import Any, Callable, Deque, Dict, Generic, Iterator, List, Optional, Tuple, TypeVar
@@ -29,7 +28,7 @@ class Feed(Generic[E]):
     def __init__(self, what: str, workers: Workers, callback: Optional[Callable[[E], None]]):
         self._what = what
         self._workers = workers
-        self._callback = callback
+        self._callback: Optional[Callable[[E], None]] = callback
         self._unread: Deque[E] = deque()
         #: Of each item or topic: entries that were pushed out since the last one that was read.
         self._pushed_out: Dict[str, int] = {}
@@ -129,6 +128,8 @@ class Watches:
         self._connection = connection
         self._lock = threading.Lock()
         self._by_item: Dict[str, List[Watch]] = {}
+        #: What was told last of each item: a further watch of it is given this, since the broker knows one only.
+        self._newest: Dict[str, Update] = {}
         self.workers = connection.callbacks
         connection.on_connected.append(self._send_all)
 
@@ -136,6 +137,8 @@ class Watches:
         with self._lock:
             for item in watch.items:
                 self._by_item.setdefault(item, []).append(watch)
+                if item in self._newest:
+                    watch.take(self._newest[item])
             groups = self._by_rate(watch.items)
         try:
             for max_hz, items in groups.items():
@@ -153,6 +156,7 @@ class Watches:
             over = [item for item in watch.items if self._by_item.get(item) == []]
             for item in over:
                 del self._by_item[item]
+                self._newest.pop(item, None)
         if over and not self._connection.is_closed:
             try:
                 self._connection.request("kv.unwatch", {"items": over})  # nobody waits for the answer
@@ -162,12 +166,13 @@ class Watches:
     def take(self, body: bytes) -> None:
         fields = envelope.decode("kv.update", body)
         item = f"{fields['subsystem']}/{fields['item']}"
-        with self._lock:
-            watches = list(self._by_item.get(item, ()))
         value = from_wire(fields["value"])
         update = Update(value, fields["revision"], fields["time_ns"], item, fields["missed"])
-        for watch in watches:
-            watch.take(update)
+        with self._lock:
+            if item in self._by_item:
+                self._newest[item] = update
+            for watch in self._by_item.get(item, ()):
+                watch.take(update)
 
     def _ask(self, max_hz: Optional[float], items: List[str], timeout: Optional[float]) -> Any:
         fields: Dict[str, Any] = {"items": items}
@@ -233,8 +238,3 @@ class Subscription(Feed[Message]):
         missed = 0 if last is None else max(0, header["seq"] - last[0] - 1)
         payload = from_wire(envelope.decode("value", parts[2]))
         self._put(Message(topic, header["source"], header["seq"], header["time_ns"], payload, missed))
-
-
-def wait_until(deadline: float) -> float:
-    """Seconds from now until then, not below 0."""
-    return max(0.0, deadline - time.monotonic())

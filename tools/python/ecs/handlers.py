@@ -74,9 +74,7 @@ class Handler:
 
     def wire(self) -> Dict[str, Any]:
         """How it is described to the broker."""
-        params = [
-            {"name": name, **kind.wire(), "optional": self.optional[name]} for name, kind in self.params.items()
-        ]
+        params = [{"name": name, **kind.wire(), "optional": self.optional[name]} for name, kind in self.params.items()]
         described = [] if self._takes_any else params  # a handler that describes none takes any
         return {
             "name": self.name, "help": self.help, "params": described, "result": self.result.wire(),

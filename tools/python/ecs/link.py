@@ -9,14 +9,21 @@ L3  With a key a connection is to that key's broker or to none.
 from __future__ import annotations
 
 import enum
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from .limits import (
-    BODY_BYTES_MAX, CONNECT_INTERVAL_MAX_MS, CONNECT_INTERVAL_MS, CURVE_BYTES, LINGER_MS, LINK_HWM, PROBE_INTERVAL_MS,
-    PROBE_TIMEOUT_MS, SUBSCRIBER_HWM,
+    BODY_BYTES_MAX,
+    CONNECT_INTERVAL_MAX_MS,
+    CONNECT_INTERVAL_MS,
+    CURVE_BYTES,
+    LINGER_MS,
+    LINK_HWM,
+    PROBE_INTERVAL_MS,
+    PROBE_TIMEOUT_MS,
+    SUBSCRIBER_HWM,
 )  # fmt: skip
 from .place import Key, Place
 
@@ -36,7 +43,7 @@ _EVENTS = {
 }
 
 
-def _configure(socket: zmq.Socket, hwm: int, key: Optional[Key]) -> None:
+def _configure(socket: zmq.Socket[bytes], hwm: int, key: Optional[Key]) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, BODY_BYTES_MAX + CURVE_BYTES)
     socket.setsockopt(zmq.SNDHWM, hwm)
     socket.setsockopt(zmq.RCVHWM, hwm)
@@ -49,7 +56,7 @@ def _configure(socket: zmq.Socket, hwm: int, key: Optional[Key]) -> None:
         socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = key.broker, key.public, key.secret
 
 
-def receive(socket: zmq.Socket) -> Optional[List[bytes]]:
+def receive(socket: zmq.Socket[bytes]) -> Optional[List[bytes]]:
     """A message that waits, or None."""
     try:
         return socket.recv_multipart(zmq.NOBLOCK)
@@ -60,7 +67,7 @@ def receive(socket: zmq.Socket) -> Optional[List[bytes]]:
 class Link:
     """The DEALER and its monitor."""
 
-    def __init__(self, context: zmq.Context, place: Place):
+    def __init__(self, context: zmq.Context[Any], place: Place):
         self.socket = context.socket(zmq.DEALER)
         _configure(self.socket, LINK_HWM, place.key)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -88,10 +95,10 @@ class Link:
         self.socket.close()
 
 
-def subscriber(context: zmq.Context, place: Place, prefix: str) -> zmq.Socket:
+def subscriber(context: zmq.Context[Any], place: Place, prefix: str) -> zmq.Socket[bytes]:
     """A SUB socket of its own for each subscription: one that shares a socket with another of the same prefix
     would not be sent the current values."""
-    socket = context.socket(zmq.SUB)
+    socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
     _configure(socket, SUBSCRIBER_HWM, place.key)
     socket.setsockopt(zmq.SUBSCRIBE, prefix.encode())
     socket.connect(place.publish)

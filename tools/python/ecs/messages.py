@@ -8,8 +8,22 @@ from __future__ import annotations
 from typing import Any, Dict
 
 from .fields import (
-    Check, FieldSpec, anything, either, flag, i32, list_of, map_of, number, one_of, optional, struct, text,
-    u16, u32, u64,
+    Check,
+    FieldSpec,
+    anything,
+    either,
+    flag,
+    i32,
+    list_of,
+    map_of,
+    number,
+    one_of,
+    optional,
+    struct,
+    text,
+    u16,
+    u32,
+    u64,
 )  # fmt: skip
 
 Fields = Dict[str, FieldSpec]
@@ -93,10 +107,7 @@ SPAN: Fields = {
 }  # fmt: skip
 
 #: A service as an agent offers it: its name alone, or with what else is to be known of it.
-SERVICE = either(
-    text,
-    struct({"name": text, "jobs_at_once": (u32, 1), "follows": optional(text), "help": (text, "")}),
-)
+OFFER = either(text, struct({"name": text, "jobs_at_once": (u32, 1), "follows": optional(text), "help": (text, "")}))
 PROGRESS: Fields = {"done": u64, "total": u64, "unit": text, "bytes": u64}
 JOB_RECORD: Fields = {
     "id": u64,
@@ -121,7 +132,7 @@ BROKER_STATUS: Fields = {
 }  # fmt: skip
 AGENT_STATUS: Fields = {
     "name": text, "kind": text, "state": AGENT_STATE, "host": text, "pid": u32, "version": text, "since_ns": u64,
-    "seen_ns": u64, "services": list_of(SERVICE), "jobs": list_of(u64), "telemetry": map_of(anything),
+    "seen_ns": u64, "services": list_of(OFFER), "jobs": list_of(u64), "telemetry": map_of(anything),
 }  # fmt: skip
 CLIENT_STATUS: Fields = {"connection": text, "name": text, "requests_open": u64, "watches": u64, "lost": u64}
 STATUS: Fields = {
@@ -132,7 +143,7 @@ STATUS: Fields = {
 }
 REGISTER: Fields = {
     "name": text, "kind": text, "host": text, "pid": u32, "version": text, "instance": u64, "state": AGENT_STATE,
-    "services": (list_of(SERVICE), list), "jobs": (list_of(u64), list),
+    "services": (list_of(OFFER), list), "jobs": (list_of(u64), list),
     "subsystems": (list_of(struct(DESCRIPTION)), list),
 }  # fmt: skip
 REGISTERED: Fields = {
@@ -226,6 +237,14 @@ _KINDS: Dict[str, Fields] = {
     "job.list.reply": {"jobs": list_of(struct(JOB_RECORD)), "next": optional(u64)},
     "job.cancel": _JOB_ID,
     "job.cancel.reply": JOB_RECORD,
+    "job.hold": _JOB_ID,
+    "job.hold.reply": JOB_RECORD,
+    "job.release": _JOB_ID,
+    "job.release.reply": JOB_RECORD,
+    "job.move": {"id": u64, "priority": optional(i32), "before": optional(u64)},
+    "job.move.reply": JOB_RECORD,
+    "job.outcome": _JOB_ID,
+    "job.outcome.reply": {"ended": flag, "failed": flag, "jobs": list_of(struct(JOB_RECORD))},
     "job.run": {"id": u64, "service": text, "params": anything},
     "job.kill": _JOB_ID,
     "job.report": {"id": u64, "state": JOB_STATE, "reason": optional(struct(FAILURE)), "result": (anything, None)},

@@ -204,6 +204,17 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of a job and of all that follows it."""
+
+    #: All of them have ended; nothing more follows.
+    ended: bool
+    #: Any of them has ended other than ``done``.
+    failed: bool
+    jobs: Tuple[Job, ...]
+
+
+@dataclass(frozen=True)
 class Span:
     """One message and what became of it."""
 
@@ -298,6 +309,10 @@ def job_of(wire: Mapping[str, Any]) -> Job:
             "history": tuple((step["state"], step["time_ns"]) for step in wire["history"]),
         },
     )
+
+
+def outcome_of(wire: Mapping[str, Any]) -> Outcome:
+    return Outcome(wire["ended"], wire["failed"], tuple(job_of(job) for job in wire["jobs"]))
 
 
 def spans_of(wire: Mapping[str, Any]) -> Spans:

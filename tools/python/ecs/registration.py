@@ -64,7 +64,8 @@ class Registration:
     def begin(self) -> None:
         self._connection.be_agent()
         self._phase = "greeting"
-        self._connection.close_gate(f"{self._name} is not registered with the broker at {self._connection.place.requests}")
+        broker = self._connection.place.requests
+        self._connection.close_gate(f"{self._name} is not registered with the broker at {broker}")
         self._greet()
 
     def lost(self) -> None:
@@ -110,7 +111,8 @@ class Registration:
             self._greet_later(epoch)
 
     def _greet_later(self, epoch: int) -> None:
-        self._connection.call_at(time.monotonic() + self._pause, lambda: self._greet() if epoch == self._epoch else None)
+        again = lambda: self._greet() if epoch == self._epoch else None  # noqa: E731
+        self._connection.call_at(time.monotonic() + self._pause, again)
         self._pause = min(2 * self._pause, BACKOFF_MAX_S)
 
     def _answered(self, epoch: int, reply: Any, error: Optional[EcsError]) -> None:

@@ -29,9 +29,7 @@ _SEVERITIES = ("info", "warn", "alarm")
 class Item:
     """An item of this agent's, and its value in the wire's form."""
 
-    def __init__(
-        self, name: str, kind: ValueType, flags: Dict[str, Any], on_set: Any, on_get: Any, on_restore: Any
-    ):
+    def __init__(self, name: str, kind: ValueType, flags: Dict[str, Any], on_set: Any, on_get: Any, on_restore: Any):
         self.name, self.kind, self.flags = name, kind, flags
         self.on_set, self.on_get, self.on_restore = on_set, on_get, on_restore
         self.value: Any = _UNSET
@@ -48,6 +46,14 @@ class Item:
 
 class Subsystem:
     """Made by ``Agent.subsystem``. It may be used from any thread."""
+
+    name: str
+    _items: Dict[str, Item]
+    _events: Dict[str, Handler]
+    _calls: Dict[str, Handler]
+    _alarms: Dict[str, Dict[str, Any]]
+    _version: int
+    _live: threading.Event
 
     def __init__(self, agent: Agent, name: str, help: str, uuid: Optional[str], temporary: bool):
         mine = object.__setattr__  # an attribute that is no item of this class's own
@@ -96,7 +102,8 @@ class Subsystem:
         """
         check_part("item", name)
         if hasattr(type(self), name):
-            raise EcsError(f"item {name!r} of {self.name}: a subsystem has a function of this name", code="bad_parameter")
+            taken = "a subsystem has a function of this name"
+            raise EcsError(f"item {name!r} of {self.name}: {taken}", code="bad_parameter")
         flags = {
             "help": help,
             "readable": readable,
@@ -193,7 +200,8 @@ class Subsystem:
         with self._order:
             self._keep(item, taken)
             future = self._agent.publish_later(self.name, name, taken, timeout)
-        return future.result()
+        revision: int = future.result()
+        return revision
 
     def _keep(self, item: Item, taken: Any) -> None:
         with self._lock:
@@ -283,7 +291,8 @@ class Subsystem:
         """Raises an alarm (``info``, ``warn`` or ``alarm``), or gives one that is raised another text."""
         check_part("alarm", code)
         if severity not in _SEVERITIES:
-            raise EcsError(f"alarm {code}: severity {severity!r}; one of {', '.join(_SEVERITIES)}", code="bad_parameter")
+            allowed = ", ".join(_SEVERITIES)
+            raise EcsError(f"alarm {code}: severity {severity!r}; one of {allowed}", code="bad_parameter")
         if len(text.encode()) > ALARM_TEXT_BYTES_MAX:
             raise EcsError(f"alarm {code}: the text has at most {ALARM_TEXT_BYTES_MAX} bytes", code="bad_parameter")
         alarm = {"code": code, "severity": severity, "text": text}

@@ -53,10 +53,10 @@ def enter(wire: Optional[Mapping[str, Any]]) -> None:
 def traced() -> Iterator[Trace]:
     """All that is asked inside belongs to one trace::
 
-        with ecs.traced() as trace:
-            client.set("x01/stage/x", 3)
-            client.event("arm")
-        print(client.trace(trace.id))
+    with ecs.traced() as trace:
+        client.set("x01/stage/x", 3)
+        client.event("arm")
+    print(client.trace(trace.id))
     """
     trace = next_trace()
     token = _current.set(trace)

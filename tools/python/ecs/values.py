@@ -214,7 +214,8 @@ def to_wire(value: Any, what: str = "value") -> Any:
         return [to_wire(entry, f"{what}[{index}]") for index, entry in enumerate(value)]
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    for plain in (bool, int, float, str, bytes):  # their subclasses, an enum.IntEnum for example
+    forms: Tuple[Any, ...] = (bool, int, float, str, bytes)
+    for plain in forms:  # their subclasses, an enum.IntEnum for example
         if isinstance(value, plain):
             return plain(value)
     raise WrongType(f"{what} is {type(value).__name__}, which has no form on the wire")

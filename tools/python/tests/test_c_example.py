@@ -13,15 +13,14 @@ import time
 import pytest
 from conftest import PATIENCE_S, ROOT, TIMEOUT_S, wait_for
 
-
 SOURCE = ROOT / "tools/c/publish_kv.c"
 
 
 def libzmq():
     """The compiler's flags."""
     if shutil.which("pkg-config") and subprocess.run(["pkg-config", "--exists", "libzmq"]).returncode == 0:
-        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libzmq"], capture_output=True, text=True, check=True)
-        return flags.stdout.split()
+        asked = ["pkg-config", "--cflags", "--libs", "libzmq"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
     target = pathlib.Path(os.environ.get("ECS_TARGET", ROOT / "target"))
     for built in sorted(target.glob("release/build/zmq-sys-*/out")):
         library, header = built / "lib/libzmq.a", next(built.glob("**/include/zmq.h"), None)

@@ -184,7 +184,12 @@ def test_payloads_with_every_byte_pass_as_text_bytes_and_names(client, pump):
     """700 odd bytes in a payload: zeros, quotes, separators and what is no UTF-8."""
     odd = bytes(range(256)) + b"\r\n\0:;,'\"\\/{}[]" * 30 + b"\xff\xfe\x80"
     assert len(odd) > 650
-    value = {"bytes": odd, "text": odd.decode("latin-1"), "": [None, -(2**63), 2**64 - 1, 0.1, "\U0001f600"], "a/b\0": {}}
+    value = {
+        "bytes": odd,
+        "text": odd.decode("latin-1"),
+        "": [None, -(2**63), 2**64 - 1, 0.1, "\U0001f600"],
+        "a/b\0": {},
+    }
     assert client.set("x01/pump/blob", value).value == value
     assert client.get("x01/pump/blob") == value
 
@@ -232,7 +237,8 @@ def test_one_client_in_many_threads_gives_each_its_own_answer(client, pump):
 def test_without_a_broker_a_request_times_out_and_names_the_endpoint(stopped_beamline):
     client = stopped_beamline.client()
     begin = time.monotonic()
-    with pytest.raises(ecs.EcsTimeout, match=r"no connection to the broker at ipc://.*/req: kv.get x01/pump/x was not sent"):
+    text = "no connection to the broker at ipc://.*/req: kv.get x01/pump/x was not sent"
+    with pytest.raises(ecs.EcsTimeout, match=text):
         client.get("x01/pump/x", timeout=0.3)
     assert 0.25 < time.monotonic() - begin < 2
     assert isinstance(ecs.EcsTimeout("x"), TimeoutError)

@@ -53,7 +53,9 @@ def test_header_of_another_version_is_refused_as_such():
         envelope.decode("header", envelope.msgpack.packb({"v": 2, "kind": "x", "id": 1}))
 
 
-@pytest.mark.parametrize("data", [b"\x91" * 4000 + b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xc7\x01\x05\x00", b"\xd6\xff\0\0\0\0"])
+@pytest.mark.parametrize(
+    "data", [b"\x91" * 4000 + b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xc7\x01\x05\x00", b"\xd6\xff\0\0\0\0"]
+)
 def test_hostile_bytes_are_an_error_whatever_they_are(data):
     """Deep nesting, a huge claim, an extension type, a timestamp."""
     with pytest.raises(BadMessage):

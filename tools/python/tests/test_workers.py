@@ -42,7 +42,10 @@ def test_threads_without_work_end(monkeypatch):
     workers = Workers("idle-test", 4)
     for _ in range(4):
         workers.run(lambda: time.sleep(0.01))
-    count = lambda: sum(thread.name.startswith("idle-test") for thread in threading.enumerate())
+
+    def count():
+        return sum(thread.name.startswith("idle-test") for thread in threading.enumerate())
+
     assert count() > 0
     until = time.monotonic() + 5
     while count() and time.monotonic() < until:

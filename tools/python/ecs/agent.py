@@ -79,11 +79,13 @@ class Agent(Client):
         self._jobs: Dict[int, RunningJob] = {}
         #: Version of each subsystem's description that was sent.
         self._described: Dict[str, int] = {}
-        #: Rises with each broker: answers to a former one's questions are dropped.
-        self._broker_number = 0
+        #: Rises with each registration; questions of before the oldest good one were a former broker's, which counts
+        #: as this one does: answering them would answer this one's.
+        self._era = 0
+        self._good_era = 0
         self._wanted_state = "ready"
         super().__init__(place.find(where, publish, key), timeout, name)
-        self._registration = Registration(self._connection, name, self._introduce, self._welcomed)
+        self._registration = Registration(self._connection, name, self._introduce, self._taken, self._welcomed)
 
     # ---- Describing ----
 
@@ -242,12 +244,15 @@ class Agent(Client):
         services = sorted(self._services) if names_only else [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
 
+    def _taken(self) -> None:
+        self._era += 1
+
     def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
         if not is_same_broker:
-            self._broker_number += 1
+            self._good_era = self._era
             for context in self._contexts.values():
-                context.cancel()  # nobody waits for it any more
-            self._contexts.clear()
+                if context.era < self._good_era:
+                    context.cancel()  # nobody waits for it any more
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])
@@ -319,8 +324,11 @@ class Agent(Client):
             super()._on_notice(header, body)
 
     def _asked(self, header: Dict[str, Any], body: bytes) -> None:
-        kind, id, number = header["kind"], header["id"], self._broker_number
-        is_wanted = lambda: number == self._broker_number  # noqa: E731
+        kind, id, era = header["kind"], header["id"], self._era
+
+        def is_wanted() -> bool:
+            return era >= self._good_era
+
         try:
             fields = envelope.decode(kind, body)
             subsystem = self._subsystems.get(fields["subsystem"])
@@ -330,10 +338,15 @@ class Agent(Client):
             self._connection.answer(header, None, error, is_wanted)
             return
         subject = fields.get("event") or fields.get("call") or fields["item"]
-        tell = lambda value: self.tell("exchange.feedback", {"id": id, "value": value})  # noqa: E731
+
+        def tell(value: Any) -> None:
+            if is_wanted():
+                self.tell("exchange.feedback", {"id": id, "value": value})
+
         trace_id = (header["trace"] or {}).get("trace", 0)
         deadline_s = (header["deadline_ms"] or 0) / 1000
         context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
+        context.era = era
         self._contexts[id] = context
 
         def handle() -> None:

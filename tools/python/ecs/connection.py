@@ -25,7 +25,7 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import zmq
 
@@ -69,6 +69,14 @@ class _Pending:
         self.result: Optional[Callable[[Any], None]] = None
 
 
+class _Outgoing(NamedTuple):
+    """A message that is to leave: a request, whose bytes are made then, or parts."""
+
+    pending: Optional[_Pending]
+    parts: Sequence[bytes] = ()
+    is_wanted: Callable[[], bool] = lambda: True
+
+
 class Connection:
     """See the module's header. ``on_notice`` gets what is no answer; it and the hooks run on the I/O thread."""
 
@@ -92,7 +100,7 @@ class Connection:
         self._pending: Dict[int, _Pending] = {}
         self._inbox: Deque[Callable[[], None]] = deque()
         self._inbox_room = threading.Condition()
-        self._outbox: Deque[Tuple[Optional[_Pending], Sequence[bytes]]] = deque()
+        self._outbox: Deque[_Outgoing] = deque()
         self._timers: List[Tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
         self._subscribers: Dict[zmq.Socket[bytes], Callable[[List[bytes]], None]] = {}
@@ -157,7 +165,7 @@ class Connection:
         error: Optional[EcsError],
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Answers a request of the broker's, unless ``is_wanted`` says on the I/O thread that it is not any more."""
+        """Answers a request of the broker's, unless ``is_wanted`` says that it is not any more when it would leave."""
         trace = asked["trace"]
         if error is None:
             kind = f"{asked['kind']}.reply"
@@ -169,7 +177,7 @@ class Connection:
             kind, body = "error", envelope.encode("error", error.failure())
         header = envelope.header(kind, asked["id"], trace=trace)
         parts = (envelope.encode("header", header), body)
-        self.post(lambda: self._outbox.append((None, parts)) if is_wanted() else None)
+        self.post(lambda: self._outbox.append(_Outgoing(None, parts, is_wanted)))
 
     def close(self) -> None:
         """Ends the connection; what is open ends as Disconnected."""
@@ -245,10 +253,6 @@ class Connection:
         """A notice from the I/O thread itself."""
         self._send_notice(self._message(kind, 0, fields, next_trace()))
 
-    def drop_unsent_answers(self) -> None:
-        """The broker that asked is no more; another one's questions have the same ids."""
-        self._outbox = deque((pending, parts) for pending, parts in self._outbox if pending is not None)
-
     def reconnect(self, why: str) -> None:
         """Makes the connection anew: the broker has been silent for too long."""
         self._link.close()
@@ -270,19 +274,20 @@ class Connection:
 
     def _begin(self, pending: _Pending) -> None:
         self._pending[pending.id] = pending
-        self._outbox.append((pending, ()))
+        self._outbox.append(_Outgoing(pending))
         self.call_at(pending.deadline, lambda: self._expire(pending))
 
     def _send_notice(self, parts: Sequence[bytes]) -> None:
         if self._gate_open:
-            self._outbox.append((None, parts))
+            self._outbox.append(_Outgoing(None, parts))
 
     def _cancel(self, id: int) -> None:
         pending = self._pending.get(id)
         if pending is None:
             return
         if pending.sent:
-            self._outbox.append((None, self._message("exchange.cancel", 0, {"id": id}, pending.trace)))
+            parts = self._message("exchange.cancel", 0, {"id": id}, pending.trace)
+            self._outbox.append(_Outgoing(None, parts))
         else:
             self._end(pending, error=error_of({"code": "cancelled", "message": f"{pending.future.subject}: cancelled"}))
 
@@ -426,7 +431,7 @@ class Connection:
             for pending in [pending for pending in self._pending.values() if pending.sent]:
                 if pending.kind in _SENT_AGAIN:
                     pending.sent = False
-                    self._outbox.append((pending, ()))
+                    self._outbox.append(_Outgoing(pending))
                 else:
                     message = f"{why} before {pending.future.subject} was answered; it may have been carried out"
                     self._end(pending, error=Disconnected(message, trace_id=pending.trace.trace))
@@ -455,7 +460,10 @@ class Connection:
 
     def _flush(self) -> None:
         while self._outbox and self._gate_open:
-            pending, parts = self._outbox[0]
+            pending, parts, is_wanted = self._outbox[0]
+            if not is_wanted():
+                self._outbox.popleft()
+                continue
             if pending is not None:
                 rest = pending.deadline - time.monotonic()
                 if self._pending.get(pending.id) is not pending or rest <= 0:

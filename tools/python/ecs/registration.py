@@ -28,19 +28,21 @@ _SILENCE_TIMEOUTS = 2
 
 
 class Registration:
-    """``describe(names_only)`` makes what is said at each registration; ``welcomed(reply, is_same_broker)`` is called
-    after each."""
+    """``describe(names_only)`` makes what is said at each registration. After each, ``taken()`` is called before
+    anything that the broker asks next is heard, and ``welcomed(reply, is_same_broker)`` once that is known."""
 
     def __init__(
         self,
         connection: Connection,
         name: str,
         describe: Callable[[bool], Dict[str, Any]],
+        taken: Callable[[], None],
         welcomed: Callable[[Dict[str, Any], bool], None],
     ):
         self._connection = connection
         self._name = name
         self._describe = describe
+        self._taken = taken
         self._welcomed = welcomed
         self.state = "starting"
         #: Why the broker did not take it, the last time; None while it has.
@@ -119,6 +121,7 @@ class Registration:
         if epoch != self._epoch:
             return
         if error is None:
+            self._taken()
             done = lambda status, failed: self._identified(epoch, reply, status, failed)  # noqa: E731
             if not self._connection.ask_now("status.get", {}, AGENT_DEADLINE_S, done):
                 self._greet_later(epoch)
@@ -147,11 +150,9 @@ class Registration:
         self._phase, self.refusal = "registered", None
         self._pause = BACKOFF_MIN_S
         _log.info("%s is registered", self._name)
-        if not is_same:
-            self._connection.drop_unsent_answers()
         self._connection.open_gate()
+        self._welcomed(welcome, is_same)  # before anything leaves: it says which answers are wanted
         self._keep_beating(epoch, welcome["heartbeat_ms"] / 1000, welcome["timeout_ms"] / 1000)
-        self._welcomed(welcome, is_same)
 
     def _keep_beating(self, epoch: int, interval_s: float, timeout_s: float) -> None:
         if epoch != self._epoch or self._phase != "registered":

@@ -336,7 +336,21 @@ def value_or_none(client, item):
         return None
 
 
-def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(beamline, agent, client):
+def delay_identity(agent):
+    """The agent learns late whose questions it hears: time enough for the next broker to ask one."""
+    connection, ask_now = agent._connection, agent._connection.ask_now
+
+    def late(kind, fields, timeout, done):
+        if kind != "status.get":
+            return ask_now(kind, fields, timeout, done)
+        later = lambda reply, error: connection.call_at(time.monotonic() + 0.5, lambda: done(reply, error))  # noqa: E731
+        return ask_now(kind, fields, timeout, later)
+
+    connection.ask_now = late
+
+
+@pytest.mark.parametrize("is_away", [True, False], ids=["answered while it is away", "answered to the next one"])
+def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(beamline, agent, client, is_away):
     """A new start of the broker counts its questions from 1 again: an old answer must not be taken for a new one."""
     box, gates = agent.subsystem("x01/box"), [threading.Event(), threading.Event()]
 
@@ -349,6 +363,10 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     old = client.call_later("wait", number=0, timeout=20)
     wait_for("the first question", lambda: agent._contexts)
     beamline.stop(signal.SIGKILL)
+    if is_away:
+        gates[0].set()
+        wait_for("the answer", lambda: agent._connection._outbox)
+        delay_identity(agent)
     beamline.start()
     wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
     new = client.call_later("wait", number=1, timeout=20)
@@ -360,6 +378,23 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     assert new.result() == 1
     with pytest.raises(ecs.Disconnected):
         old.result()
+
+
+def test_alarm_that_is_raised_while_the_agent_registers_is_not_lost(beamline, agent, client):
+    pump, introduce, raised = agent.subsystem("x01/pump"), agent._introduce, []
+
+    def introduce_and_change(names_only):
+        fields = introduce(names_only)
+        raised.append(f"LATE{len(raised)}")
+        pump.alarm(raised[-1], "warn", "after what is told was gathered")
+        return fields
+
+    agent.start()
+    agent._registration._describe = introduce_and_change
+    beamline.stop(signal.SIGKILL)
+    beamline.start()
+    wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
+    wait_for("every alarm", lambda: {alarm.code for alarm in client.alarms()} == set(raised))
 
 
 def test_description_may_grow_and_shrink_while_the_agent_runs(agent, client):

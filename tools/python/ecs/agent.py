@@ -1,0 +1,444 @@
+"""A process that hosts subsystems, answers for them, and does jobs.
+
+    I/O thread   registration, heartbeats, what the broker asks ──▶ handler threads ──▶ answers
+                                                                    one for each event, call, job;
+                                                                    reads and writes of one item in their order
+
+An agent is a client too: what it asks, the broker knows as its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from secrets import randbits
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, TypeVar, Union
+
+from . import envelope, place, trace
+from .client import Client
+from .errors import Busy, Cancelled, EcsError, EcsTimeout, NotFound
+from .future import Future
+from .handlers import Context, Handler, error_from
+from .job import RunningJob, Service, shortened
+from .limits import (
+    AGENT_DEADLINE_S,
+    HANDLER_THREADS_MAX,
+    LEAVE_PATIENCE_S,
+    REPEAT_INTERVAL_S,
+    TIMEOUT_DEFAULT_S,
+)  # fmt: skip
+from .registration import Registration
+from .subsystem import Subsystem, check_part
+from .values import to_wire
+from .workers import Workers
+
+_log = logging.getLogger("ecs")
+F = TypeVar("F", bound=Callable[..., Any])
+_ASKS = frozenset(("event.run", "call.run", "kv.read", "kv.write"))
+#: Answers to a job's report that mean: later (``schemas/spec/job.md``, rule 7).
+_LATER = frozenset(("not_registered", "store_failed", "busy", "timeout", "disconnected"))
+VERSION = "0.1.0"
+
+
+class Agent(Client):
+    """``agent = ecs.Agent("x01/vacuum", "beamline.toml")``; describe what it hosts, then :meth:`start` or
+    :meth:`run`, or use it in a ``with``.
+
+    It registers again by itself, with all that it has described and its last values, whenever the broker or the
+    connection has gone away.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        where: Union[str, os.PathLike[str], None] = None,
+        *,
+        publish: Optional[str] = None,
+        key: Union[str, os.PathLike[str], None] = None,
+        kind: str = "python",
+        version: str = VERSION,
+        timeout: float = TIMEOUT_DEFAULT_S,
+    ):
+        self.name = name
+        self._about = {
+            "name": name, "kind": kind, "host": socket.gethostname(), "pid": os.getpid(), "version": version,
+            "instance": randbits(64),
+        }  # fmt: skip
+        self._lock = threading.Lock()
+        self._subsystems: Dict[str, Subsystem] = {}
+        self._services: Dict[str, Service] = {}
+        self._handlers = Workers(f"{name}-handler", HANDLER_THREADS_MAX)
+        self._started = threading.Event()
+        self._stopping = threading.Event()
+        # Used by the I/O thread alone.
+        self._contexts: Dict[int, Context] = {}
+        self._jobs: Dict[int, RunningJob] = {}
+        #: Version of each subsystem's description that was sent.
+        self._described: Dict[str, int] = {}
+        #: Rises with each registration; questions of before the oldest good one were a former broker's, which counts
+        #: as this one does: answering them would answer this one's.
+        self._era = 0
+        self._good_era = 0
+        self._wanted_state = "ready"
+        super().__init__(place.find(where, publish, key), timeout, name)
+        self._registration = Registration(self._connection, name, self._introduce, self._taken, self._welcomed)
+
+    # ---- Describing ----
+
+    def subsystem(self, name: str, help: str = "", *, uuid: Optional[str] = None, temporary: bool = False) -> Subsystem:
+        """A subsystem that this agent hosts, by its full name; the agent's own name is allowed. A ``temporary`` one
+        is forgotten when the agent goes."""
+        subsystem = Subsystem(self, name, help, uuid, temporary)
+        with self._lock:
+            if name in self._subsystems:
+                raise EcsError(f"subsystem {name!r} is there already", code="conflict")
+            self._subsystems[name] = subsystem
+        self.description_changed(subsystem)
+        return subsystem
+
+    def service(
+        self,
+        name: str,
+        *,
+        jobs_at_once: int = 1,
+        follows: Optional[str] = None,
+        on_kill: Optional[Callable[[RunningJob], None]] = None,
+        help: Optional[str] = None,
+    ) -> Callable[[F], F]:
+        """Decorates what does jobs; before :meth:`start`. The function's parameters are the job's, by name; one that
+        is called ``job`` is the :class:`~ecs.RunningJob`.
+
+        What it returns is the result. ``raise ecs.Refuse(…)`` before ``job.accept()`` rejects the job; another
+        exception fails it; ``ecs.Cancelled`` ends it as cancelled. ``on_kill(job)`` is called on a thread of its own
+        when the job is to end, beside ``job.cancelled``.
+        """
+        check_part("service", name)
+
+        def decorate(function: F) -> F:
+            if self._registration.state != "starting" or self._started.is_set():
+                raise EcsError(f"service {name!r}: services are named before start()", code="conflict")
+            self._services[name] = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
+            return function
+
+        return decorate
+
+    def remove_subsystem(self, subsystem: Subsystem) -> None:
+        with self._lock:
+            if self._subsystems.pop(subsystem.name, None) is None:
+                raise NotFound(f"{subsystem.name} is not hosted here", code="no_such_subsystem")
+        if self._started.is_set():
+            self._ask("subsystem.remove", {"name": subsystem.name}, subsystem.name, None, lambda reply: None)
+
+    # ---- Life ----
+
+    def start(self, timeout: float = 10.0, ready: bool = True) -> None:
+        """Registers, gives kept values back, publishes the values that there are, and returns then.
+
+        With ``ready=False`` it stays `starting` until :meth:`ready`. Raises what the broker refuses it with: a name
+        that somebody else holds for the whole ``timeout``, a name that is none; :class:`~ecs.EcsTimeout` if there is
+        no broker. It is closed then.
+        """
+        self._wanted_state = "ready" if ready else "starting"
+        self._connection.post(self._registration.begin)
+        until = time.monotonic() + timeout
+        while not self._started.wait(0.02):
+            registration = self._registration
+            is_late = time.monotonic() >= until
+            if registration.is_final.is_set() or is_late:
+                refusal = registration.refusal or EcsTimeout(f"{self.name}: {self._connection.problem}")
+                self.close()
+                raise refusal
+
+    def ready(self, is_ready: bool = True) -> None:
+        """Says whether it can do its work."""
+        self._wanted_state = "ready" if is_ready else "starting"
+        self._connection.post(lambda: self._registration.set_state(self._wanted_state))
+
+    def run(self) -> None:
+        """Starts, and returns after SIGINT, SIGTERM or :meth:`close`, having taken its leave."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self._stopping.set())
+        with self:
+            while not self._stopping.wait(3600):
+                pass
+
+    def __enter__(self) -> Agent:
+        if not self._started.is_set():
+            self.start()
+        return self
+
+    def close(self, grace: float = 5.0) -> None:
+        """Takes its leave: running jobs are told to end, handlers have ``grace`` seconds, then the connection ends."""
+        if self._connection.is_closed:
+            return
+        self._stopping.set()
+        self._connection.post(self._kill_all)
+        until = time.monotonic() + (grace if self._started.is_set() else 0.0)
+        self._handlers.wait_idle(max(0.0, until - time.monotonic()))
+        while self._jobs and time.monotonic() < until:
+            time.sleep(0.01)  # their last reports are answered
+        self._connection.post(self._registration.leave)
+        self._registration.has_left.wait(LEAVE_PATIENCE_S)
+        super().close()
+        self._handlers.close()
+
+    # ---- Telling ----
+
+    def telemetry(self, values: Mapping[str, Any]) -> None:
+        """The agent's figures now, published under ``<name>/telemetry``. Rates end in their unit: ``images_per_s``."""
+        self.tell("telemetry", {"values": {name: to_wire(value, name) for name, value in values.items()}})
+
+    def publish(self, item: str, value: Any, timeout: Optional[float] = None) -> int:
+        """Publishes an item, whether described here or not, and returns its revision; for what has no
+        :class:`~ecs.Subsystem`."""
+        subsystem, _, name = item.rpartition("/")
+        revision: int = self.publish_later(subsystem, name, to_wire(value, item), timeout).result()
+        return revision
+
+    def publish_later(self, subsystem: str, item: str, value: Any, timeout: Optional[float]) -> Future:
+        fields = {"subsystem": subsystem, "item": item, "value": value}
+        revision = lambda reply: reply["revision"]  # noqa: E731
+        return self._connection.request("kv.publish", fields, f"{subsystem}/{item}", timeout, revision)
+
+    def tell(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """A notice; left out while there is no broker, since the last values are told when it comes."""
+        self._connection.notice(kind, fields)
+
+    def tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
+        if self._started.is_set():
+            self._connection.post(lambda: self._tell_alarm(kind, fields))
+
+    def description_changed(self, subsystem: Subsystem) -> None:
+        if self._started.is_set():
+            self._connection.post(lambda: self._describe(subsystem))
+
+    # ---- For jobs, from any thread ----
+
+    def later(self, seconds: float, task: Callable[[], None]) -> None:
+        self._connection.post(lambda: self._connection.call_at(time.monotonic() + seconds, task))
+
+    def tell_now(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self._connection.send_now(kind, fields)
+
+    def report(self, job: RunningJob, report: Dict[str, Any]) -> None:
+        def add() -> None:
+            job.reports.append(report)
+            self._send_report(job)
+
+        self._connection.post(add)
+
+    # ---- On the I/O thread: registration ----
+
+    def _introduce(self, names_only: bool) -> Dict[str, Any]:
+        with self._lock:
+            subsystems = list(self._subsystems.values())
+        described = []
+        for subsystem in subsystems:
+            fields, self._described[subsystem.name] = subsystem.describe()
+            described.append(fields)
+        services = sorted(self._services) if names_only else [its.wire() for its in self._services.values()]
+        return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
+
+    def _taken(self) -> None:
+        self._era += 1
+
+    def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
+        if not is_same_broker:
+            self._good_era = self._era
+            for context in self._contexts.values():
+                if context.era < self._good_era:
+                    context.cancel()  # nobody waits for it any more
+        fresh = []
+        for described in welcome["subsystems"]:
+            subsystem = self._subsystems.get(described["name"])
+            if subsystem is None:
+                continue
+            if not subsystem.is_live:
+                fresh.append((subsystem, subsystem.restore(described["restored"])))
+                continue
+            for name, value in subsystem.values().items():
+                self.tell_now("kv.publish", {"subsystem": subsystem.name, "item": name, "value": value})
+        for subsystem in list(self._subsystems.values()):
+            if self._described.get(subsystem.name) != subsystem.version:
+                self._describe(subsystem)  # changed while it was registering
+        for job in list(self._jobs.values()):
+            self._send_report(job)
+        self._handlers.run(lambda: self._go_live(fresh))
+
+    def _go_live(self, fresh: Sequence[Any]) -> None:
+        """On a handler's thread: what runs here is the user's."""
+        for subsystem, restored in fresh:
+            try:
+                subsystem.go_live(restored)
+            except Exception:
+                _log.exception("%s: on_restore raised", subsystem.name)
+                subsystem.go_live([])
+        if not self._started.is_set():
+            self._connection.post(lambda: self._registration.set_state(self._wanted_state, self._started.set))
+
+    def _describe(self, subsystem: Subsystem) -> None:
+        if not self._registration.is_registered or self._subsystems.get(subsystem.name) is not subsystem:
+            return
+        fields, version = subsystem.describe()
+        if self._described.get(subsystem.name) == version:
+            return
+        self._described[subsystem.name] = version
+
+        def answered(reply: Any, error: Optional[EcsError]) -> None:
+            if error is not None:
+                _log.error("%s is not described: %s", subsystem.name, error)
+            elif not subsystem.is_live:
+                restored = subsystem.restore(reply["restored"])
+                self._handlers.run(lambda: self._go_live([(subsystem, restored)]))
+
+        self._connection.ask_now("subsystem.describe", {"description": fields}, AGENT_DEADLINE_S, answered)
+
+    def _tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
+        def answered(reply: Any, error: Optional[EcsError]) -> None:
+            if error is not None:
+                _log.error("%s of %s %s: %s", kind, fields["subsystem"], fields["code"], error)
+
+        if self._registration.is_registered:  # else it is part of what is described when it registers
+            self._connection.ask_now(kind, fields, AGENT_DEADLINE_S, answered)
+
+    # ---- On the I/O thread: what the broker asks ----
+
+    def _on_notice(self, header: Dict[str, Any], body: bytes) -> None:
+        kind = header["kind"]
+        if kind in _ASKS:
+            self._asked(header, body)
+        elif kind == "exchange.cancel":
+            context = self._contexts.get(envelope.decode(kind, body)["id"])
+            if context is not None:
+                context.cancel()
+        elif kind == "job.run":
+            self._run_job(envelope.decode(kind, body))
+        elif kind == "job.kill":
+            self._kill_job(envelope.decode(kind, body)["id"])
+        else:
+            super()._on_notice(header, body)
+
+    def _asked(self, header: Dict[str, Any], body: bytes) -> None:
+        kind, id, era = header["kind"], header["id"], self._era
+
+        def is_wanted() -> bool:
+            return era >= self._good_era
+
+        try:
+            fields = envelope.decode(kind, body)
+            subsystem = self._subsystems.get(fields["subsystem"])
+            if subsystem is None:
+                raise EcsError(f"{self.name} does not host {fields['subsystem']}", code="not_handled")
+        except EcsError as error:
+            self._connection.answer(header, None, error, is_wanted)
+            return
+        subject = fields.get("event") or fields.get("call") or fields["item"]
+
+        def tell(value: Any) -> None:
+            if is_wanted():
+                self.tell("exchange.feedback", {"id": id, "value": value})
+
+        trace_id = (header["trace"] or {}).get("trace", 0)
+        deadline_s = (header["deadline_ms"] or 0) / 1000
+        context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
+        context.era = era
+        self._contexts[id] = context
+
+        def handle() -> None:
+            trace.enter(header["trace"])
+            try:
+                reply, error = {"value": self._handle(kind, subsystem, context, fields)}, None
+            except BaseException as raised:
+                if not isinstance(raised, EcsError):
+                    _log.exception("%s: the handler of %s raised", subsystem.name, subject)
+                reply, error = {}, error_from(raised, f"{subsystem.name} {subject}")
+            finally:
+                trace.enter(None)
+            self._connection.answer(header, reply, error, is_wanted)
+            self._connection.post(lambda: self._forget(id, context))
+
+        lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
+        if not self._handlers.run(handle, lane):
+            self._forget(id, context)
+            self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"), is_wanted)
+
+    def _handle(self, kind: str, subsystem: Subsystem, context: Context, fields: Mapping[str, Any]) -> Any:
+        """On a handler's thread."""
+        if not subsystem.wait_live(context.seconds_left):
+            raise EcsTimeout(f"{subsystem.name} has not begun yet")
+        if kind == "kv.read":
+            return subsystem.read_by_others(fields["item"])
+        if kind == "kv.write":
+            return subsystem.written_by_others(fields["item"], fields["value"])
+        what = kind.split(".")[0]
+        return subsystem.handler(what, fields[what]).run(context, fields["params"])
+
+    def _forget(self, id: int, context: Context) -> None:
+        if self._contexts.get(id) is context:
+            del self._contexts[id]
+
+    # ---- On the I/O thread: jobs ----
+
+    def _run_job(self, order: Mapping[str, Any]) -> None:
+        id = order["id"]
+        if id in self._jobs:
+            self._send_report(self._jobs[id])
+            return
+        service = self._services.get(order["service"])
+        job = self._jobs[id] = RunningJob(self, id, order["service"], order["params"])
+        if service is None:
+            job.reject(NotFound(f"{self.name} does not offer {order['service']}", code="no_such_service"))
+        elif self._stopping.is_set() or not self._handlers.run(lambda: job.run(service.handler)):
+            job.reject(Busy(f"{self.name} is stopping, or has too much to do already"))
+
+    def _kill_job(self, id: int) -> None:
+        job = self._jobs.get(id)
+        if job is None:  # it is not known here: so it has ended
+            job = self._jobs[id] = RunningJob(self, id, "", None)
+            job.end_unknown(Cancelled(f"{self.name} does not have job {id}"))
+            return
+        if job.cancelled or job.has_ended:
+            return
+        job.cancel()
+        service = self._services.get(job.service)
+        if service is not None and service.on_kill is not None:
+            on_kill = service.on_kill
+            self._handlers.run(lambda: on_kill(job))
+
+    def _kill_all(self) -> None:
+        for id in list(self._jobs):
+            self._kill_job(id)
+
+    def _send_report(self, job: RunningJob) -> None:
+        if job.is_reporting or not job.reports or not self._registration.is_registered:
+            return
+        report = job.reports[0]
+        answered = lambda reply, error: self._reported(job, report, error)  # noqa: E731
+        job.is_reporting = self._connection.ask_now("job.report", report, AGENT_DEADLINE_S, answered)
+        if not job.is_reporting:
+            self._report_later(job)
+
+    def _report_later(self, job: RunningJob) -> None:
+        self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_report(job))
+
+    def _reported(self, job: RunningJob, report: Dict[str, Any], error: Optional[EcsError]) -> None:
+        job.is_reporting = False
+        if error is not None and error.code in _LATER:
+            if error.code == "not_registered":
+                self._registration.lost()
+            self._report_later(job)
+            return
+        job.reports.popleft()
+        if error is not None:
+            _log.warning("%s: report of job %d refused: %s", self.name, job.id, error)
+            is_too_much = error.code in ("bad_parameter", "bad_message")
+            if is_too_much and job.has_ended and not job.reports and (report["result"] is not None or report["reason"]):
+                job.reports.append(shortened(report, error))
+        if job.has_ended and not job.reports:
+            self._jobs.pop(job.id, None)
+        self._send_report(job)

@@ -1,0 +1,129 @@
+"""A real broker for each test, in a folder and on sockets of its own."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import pytest
+
+import ecs
+
+ROOT = pathlib.Path(__file__).parents[3]
+ECS_CLI = os.environ.get("ECS_CLI", str(ROOT / "target/release/ecs-cli"))
+#: How long processes may take to start or stop on a busy machine.
+PATIENCE_S = 20.0
+#: Short, so that deaths are noticed soon: an agent is gone after TIMEOUT_S of silence.
+HEARTBEAT_S, TIMEOUT_S = 0.2, 1.0
+
+
+def wait_for(what, condition, patience=PATIENCE_S):
+    """Waits until `condition()` is true, and returns it; fails naming `what` otherwise."""
+    until = time.monotonic() + patience
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, f"{what} did not happen within {patience} s"
+        time.sleep(0.01)
+
+
+class Beamline:
+    """`ecs-cli broker` on a configuration of its own. Its name is x01."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.config = folder / "beamline.toml"
+        requests, publish = folder / "req", folder / "pub"
+        (folder / "detector.json").write_text((ROOT / "tools/demo-detector.json").read_text())
+        self.config.write_text(
+            f'[beamline]\nname = "x01"\n[broker]\nrequest_endpoint = "ipc://{requests}"\n'
+            f'publish_endpoint = "ipc://{publish}"\nheartbeat = "{int(HEARTBEAT_S * 1000)} ms"\n'
+            f'timeout = "{int(TIMEOUT_S * 1000)} ms"\n[detector]\nconfig = "detector.json"\n'
+        )
+        self._processes: list[subprocess.Popen] = []
+        self._opened: list = []
+        self.broker: subprocess.Popen | None = None
+
+    def start(self):
+        log = open(self.folder / "broker.log", "ab")
+        self.broker = self._spawn([ECS_CLI, "broker", "--config", str(self.config)], stdout=log, stderr=log)
+        with self.client() as client:
+            wait_for("the broker's answer", lambda: self._answers(client))
+        return self
+
+    def _answers(self, client):
+        assert self.broker.poll() is None, (self.folder / "broker.log").read_text()
+        try:
+            return client.status(timeout=0.5)
+        except ecs.EcsTimeout:
+            return None
+
+    def stop(self, number=signal.SIGTERM):
+        self.broker.send_signal(number)
+        self.broker.wait(PATIENCE_S)
+
+    def client(self, **more) -> ecs.Client:
+        return self._open(ecs.connect(self.config, **more))
+
+    def agent(self, name, **more) -> ecs.Agent:
+        return self._open(ecs.Agent(name, self.config, **more))
+
+    def process(self, source: str) -> subprocess.Popen:
+        """A Python process that runs `source`, with `ecs`, `CONFIG` and `time` at hand."""
+        header = f"import os, sys, time, ecs\nCONFIG = {str(self.config)!r}\n"
+        return self._spawn([sys.executable, "-c", header + textwrap.dedent(source)])
+
+    def _spawn(self, command, **more):
+        process = subprocess.Popen(command, **more)
+        self._processes.append(process)
+        return process
+
+    def _open(self, connection):
+        self._opened.append(connection)
+        return connection
+
+    def close(self):
+        for connection in reversed(self._opened):
+            if isinstance(connection, ecs.Agent):
+                connection.close(grace=0.0)
+            else:
+                connection.close()
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def folder():
+    """Not pytest's own, whose path is too long for a UNIX socket's."""
+    path = tempfile.mkdtemp(prefix="ecs-")
+    yield pathlib.Path(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def stopped_beamline(folder):
+    """Not started yet."""
+    beamline = Beamline(folder)
+    yield beamline
+    beamline.close()
+
+
+@pytest.fixture
+def beamline(stopped_beamline):
+    return stopped_beamline.start()
+
+
+@pytest.fixture
+def client(beamline):
+    return beamline.client()

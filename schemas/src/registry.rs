@@ -62,7 +62,7 @@ pub struct Register {
     #[serde(default)]
     pub jobs: Vec<JobId>,
     /// All that it hosts; itself too, where it has more to say than its name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsystems: Vec<Description>,
 }
 
@@ -75,7 +75,7 @@ pub struct Registered {
     /// Silence for this long means gone, in milliseconds.
     pub timeout_ms: u32,
     /// Of each subsystem that was described, in their order.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsystems: Vec<Described>,
 }
 
@@ -121,7 +121,7 @@ pub struct Status {
     /// True when every agent that the configuration names is ready (and there is at least one).
     pub ready: bool,
     /// Connections that have requests open, watch items, or have lost messages because they did not read.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<ClientStatus>,
 }
 

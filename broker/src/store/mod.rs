@@ -17,7 +17,7 @@
 //! S3  A file of a newer schema is refused, not guessed at.
 
 use crate::{
-    core::{Change, Changes, Stored, StoredSubsystem},
+    core::{Change, Changes, Stored, Unstored},
     limits::STORE_PATIENCE,
 };
 use ecs_schemas::{
@@ -26,7 +26,10 @@ use ecs_schemas::{
 };
 use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Name of the file in the state folder.
 pub const FILE_NAME: &str = "broker.sqlite";
@@ -134,9 +137,9 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::save`].
-    pub fn save_subsystems(&mut self, subsystems: &[(String, Option<StoredSubsystem>)]) -> Result<(), SaveError> {
+    pub fn save_subsystems(&mut self, subsystems: &[Unstored]) -> Result<(), SaveError> {
         let transaction = self.connection.transaction()?;
-        for (name, subsystem) in subsystems {
+        for Unstored { name, subsystem, items } in subsystems {
             match subsystem {
                 Some(subsystem) => {
                     let sql = "INSERT OR REPLACE INTO subsystems (name, agent, record) VALUES (?1, ?2, ?3)";
@@ -144,9 +147,9 @@ impl Store {
                 }
                 None => {
                     transaction.prepare_cached("DELETE FROM subsystems WHERE name = ?1")?.execute([name])?;
-                    transaction.prepare_cached("DELETE FROM item_values WHERE subsystem = ?1")?.execute([name])?;
                 }
             }
+            forget_values(&transaction, name, items)?;
         }
         Ok(transaction.commit()?)
     }
@@ -169,6 +172,17 @@ fn read_records<T: DeserializeOwned>(connection: &Connection, path: &Path, sql: 
         decode(&bytes).map_err(|error| OpenError::Record { path: path.to_owned(), what, reason: error.to_string() })
     };
     rows.map(record).collect()
+}
+
+/// Forgets the values of a subsystem's items that are not among those that have one.
+fn forget_values(connection: &Connection, subsystem: &str, kept: &BTreeSet<String>) -> rusqlite::Result<()> {
+    let mut select = connection.prepare_cached("SELECT item FROM item_values WHERE subsystem = ?1")?;
+    let stored: Vec<String> = select.query_map([subsystem], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for item in stored.iter().filter(|item| !kept.contains(*item)) {
+        let sql = "DELETE FROM item_values WHERE subsystem = ?1 AND item = ?2";
+        connection.prepare_cached(sql)?.execute([subsystem, item])?;
+    }
+    Ok(())
 }
 
 fn insert(connection: &Connection, record: &JobRecord) -> rusqlite::Result<()> {

@@ -10,9 +10,11 @@
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
+mod alarms;
 mod chaos;
 mod jobs;
 mod messages;
 mod registry;
 mod storage;
+mod subsystems;
 mod world;

@@ -53,6 +53,8 @@ pub struct Unstored {
     pub subsystem: Option<StoredSubsystem>,
     /// Items whose stored values still hold; all others of it are forgotten (D4).
     pub items: BTreeSet<String>,
+    /// Values of items that are stored from this description on.
+    pub values: Vec<StoredValue>,
 }
 
 /// An item, as subsystem and name.
@@ -82,6 +84,14 @@ struct Kept {
     bytes: usize,
 }
 
+impl Subsystem {
+    /// Items whose values are stored.
+    fn stored_items(&self) -> BTreeSet<String> {
+        let stored = self.description.items.iter().filter(|item| item.persist && self.values.contains_key(&item.name));
+        stored.map(|item| item.name.clone()).collect()
+    }
+}
+
 #[derive(Default)]
 pub struct Subsystems {
     all: BTreeMap<String, Subsystem>,
@@ -91,6 +101,8 @@ pub struct Subsystems {
     /// Descriptions that are to be published, and those to be stored (D2).
     changed: BTreeSet<String>,
     unstored: BTreeSet<String>,
+    /// Items that had a value before they were described with `persist`.
+    newly_stored: BTreeSet<ItemPath>,
     /// Alarms that were raised or cleared and are to be published.
     alarms: Vec<RaisedAlarm>,
     /// Values that are to be published, in their order, and items that may have lost theirs.
@@ -252,6 +264,9 @@ impl Subsystems {
         self.note_alarms(&name, &before_alarms, &mut description.alarms, now_ns);
         self.drop_values(&mut values, &before_items, &description);
         self.claim_values(&mut values, &description);
+        let was_persistent = |item: &Item| before_items.iter().any(|before| before.name == item.name && before.persist);
+        let newly = description.items.iter().filter(|item| item.persist && !was_persistent(item));
+        self.newly_stored.extend(newly.map(|item| (name.clone(), item.name.clone())));
         let bytes = encode(&description).len();
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
@@ -425,12 +440,13 @@ impl Subsystems {
 
     /// Values that must be on disk before this batch is answered.
     pub fn changed_values(&self) -> Vec<StoredValue> {
-        let stored = |path: &ItemPath| {
-            let aside = || self.unclaimed.get(path).map(|kept| &kept.reading);
-            let reading = Reading::clone(self.reading(&path.0, &path.1).or_else(aside)?);
-            Some(StoredValue { subsystem: path.0.clone(), item: path.1.clone(), reading })
-        };
-        self.undo.keys().filter_map(stored).collect()
+        self.undo.keys().filter_map(|path| self.stored(path)).collect()
+    }
+
+    fn stored(&self, path: &ItemPath) -> Option<StoredValue> {
+        let aside = || self.unclaimed.get(path).map(|kept| &kept.reading);
+        let reading = Reading::clone(self.reading(&path.0, &path.1).or_else(aside)?);
+        Some(StoredValue { subsystem: path.0.clone(), item: path.1.clone(), reading })
     }
 
     pub fn commit(&mut self) {
@@ -573,20 +589,27 @@ impl Subsystems {
     pub fn unstored(&self) -> Vec<Unstored> {
         let unstored = |name: &String| {
             let kept = self.all.get(name).filter(|subsystem| !subsystem.description.temporary);
-            let mut items: BTreeSet<_> = kept.map(|its| its.values.keys().cloned().collect()).unwrap_or_default();
+            let mut items: BTreeSet<_> = kept.map(Subsystem::stored_items).unwrap_or_default();
             items.extend(self.unclaimed_of(name).map(|(_, item)| item.clone()));
+            let values = self.newly_stored.iter().filter(|(of, item)| of == name && items.contains(item));
             let subsystem = kept.map(|subsystem| StoredSubsystem {
                 // Alarms are told anew by whoever raises them.
                 description: Description { alarms: Vec::new(), ..subsystem.description.clone() },
                 agent: subsystem.agent.clone(),
             });
-            Unstored { name: name.clone(), subsystem, items }
+            Unstored {
+                name: name.clone(),
+                subsystem,
+                values: values.filter_map(|path| self.stored(path)).collect(),
+                items,
+            }
         };
         self.unstored.iter().map(unstored).collect()
     }
 
     pub fn note_stored(&mut self) {
         self.unstored.clear();
+        self.newly_stored.clear();
     }
 
     /// Bytes of all values as they are, for a test that the sum that is kept of them is right.

@@ -17,7 +17,7 @@
 //! S3  A file of a newer schema is refused, not guessed at.
 
 use crate::{
-    core::{Change, Changes, Stored, Unstored},
+    core::{Change, Changes, Stored, StoredValue, Unstored},
     limits::STORE_PATIENCE,
 };
 use ecs_schemas::{
@@ -118,10 +118,7 @@ impl Store {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        for value in &changes.values {
-            let sql = "INSERT OR REPLACE INTO item_values (subsystem, item, record) VALUES (?1, ?2, ?3)";
-            transaction.prepare_cached(sql)?.execute(params![value.subsystem, value.item, encode(value)])?;
-        }
+        insert_values(&transaction, &changes.values)?;
         for change in &changes.jobs {
             match change {
                 Change::Save(record) => insert(&transaction, record)?,
@@ -139,7 +136,7 @@ impl Store {
     /// As [`Store::save`].
     pub fn save_subsystems(&mut self, subsystems: &[Unstored]) -> Result<(), SaveError> {
         let transaction = self.connection.transaction()?;
-        for Unstored { name, subsystem, items } in subsystems {
+        for Unstored { name, subsystem, items, values } in subsystems {
             match subsystem {
                 Some(subsystem) => {
                     let sql = "INSERT OR REPLACE INTO subsystems (name, agent, record) VALUES (?1, ?2, ?3)";
@@ -150,6 +147,7 @@ impl Store {
                 }
             }
             forget_values(&transaction, name, items)?;
+            insert_values(&transaction, values)?;
         }
         Ok(transaction.commit()?)
     }
@@ -172,6 +170,14 @@ fn read_records<T: DeserializeOwned>(connection: &Connection, path: &Path, sql: 
         decode(&bytes).map_err(|error| OpenError::Record { path: path.to_owned(), what, reason: error.to_string() })
     };
     rows.map(record).collect()
+}
+
+fn insert_values(connection: &Connection, values: &[StoredValue]) -> rusqlite::Result<()> {
+    for value in values {
+        let sql = "INSERT OR REPLACE INTO item_values (subsystem, item, record) VALUES (?1, ?2, ?3)";
+        connection.prepare_cached(sql)?.execute(params![value.subsystem, value.item, encode(value)])?;
+    }
+    Ok(())
 }
 
 /// Forgets the values of a subsystem's items that are not among those that have one.

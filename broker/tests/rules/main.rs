@@ -5,16 +5,29 @@
 //! | `registry` | who is there: R1 to R4 |
 //! | `jobs` | a job's life: J1 to J4, queue, cancel, loss, restart |
 //! | `storage` | what holds when the disk fails |
+//! | `subsystems` | who hosts what: S1 to S3, D1 to D4 |
+//! | `items` | values: K1 to K4, compare-and-set, questions and their answers |
+//! | `watches` | who is told of values: W1 to W5 |
+//! | `events`, `calls` | asking handlers: X1 to X5, E1 to E3 |
+//! | `alarms`, `traces` | A1, A2; T1 to T3 |
 //! | `messages` | what is no message, and every limit that a sender can reach |
-//! | `chaos` | lost, late and doubled messages, dying agents and brokers, by seed |
+//! | `chaos` | jobs under lost, late and doubled messages, dying agents and brokers, by seed |
+//! | `simulation` | everything at random at once, thousands of seeds, and what must hold at every instant |
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
 mod alarms;
+mod calls;
 mod chaos;
+mod events;
+mod items;
 mod jobs;
 mod messages;
+mod random;
 mod registry;
+mod simulation;
 mod storage;
 mod subsystems;
+mod traces;
+mod watches;
 mod world;

@@ -161,8 +161,10 @@ impl World {
         if !self.disk_works {
             return;
         }
-        for Unstored { name, subsystem, items } in self.core.unstored() {
+        for Unstored { name, subsystem, items, values } in self.core.unstored() {
             self.stored_values.retain(|(of, item), _| *of != name || items.contains(item));
+            let path = |value: &StoredValue| (value.subsystem.clone(), value.item.clone());
+            self.stored_values.extend(values.into_iter().map(|value| (path(&value), value)));
             match subsystem {
                 Some(subsystem) => drop(self.stored_subsystems.insert(name, subsystem)),
                 None => drop(self.stored_subsystems.remove(&name)),
@@ -297,6 +299,11 @@ impl World {
     pub fn publish(&mut self, from: &str, path: (&str, &str), value: impl Into<Value>) -> Result<u64, Failure> {
         let publish = Publish { subsystem: path.0.to_owned(), item: path.1.to_owned(), value: value.into() };
         self.ask(from, &publish).map(|published| published.revision)
+    }
+
+    /// Publishes without an answer.
+    pub fn notify_publish(&mut self, from: &str, publish: &Publish) {
+        self.send_as(from, &Header::notice(Publish::KIND), publish);
     }
 
     pub fn get(&mut self, path: (&str, &str)) -> Result<Reading, Failure> {

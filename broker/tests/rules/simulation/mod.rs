@@ -25,10 +25,10 @@ use client::Client;
 use ecs_broker::core::{Input, Session};
 use ecs_schemas::envelope::{Header, encode};
 use serde::Serialize;
-use std::{collections::VecDeque, env};
+use std::{collections::VecDeque, env, sync::Mutex, thread};
 use witness::Witness;
 
-/// In CI: a few seconds on two cores.
+/// In CI: half a minute on two cores.
 const RUNS: u64 = 3000;
 const STEPS: u32 = 120;
 /// Steps of the calm end: longer than any deadline, the time after which an agent is gone, and the repeat of cancels.
@@ -154,6 +154,9 @@ impl Simulation {
         let inboxes: Vec<(Session, VecDeque<(Header, Vec<u8>)>)> =
             std::mem::take(&mut self.world.inboxes).into_iter().collect();
         for (session, messages) in inboxes {
+            if !self.is_alive(&session) && !self.unnoticed.contains(&session) {
+                self.unnoticed.push(session.clone()); // as a ROUTER says it of each message
+            }
             for (header, body) in messages {
                 self.witness.note_sent(&self.world, &session, &header, &body);
                 self.send_through(false, session.clone(), header, body);
@@ -162,8 +165,14 @@ impl Simulation {
         self.witness.check(&mut self.world);
     }
 
+    fn is_alive(&self, session: &Session) -> bool {
+        self.agents.iter().any(|agent| agent.session() == *session)
+            || self.clients.iter().any(|client| client.session() == *session)
+    }
+
     /// The broker dies and another one reads its disk. All connections are new.
     fn restart_broker(&mut self) {
+        self.world.now_ns += SECOND_NS / 1000; // a process does not start in no time
         self.world.restart_broker();
         self.witness.note_restart(&self.world);
         self.to_broker.clear();
@@ -216,6 +225,9 @@ impl Simulation {
 
     /// The network: lost, late, doubled, or in time.
     fn send_through(&mut self, is_inwards: bool, session: Session, header: Header, body: Vec<u8>) {
+        if !is_inwards && !self.is_alive(&session) {
+            return;
+        }
         let copies = match (self.trouble(12), self.trouble(25)) {
             (true, _) => 0,
             (_, true) => 2,
@@ -295,16 +307,27 @@ fn whatever_happens_every_request_is_answered_once_and_nothing_acknowledged_is_l
         None => 0..from_env("ECS_SIMULATION_RUNS").unwrap_or(RUNS),
     };
     let is_one = seeds.end - seeds.start == 1;
-    let mut seen = witness::Seen::default();
-    for seed in seeds {
-        let _seed = Seed(seed);
-        let mut simulation = Simulation::new(seed);
-        simulation.witness.is_loud = is_one;
-        simulation.run();
-        seen.add(simulation.witness.seen());
-    }
+    let seen = Mutex::new(witness::Seen::default());
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
+    thread::scope(|scope| {
+        for first in 0..threads {
+            scope.spawn({
+                let (seen, seeds) = (&seen, seeds.clone());
+                move || seeds.skip(first).step_by(threads).for_each(|seed| run_one(seed, is_one, seen))
+            });
+        }
+    });
+    let seen = seen.into_inner().unwrap();
     println!("{seen:?}");
     assert!(is_one || seen.is_enough(), "too little has happened to prove anything: {seen:?}");
+}
+
+fn run_one(seed: u64, is_loud: bool, seen: &Mutex<witness::Seen>) {
+    let _seed = Seed(seed);
+    let mut simulation = Simulation::new(seed);
+    simulation.witness.is_loud = is_loud;
+    simulation.run();
+    seen.lock().unwrap().add(simulation.witness.seen());
 }
 
 fn session_of(kind: &str, number: usize, connection: u64) -> Session {

@@ -18,6 +18,7 @@ use crate::world::{SECOND_NS, World};
 use ecs_broker::core::Session;
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode},
+    error_code::{ErrorCode, Failure},
     exchange::{CallEvent, EventResults, TargetEnd, TargetEnded},
     job::{JobId, JobRecord},
     kv::{Publish, Published, Set, Unwatch, Update, Watch},
@@ -183,17 +184,16 @@ impl Witness {
         let key = (to.clone(), id);
         let open = self.open.get_mut(&key);
         let open = open.unwrap_or_else(|| panic!("rule 1: {} to {to:?}, which has not asked {id}", header.kind));
-        match open.deadlines_ns[0] <= world.now_ns {
-            true => drop(open.deadlines_ns.remove(0)),
-            false => drop(open.deadlines_ns.pop()), // of two copies the later one is refused at once
-        }
+        // Of two copies the later one is refused while the first is open; else the first is answered first.
+        let is_copy = header.kind == KIND_ERROR && decode::<Failure>(body).unwrap().code == ErrorCode::BadMessage;
+        open.deadlines_ns.remove(if is_copy { open.deadlines_ns.len() - 1 } else { 0 });
         let (kind, asked) = (open.kind.clone(), open.body.clone());
         if open.deadlines_ns.is_empty() {
             self.open.remove(&key);
         }
         match header.kind.as_str() {
             KIND_ERROR => {
-                let failure: ecs_schemas::error_code::Failure = decode(body).unwrap();
+                let failure: Failure = decode(body).unwrap();
                 return self.seen.count(&format!("error {}", failure.code.as_str()));
             }
             answer => assert_eq!(answer, format!("{kind}.reply"), "rule 1"),

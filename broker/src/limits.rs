@@ -57,12 +57,21 @@ pub const SUBSYSTEMS_MAX: usize = 4096;
 pub const SUBSYSTEMS_OF_AGENT_MAX: usize = 256;
 /// Bytes of one description: some thousand items. More is refused.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all descriptions together. At the limit those that are gone longest are forgotten; if all are here, a new one
+/// is refused with `busy`.
+pub const DESCRIPTIONS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Alarms that one subsystem has raised. More are refused with `busy`.
 pub const ALARMS_OF_SUBSYSTEM_MAX: usize = 256;
 /// Bytes of the last values of all items together. A publication that would go beyond is refused with `busy`.
 pub const KEPT_VALUES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Stored values of one subsystem that are put aside because their items are not described now. More are dropped.
+pub const UNCLAIMED_OF_SUBSYSTEM_MAX: usize = 1024;
 /// Longest value that a list of items shows.
 pub const LISTED_VALUE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a list of items or alarms; how many are left out is said.
+pub const LISTED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that watchers are told at one time. Beyond it they are told the newest value a moment later.
+pub const UPDATES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Items that one connection watches, and all together. More are refused with `busy`.
 pub const WATCHES_OF_SESSION_MAX: usize = 10_000;
 pub const WATCHES_MAX: usize = 200_000;
@@ -71,6 +80,17 @@ pub const EXCHANGES_OF_SESSION_MAX: usize = 4096;
 pub const EXCHANGES_MAX: usize = 65_536;
 /// Calls of one name that wait for a worker. More are refused with `busy`.
 pub const QUEUED_CALLS_MAX: usize = 16_384;
+/// Bytes of the parameters of all calls that wait for a worker. More are refused with `busy`.
+pub const QUEUED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of an event's parameters, for all its targets together. More is refused.
+pub const FANOUT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of what several targets of one event answer: together they must fit into one body, with their names. What
+/// finds no room ends as `failed`.
+pub const RESULTS_BYTES_MAX: usize = 60 * 1024 * 1024;
+/// Bytes of a handler's reason, and of its hint. The rest is cut off.
+pub const REASON_BYTES_MAX: usize = 4 * 1024;
+/// Unknown targets of one event to which the nearest name is looked for; it takes some time.
+pub const SUGGESTIONS_MAX: usize = 16;
 /// Targets that an event names. More are refused; a broadcast has as many as there are handlers.
 pub const TARGETS_MAX: usize = 1024;
 /// Parameters of an event or call. More are refused.
@@ -88,13 +108,15 @@ pub const SPANS_MAX: usize = 16_384;
 /// Topics whose last value is kept for new subscribers. Beyond it the one that was silent longest is
 /// forgotten, and its sequence begins again if it speaks again.
 pub const TOPICS_MAX: usize = 32_768;
+/// Bytes of the last values of all topics, for the same reason and with the same end.
+pub const TOPICS_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 /// Last values are sent again at most this often, whatever the number of new subscribers.
 pub const REPLAY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An accepted or running job whose agent is gone waits this long for it to come back: time for a
 /// supervisor to start it again, and for it to say how the job ended. Then the job is lost.
 pub const LOST_GRACE: Duration = Duration::from_secs(30);
-/// `job.run` and `job.kill` are sent again after this long without a report.
+/// `job.run`, `job.kill`, and the cancel of a call that keeps a worker busy for nobody, are sent again after this long.
 pub const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keys that open something. Beyond it none is made, and files beyond it are not read: all are read anew

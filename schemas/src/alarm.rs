@@ -5,7 +5,11 @@
 //! A2  Alarms are part of a subsystem's description: registering anew replaces all of them, so none stays
 //!     by mistake. Those of a subsystem that is gone stay listed until it comes back.
 
-use crate::{envelope::Request, job::Ack, subsystem::check_part};
+use crate::{
+    envelope::{Request, is_zero},
+    job::Ack,
+    subsystem::check_part,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,6 +95,9 @@ impl Request for ListAlarms {
 pub struct AlarmList {
     /// The gravest first, then the oldest.
     pub alarms: Vec<RaisedAlarm>,
+    /// Alarms that found no room in this answer: the least grave ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 /// Also the payload of the topic `<subsystem>/alarm/<code>`, where `raised` tells the end.

@@ -15,9 +15,9 @@
 //! K4  A value of an item with `persist` is on the broker's disk before its publication is answered.
 
 use crate::{
-    envelope::{Notice, Request},
+    envelope::{Notice, Request, is_zero},
     job::Ack,
-    subsystem::check_part,
+    subsystem::{check_help, check_part},
     value::Value,
     value_type::ValueType,
 };
@@ -70,6 +70,7 @@ impl Item {
     pub fn check(&self) -> Result<(), String> {
         check_part("item", &self.name)?;
         let in_it = |reason: String| format!("item {}: {reason}", self.name);
+        check_help("its text", &self.help).map_err(in_it)?;
         self.kind.check_self().map_err(in_it)?;
         if self.persist && !self.published {
             return Err(in_it("persist needs published: what is not told cannot be kept".to_owned()));
@@ -150,6 +151,9 @@ impl Request for ListItems {
 pub struct ItemList {
     /// Sorted by subsystem and item.
     pub items: Vec<ListedItem>,
+    /// Items that found no room in this answer; a longer prefix finds them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,11 +176,6 @@ pub struct Publish {
     /// Values before this one that could not be told: `revision` rises by as many more, so that readers see the gap.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl Request for Publish {

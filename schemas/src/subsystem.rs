@@ -16,6 +16,7 @@ use crate::{
     envelope::Request,
     job::Ack,
     kv::{Item, Restored},
+    nearest::quoted,
     registry::{AgentState, check_name},
     value_type::ValueType,
 };
@@ -186,7 +187,8 @@ pub const PART_BYTES_MAX: usize = 64;
 pub fn check_part(what: &str, name: &str) -> Result<(), String> {
     let is_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > PART_BYTES_MAX || !name.chars().all(is_ok) {
-        return Err(format!("{what} {name:?}: a name has 1 to {PART_BYTES_MAX} letters, digits, '-', '_' and '.'"));
+        let name = quoted(name);
+        return Err(format!("{what} {name}: a name has 1 to {PART_BYTES_MAX} letters, digits, '-', '_' and '.'"));
     }
     Ok(())
 }
@@ -204,7 +206,11 @@ impl Description {
         if let Some(uuid) = &self.uuid {
             check_uuid(uuid)?;
         }
+        check_help(&self.name, &self.help)?;
         self.items.iter().try_for_each(Item::check)?;
+        if let (true, Some(item)) = (self.temporary, self.items.iter().find(|item| item.persist)) {
+            return Err(format!("item {}: persist in a temporary subsystem, which goes with its values", item.name));
+        }
         unique("item", self.items.iter().map(|item| &item.name))?;
         for (what, handled) in [("event", &self.events), ("call", &self.calls)] {
             handled.iter().try_for_each(|handled| handled.check(what))?;
@@ -219,8 +225,10 @@ impl Handled {
     fn check(&self, what: &str) -> Result<(), String> {
         check_part(what, &self.name)?;
         let in_it = |reason: String| format!("{what} {}: {reason}", self.name);
+        check_help(what, &self.help).map_err(in_it)?;
         for param in &self.params {
             check_part("parameter", &param.name).map_err(in_it)?;
+            check_help(&param.name, &param.help).map_err(in_it)?;
             param.kind.check_self().map_err(|reason| in_it(format!("parameter {}: {reason}", param.name)))?;
         }
         unique("parameter", self.params.iter().map(|param| &param.name)).map_err(in_it)?;
@@ -230,6 +238,18 @@ impl Handled {
         }
         Ok(())
     }
+}
+
+/// Longest help of anything, in bytes: lists show it.
+pub const HELP_BYTES_MAX: usize = 1024;
+
+/// # Errors
+/// The sentence is too long.
+pub fn check_help(what: &str, help: &str) -> Result<(), String> {
+    if help.len() > HELP_BYTES_MAX {
+        return Err(format!("{what}: help of {} bytes; at most {HELP_BYTES_MAX}", help.len()));
+    }
+    Ok(())
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
@@ -248,7 +268,8 @@ fn check_uuid(uuid: &str) -> Result<(), String> {
     if groups.eq([8, 4, 4, 4, 12]) && uuid.chars().all(is_lower_hex) {
         return Ok(());
     }
-    Err(format!("uuid {uuid:?} is not 8-4-4-4-12 hexadecimal digits in lower case"))
+    let uuid = quoted(uuid);
+    Err(format!("uuid {uuid} is not 8-4-4-4-12 hexadecimal digits in lower case"))
 }
 
 #[cfg(test)]
@@ -280,5 +301,8 @@ mod tests {
         assert!(wrong(|pump| pump.events[0].name = "v e".to_owned()).contains("\"v e\""));
         assert!(wrong(|pump| pump.events[0].result = ValueType::of(Form::Enum)).contains("result: an enum"));
         assert!(wrong(|pump| pump.events[0].at_once = 0).contains("at least 1"));
+        assert!(wrong(|pump| pump.help = "h".repeat(HELP_BYTES_MAX + 1)).contains("1025 bytes"));
+        let keep = |pump: &mut Description| (pump.temporary, pump.items[0].persist) = (true, true);
+        assert!(wrong(keep).contains("persist in a temporary"));
     }
 }

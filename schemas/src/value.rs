@@ -83,13 +83,13 @@ impl Value {
         }
     }
 
-    /// Bytes of all texts, byte strings and names in it: its size on the wire, less a few bytes for each part.
-    pub fn heap_bytes(&self) -> usize {
+    /// Its size on the wire without the few bytes that say what it is. Where it has parts, never less than they need.
+    pub fn content_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
-            Self::List(values) => values.iter().map(|value| 8 + value.heap_bytes()).sum(),
-            Self::Map(entries) => entries.iter().map(|(key, value)| 8 + key.len() + value.heap_bytes()).sum(),
+            Self::List(values) => values.iter().map(|value| 9 + value.content_bytes()).sum(),
+            Self::Map(entries) => entries.iter().map(|(key, value)| 18 + key.len() + value.content_bytes()).sum(),
             _ => 0,
         }
     }
@@ -305,5 +305,17 @@ mod tests {
             ("map", Value::map([("inner", Value::List(vec![]))])),
         ]);
         assert_eq!(decode::<Value>(&encode(&value)), Ok(value));
+    }
+
+    #[test]
+    fn content_bytes_are_never_less_than_the_wire_needs() {
+        let list = |value: Value| Value::List(vec![value; 1000]);
+        let map = |value: Value| Value::Map((0..1000).map(|at| (at.to_string().repeat(20), value.clone())).collect());
+        for part in [1e9.into(), u64::MAX.into(), "text of some length".into(), list(Value::Null), map(0.5.into())] {
+            for value in [list(part.clone()), map(part)] {
+                assert!(value.content_bytes() + 9 >= encode(&value).len());
+            }
+        }
+        assert_eq!(Value::Bytes(vec![0; 1000]).content_bytes(), 1000);
     }
 }

@@ -6,14 +6,19 @@
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
 use ecs_schemas::{
+    alarm::{AlarmList, Clear, ListAlarms, Raise, RaisedAlarm},
     envelope::{DecodeError, Header, Notice, Request, decode, encode},
     error_code::Failure,
+    exchange::{CallEvent, CallResult, Cancel, DoCall, Done, EventResults, Feedback, RunCall, RunEvent, TargetEnded},
     job::{
         Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobList, JobRecord, KillJob, ListJobs, MoveJob, Outcome,
         ReleaseJob, ReportJob, ReportProgress, RunJob, Submit,
     },
+    kv::{Get, ItemList, ListItems, Publish, Published, Read, Reading, Set, Taken, Unwatch, Update, Watch, Write},
     registry::{GetStatus, Heartbeat, Leave, Register, Registered, Status},
+    subsystem::{Describe, Described, GetSubsystem, ListSubsystems, Remove, SubsystemList, SubsystemStatus},
     telemetry::{PubHeader, Telemetry},
+    trace::{GetTrace, Spans},
     value::Value,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -67,6 +72,49 @@ fn codec_of(name: &str) -> Codec {
         ReportJob::KIND => codec::<ReportJob>(),
         ReportProgress::KIND => codec::<ReportProgress>(),
         Telemetry::KIND => codec::<Telemetry>(),
+        other => codec_of_subsystems(other),
+    }
+}
+
+fn codec_of_subsystems(name: &str) -> Codec {
+    match name {
+        "subsystem.describe.reply" => codec::<Described>(),
+        "subsystem.list.reply" => codec::<SubsystemList>(),
+        "subsystem.get.reply" => codec::<SubsystemStatus>(),
+        "kv.get.reply" => codec::<Reading>(),
+        "kv.list.reply" => codec::<ItemList>(),
+        "kv.publish.reply" => codec::<Published>(),
+        "kv.write.reply" => codec::<Taken>(),
+        "event.call.reply" => codec::<EventResults>(),
+        "event.run.reply" | "call.run.reply" => codec::<Done>(),
+        "call.do.reply" => codec::<CallResult>(),
+        "alarm.list.reply" => codec::<AlarmList>(),
+        "alarm.raised" => codec::<RaisedAlarm>(),
+        "trace.get.reply" => codec::<Spans>(),
+        Describe::KIND => codec::<Describe>(),
+        Remove::KIND => codec::<Remove>(),
+        ListSubsystems::KIND => codec::<ListSubsystems>(),
+        GetSubsystem::KIND => codec::<GetSubsystem>(),
+        Get::KIND => codec::<Get>(),
+        Set::KIND => codec::<Set>(),
+        ListItems::KIND => codec::<ListItems>(),
+        Publish::KIND => codec::<Publish>(),
+        Watch::KIND => codec::<Watch>(),
+        Unwatch::KIND => codec::<Unwatch>(),
+        Update::KIND => codec::<Update>(),
+        Read::KIND => codec::<Read>(),
+        Write::KIND => codec::<Write>(),
+        CallEvent::KIND => codec::<CallEvent>(),
+        RunEvent::KIND => codec::<RunEvent>(),
+        DoCall::KIND => codec::<DoCall>(),
+        RunCall::KIND => codec::<RunCall>(),
+        Feedback::KIND => codec::<Feedback>(),
+        TargetEnded::KIND => codec::<TargetEnded>(),
+        Cancel::KIND => codec::<Cancel>(),
+        Raise::KIND => codec::<Raise>(),
+        Clear::KIND => codec::<Clear>(),
+        ListAlarms::KIND => codec::<ListAlarms>(),
+        GetTrace::KIND => codec::<GetTrace>(),
         other => panic!("no codec for {other:?}"),
     }
 }

@@ -7,19 +7,22 @@ use super::{
     nanoseconds,
     registry::Presence,
     requests::{Answer, Call},
-    subsystems::Handles,
+    subsystems::{Handles, no_such_subsystem},
 };
-use crate::limits::{DEADLINE_MAX, FEEDBACK_BYTES_MAX, PARAMS_MAX, TARGETS_MAX};
+use crate::limits::{
+    DEADLINE_MAX, FANOUT_BYTES_MAX, FEEDBACK_BYTES_MAX, PARAMS_MAX, REASON_BYTES_MAX, SUGGESTIONS_MAX, TARGETS_MAX,
+};
 use ecs_schemas::{
-    envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
+    envelope::{Header, KIND_ERROR, Notice, Request, VALUE_BYTES_MAX, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{
         CallEvent, Cancel, DoCall, Done, EventEnded, Feedback, Params, RunCall, RunEvent, TargetEnd, TargetResult,
         event_topic,
     },
-    kv::{Reading, Taken},
-    nearest::nearest,
-    subsystem::Handled,
+    kv::Taken,
+    nearest::{nearest, quoted},
+    registry::NAME_BYTES_MAX,
+    subsystem::{Description, Handled},
     value::Value,
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -46,7 +49,7 @@ impl Core {
         let agent = self.agent_here(subsystem)?;
         self.exchanges.admit(call.session, call.header.id)?;
         let exchange = self.new_exchange(call, ask, vec![target(subsystem, &agent)]);
-        let number = self.exchanges.open(exchange);
+        let number = self.open(exchange);
         self.ask_target(number, 0, kind, body, call.now_ns);
         Ok(())
     }
@@ -69,9 +72,16 @@ impl Core {
             ask,
             deadline_ns: call.now_ns.saturating_add(nanoseconds(deadline.min(DEADLINE_MAX))),
             targets,
+            results_bytes: 0,
             waiting: None,
             origin: call.origin,
         }
+    }
+
+    fn open(&mut self, exchange: Exchange) -> u64 {
+        self.once = true; // rule C5: what was asked was asked
+        self.traces.about(exchange.origin.span, exchange.ask.subject());
+        self.exchanges.open(exchange)
     }
 
     fn ask_target(&mut self, number: u64, index: usize, kind: &str, body: Vec<u8>, now_ns: u64) {
@@ -80,13 +90,14 @@ impl Core {
         let target = &exchange.targets[index];
         let (subsystem, agent) = (target.subsystem.clone(), target.agent.clone());
         let (origin, from, deadline_ns) = (exchange.origin, exchange.by.clone(), exchange.deadline_ns);
+        let subject = exchange.ask.subject();
         let Some(session) = self.registry.session_of(&agent).cloned() else {
             let failure = gone(&subsystem, &agent);
             self.end_target(number, index, TargetEnd::Gone, Value::Null, Some(failure), now_ns);
             return;
         };
         let trace = self.traces.child(origin);
-        self.traces.begin(trace, kind, String::new(), from, subsystem, now_ns);
+        self.traces.begin(trace, kind, subject, from, subsystem, now_ns);
         self.exchanges.note_asked(number, index, id, trace.span);
         let rest_ms = deadline_ns.saturating_sub(now_ns) / 1_000_000;
         let deadline_ms = u32::try_from(rest_ms).unwrap_or(u32::MAX);
@@ -97,16 +108,26 @@ impl Core {
     /// # Errors
     /// `bad_parameter`, `busy`. What is wrong for one target is that target's end.
     pub(super) fn call_event(&mut self, call: &Call<'_>, event: CallEvent) -> Answer {
-        check_params(&event.params)?;
+        let bytes = check_params(&event.params)?;
         let targets = self.event_targets(&event)?;
+        if bytes.saturating_mul(targets.len()) > FANOUT_BYTES_MAX {
+            let message =
+                format!("{bytes} bytes of parameters to {} targets; at most {FANOUT_BYTES_MAX}", targets.len());
+            return Err(Failure::new(ErrorCode::BadParameter, message).with_hint("publish large values as an item"));
+        }
         self.exchanges.admit(call.session, call.header.id)?;
         let CallEvent { event, params, .. } = event;
         let by = self.by(call);
-        let mut asks = Vec::new();
-        let mut all = Vec::new();
+        let (mut asks, mut all, mut unknown) = (Vec::new(), Vec::new(), 0);
         for (index, name) in targets.into_iter().enumerate() {
             let agent = self.subsystems.agent_of(&name).unwrap_or_default().to_owned();
-            let end = self.cannot_handle(&name, &agent, &event, &params);
+            let end = match self.subsystems.description(&name) {
+                Some(description) => self.cannot_handle(description, &agent, &event, &params),
+                None => {
+                    unknown += 1;
+                    Some(self.unknown_target(&name, unknown <= SUGGESTIONS_MAX))
+                }
+            };
             if end.is_none() {
                 let run =
                     RunEvent { subsystem: name.clone(), event: event.clone(), params: params.clone(), by: by.clone() };
@@ -116,9 +137,9 @@ impl Core {
         }
         let exchange = self.new_exchange(call, Ask::Event { name: event }, all);
         if asks.is_empty() {
-            return Ok(Some(exchange.answer().body));
+            return Ok(Some(exchange.answer(0, call.now_ns).body));
         }
-        let number = self.exchanges.open(exchange);
+        let number = self.open(exchange);
         for (index, body) in asks {
             self.ask_target(number, index, RunEvent::KIND, body, call.now_ns);
         }
@@ -131,7 +152,10 @@ impl Core {
             return Err(Failure::new(ErrorCode::BadParameter, message));
         }
         if !event.targets.is_empty() {
-            let known = |name: &String| self.subsystems.resolve(name).map_or_else(|_| name.clone(), str::to_owned);
+            if let Some(long) = event.targets.iter().find(|name| name.len() > NAME_BYTES_MAX) {
+                return Err(no_such_subsystem(long));
+            }
+            let known = |name: &String| self.subsystems.find(name).unwrap_or(name).to_owned();
             let mut seen = BTreeSet::new();
             return Ok(event.targets.iter().map(known).filter(|name| seen.insert(name.clone())).collect());
         }
@@ -139,48 +163,53 @@ impl Core {
         Ok(handlers.map(str::to_owned).collect())
     }
 
+    fn unknown_target(&self, name: &str, with_nearest: bool) -> TargetResult {
+        let suggested = || self.subsystems.resolve(name).err();
+        let reason = with_nearest.then(suggested).flatten().unwrap_or_else(|| no_such_subsystem(name));
+        not_asked(name, TargetEnd::NotHandled, reason)
+    }
+
     /// Why a target is not even asked.
-    fn cannot_handle(&self, name: &str, agent: &str, event: &str, params: &Params) -> Option<TargetResult> {
-        let ended =
-            |end, reason| Some(TargetResult { target: name.to_owned(), end, value: Value::Null, reason: Some(reason) });
-        let Some(description) = self.subsystems.description(name) else {
-            let reason = self.subsystems.resolve(name).err();
-            return ended(TargetEnd::NotHandled, reason.unwrap_or_else(|| gone(name, agent)));
-        };
+    fn cannot_handle(
+        &self,
+        description: &Description,
+        agent: &str,
+        event: &str,
+        params: &Params,
+    ) -> Option<TargetResult> {
+        let name = &description.name;
         let Some(handled) = description.events.iter().find(|handled| handled.name == event) else {
-            return ended(TargetEnd::NotHandled, not_handled(name, event, &description.events));
+            let reason = not_handled(name, event, &description.events);
+            return Some(not_asked(name, TargetEnd::NotHandled, reason));
         };
         if self.registry.presence(agent) != Presence::Here {
-            return ended(TargetEnd::Gone, gone(name, agent));
+            return Some(not_asked(name, TargetEnd::Gone, gone(name, agent)));
         }
         let wrong = check_against(&format!("{name} {event}"), handled, params).err()?;
-        ended(TargetEnd::Refused, wrong)
+        Some(not_asked(name, TargetEnd::Refused, wrong))
     }
 
     /// # Errors
     /// `not_handled`, `wrong_type`, `out_of_range`, `bad_parameter`, `busy`.
     pub(super) fn do_call(&mut self, call: &Call<'_>, wanted: DoCall) -> Answer {
-        check_params(&wanted.params)?;
+        let bytes = check_params(&wanted.params)?;
         let DoCall { call: name, params } = wanted;
         let worker = self.subsystems.handlers(&name, Handles::Calls, &self.registry).next();
         let worker = worker.ok_or_else(|| self.nobody_answers(&name))?;
-        let description = self.subsystems.description(worker).expect("it is a handler");
-        let handled = description.calls.iter().find(|handled| handled.name == name).expect("it is a handler");
-        check_against(&name, handled, &params)?;
+        check_against(&name, self.subsystems.call_of(worker, &name).expect("it is a handler"), &params)?;
         self.exchanges.admit(call.session, call.header.id)?;
-        self.exchanges.check_queue(&name)?;
-        let by = self.by(call);
-        let mut exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
-        exchange.waiting = Some(WaitingCall { params, by });
-        let number = self.exchanges.open(exchange);
-        self.exchanges.enqueue(&name, number);
+        self.exchanges.check_queue(&name, bytes)?;
+        let waiting = WaitingCall { params, bytes, by: self.by(call) };
+        let exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
+        let number = self.open(exchange);
+        self.exchanges.enqueue(&name, number, waiting);
         self.dispatch(&name, call.now_ns);
         Ok(None)
     }
 
     fn nobody_answers(&self, name: &str) -> Failure {
-        let known = self.subsystems.handled_names(Handles::Calls);
-        let failure = Failure::new(ErrorCode::NotHandled, format!("nobody here answers the call {name:?}"));
+        let known = self.subsystems.call_names(&self.registry);
+        let failure = Failure::new(ErrorCode::NotHandled, format!("nobody here answers the call {}", quoted(name)));
         match nearest(name, known.iter().copied()) {
             Some(near) => failure.with_hint(format!("the nearest is {near}")),
             None if known.is_empty() => failure.with_hint("no agent that answers calls is here"),
@@ -191,21 +220,30 @@ impl Core {
     /// Gives waiting calls to workers that are free, the least busy first.
     fn dispatch(&mut self, name: &str, now_ns: u64) {
         while let Some(worker) = self.free_worker(name)
-            && let Some(number) = self.exchanges.dequeue(name)
+            && let Some((number, waiting)) = self.exchanges.dequeue(name)
         {
-            let agent = self.subsystems.agent_of(&worker).unwrap_or_default().to_owned();
-            let Some(exchange) = self.exchanges.get_mut(number) else { continue };
-            let Some(WaitingCall { params, by }) = exchange.waiting.take() else { continue };
-            exchange.targets.push(target(&worker, &agent));
-            let run = RunCall { subsystem: worker, call: name.to_owned(), params, by };
-            self.ask_target(number, 0, RunCall::KIND, encode(&run), now_ns);
+            self.give(number, waiting, name, &worker, now_ns);
         }
+    }
+
+    /// The worker may be described otherwise than the one that was there when the call came (X2).
+    fn give(&mut self, number: u64, waiting: WaitingCall, name: &str, worker: &str, now_ns: u64) {
+        let agent = self.subsystems.agent_of(worker).unwrap_or_default().to_owned();
+        let handled = self.subsystems.call_of(worker, name).expect("it is a free worker");
+        let wrong = check_against(name, handled, &waiting.params).err();
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        exchange.targets.push(target(worker, &agent));
+        if let Some(wrong) = wrong {
+            return self.end_target(number, 0, TargetEnd::Refused, Value::Null, Some(wrong), now_ns);
+        }
+        let WaitingCall { params, by, .. } = waiting;
+        let run = RunCall { subsystem: worker.to_owned(), call: name.to_owned(), params, by };
+        self.ask_target(number, 0, RunCall::KIND, encode(&run), now_ns);
     }
 
     fn free_worker(&self, name: &str) -> Option<String> {
         let load = |worker: &str| {
-            let description = self.subsystems.description(worker)?;
-            let at_once = description.calls.iter().find(|handled| handled.name == name)?.at_once;
+            let at_once = self.subsystems.call_of(worker, name)?.at_once as usize;
             let busy = self.exchanges.busy(worker, name);
             (busy < at_once).then(|| (busy * 1000 / at_once, worker.to_owned()))
         };
@@ -228,7 +266,10 @@ impl Core {
             self.traces.end(span, "late", now_ns);
             return self.dispatch_all(now_ns); // its worker is free, though its caller has gone
         };
-        let (end, value, reason) = self.read_answer(number, header, body);
+        let (end, value, reason) = match self.read_answer(number, header, body) {
+            Ok(value) => (TargetEnd::Ok, value, None),
+            Err(failure) => (end_by(failure.code), Value::Null, Some(failure)),
+        };
         self.traces.end(span, reason.as_ref().map_or("ok", |reason| reason.code.as_str()), now_ns);
         let call = self.exchanges.get(number).and_then(|exchange| match &exchange.ask {
             Ask::Call { name } => Some(name.clone()),
@@ -240,31 +281,20 @@ impl Core {
         }
     }
 
-    fn read_answer(&self, number: u64, header: &Header, body: &[u8]) -> (TargetEnd, Value, Option<Failure>) {
-        let broken = |message: String| (TargetEnd::Failed, Value::Null, Some(Failure::new(ErrorCode::Other, message)));
-        let Some(exchange) = self.exchanges.get(number) else { return (TargetEnd::Failed, Value::Null, None) };
+    /// What an agent has answered: a value, or why there is none.
+    fn read_answer(&self, number: u64, header: &Header, body: &[u8]) -> Result<Value, Failure> {
+        let broken = |what: &str, error| Failure::new(ErrorCode::Other, format!("{what} cannot be read: {error}"));
         if header.kind == KIND_ERROR {
-            return match decode::<Failure>(body) {
-                Ok(failure) if failure.code == ErrorCode::Refused => (TargetEnd::Refused, Value::Null, Some(failure)),
-                Ok(failure) if failure.code == ErrorCode::Cancelled => {
-                    (TargetEnd::Cancelled, Value::Null, Some(failure))
-                }
-                Ok(failure) => (TargetEnd::Failed, Value::Null, Some(failure)),
-                Err(error) => broken(format!("the handler's error cannot be read: {error}")),
-            };
+            let failure = decode::<Failure>(body).map_err(|error| broken("the handler's error", error))?;
+            return Err(shortened(failure));
         }
-        let value = match &exchange.ask {
-            Ask::Read | Ask::Write { .. } => decode::<Taken>(body).map(|taken| taken.value),
+        let value = match self.exchanges.get(number).map(|exchange| &exchange.ask) {
+            Some(Ask::Read { .. } | Ask::Write { .. }) => decode::<Taken>(body).map(|taken| taken.value),
             _ => decode::<Done>(body).map(|done| done.value),
         };
-        let value = match value {
-            Ok(value) => value,
-            Err(error) => return broken(format!("the handler's answer cannot be read: {error}")),
-        };
-        if let Err(failure) = check_value("the handler's answer", &value) {
-            return (TargetEnd::Failed, Value::Null, Some(failure));
-        }
-        (TargetEnd::Ok, value, None)
+        let value = value.map_err(|error| broken("the handler's answer", error))?;
+        check_value("the handler's answer", &value)?;
+        Ok(value)
     }
 
     #[allow(clippy::too_many_arguments, reason = "one target's end, where it is, and when")]
@@ -277,10 +307,6 @@ impl Core {
         reason: Option<Failure>,
         now_ns: u64,
     ) {
-        let value = match self.exchanges.get(number).map(|exchange| &exchange.ask) {
-            Some(Ask::Read | Ask::Write { .. }) if end == TargetEnd::Ok => self.reading_of(number, value, now_ns),
-            _ => value,
-        };
         let is_over = self.exchanges.end_target(number, index, end, value, reason);
         if let Some(notice) = self.exchanges.get(number).filter(|_| !is_over).and_then(|its| its.target_notice(index)) {
             self.free.push(notice);
@@ -290,22 +316,12 @@ impl Core {
         }
     }
 
-    /// The answer to a read or write: with the revision that the item has now, if it is published.
-    fn reading_of(&self, number: u64, value: Value, now_ns: u64) -> Value {
-        let path = self.exchanges.get(number).and_then(|exchange| match &exchange.ask {
-            Ask::Write { path, .. } => Some(path),
-            _ => None,
-        });
-        let revision = path.and_then(|(subsystem, item)| self.subsystems.reading(subsystem, item));
-        let revision = revision.map_or(0, |reading| reading.revision);
-        Value::from_typed(&Reading { value, revision, time_ns: now_ns })
-    }
-
     fn finish_exchange(&mut self, number: u64, now_ns: u64) {
-        let Some(exchange) = self.exchanges.close(number) else { return };
+        let Some((exchange, spans)) = self.exchanges.close(number, now_ns) else { return };
         let failed =
             exchange.targets.iter().filter_map(|target| target.end.as_ref()).find(|end| end.end != TargetEnd::Ok);
-        self.traces.end(exchange.origin.span, failed.map_or("ok", |end| end.end.as_str()), now_ns);
+        let outcome = failed.map_or("ok", |end| end.end.as_str());
+        spans.into_iter().chain([exchange.origin.span]).for_each(|span| self.traces.end(span, outcome, now_ns));
         if let Ask::Event { name } = &exchange.ask {
             let by = &exchange.by;
             for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
@@ -313,18 +329,30 @@ impl Core {
                 self.ended_events.extend(ended.map(|ended| (event_topic(&target.subsystem, name), ended)));
             }
         }
-        self.free.push(exchange.answer());
+        match exchange.ask {
+            Ask::Write { .. } => self.written.push(exchange),
+            _ => self.free.push(exchange.answer(0, now_ns)),
+        }
+    }
+
+    /// Answers to writes, once it is known which revision their items have.
+    pub(super) fn write_answers(&mut self, now_ns: u64) -> Vec<Outgoing> {
+        let answer = |exchange: Exchange| {
+            let reading = match &exchange.ask {
+                Ask::Write { path: (subsystem, item), .. } => self.subsystems.reading(subsystem, item),
+                _ => None,
+            };
+            exchange.answer(reading.map_or(0, |reading| reading.revision), now_ns)
+        };
+        std::mem::take(&mut self.written).into_iter().map(answer).collect()
     }
 
     /// Ends every target that has not ended, for a reason of the caller's side.
     fn end_rest(&mut self, number: u64, end: TargetEnd, reason: impl Fn(&str) -> Failure, now_ns: u64) {
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
         if let (Some(_), Ask::Call { name }) = (&exchange.waiting, &exchange.ask) {
-            let mut waited = target(name, "");
-            let message = format!("no worker of the call {name} was free in time");
-            let failure = Failure::new(reason(name).code, message);
-            waited.end = Some(TargetResult { target: name.clone(), end, value: Value::Null, reason: Some(failure) });
-            exchange.targets.push(waited);
+            let failure = Failure::new(reason(name).code, format!("no worker of the call {name} has become free"));
+            exchange.targets.push(Target { end: Some(not_asked(name, end, failure)), ..target(name, "") });
         }
         self.free.extend(exchange.cancels(|agent| self.registry.session_of(agent).cloned()));
         let open: Vec<_> = (0..exchange.targets.len()).filter(|index| exchange.targets[*index].end.is_none()).collect();
@@ -333,6 +361,16 @@ impl Core {
             self.exchanges.end_target(number, index, end, Value::Null, failure);
         }
         self.finish_exchange(number, now_ns);
+    }
+
+    /// Workers that keep calls for nobody are told so again (E2).
+    pub(super) fn repeat_cancels(&mut self, now_ns: u64) {
+        for (agent, id) in self.exchanges.take_repeated_cancels(now_ns) {
+            if let Some(session) = self.registry.session_of(&agent).cloned() {
+                let (header, body) = (Header::notice(Cancel::KIND), encode(&Cancel { id }));
+                self.free.push(Outgoing { session, header, body });
+            }
+        }
     }
 
     /// Exchanges whose time is over (X1).
@@ -354,10 +392,12 @@ impl Core {
     }
 
     /// A caller that cannot be reached: its handlers need not go on.
-    pub(super) fn drop_caller(&mut self, session: &Session) {
+    pub(super) fn drop_caller(&mut self, session: &Session, now_ns: u64) {
         for number in self.exchanges.of_caller(session) {
-            if let Some(exchange) = self.exchanges.close(number) {
+            if let Some((exchange, spans)) = self.exchanges.close(number, now_ns) {
                 self.free.extend(exchange.cancels(|agent| self.registry.session_of(agent).cloned()));
+                let all = spans.into_iter().chain([exchange.origin.span]);
+                all.for_each(|span| self.traces.end(span, "caller_gone", now_ns));
             }
         }
     }
@@ -383,7 +423,6 @@ impl Core {
             let failure = died(&subsystem.unwrap_or_default(), agent);
             self.end_target(number, index, TargetEnd::Gone, Value::Null, Some(failure), now_ns);
         }
-        self.dispatch_all(now_ns);
     }
 
     /// Passes a handler's word on to the caller.
@@ -393,7 +432,7 @@ impl Core {
     pub(super) fn feedback(&mut self, session: &Session, feedback: Feedback) -> Result<(), Failure> {
         let agent = self.registry.registered(session)?;
         check_value("feedback", &feedback.value)?;
-        let bytes = feedback.value.heap_bytes();
+        let bytes = feedback.value.content_bytes();
         if bytes > FEEDBACK_BYTES_MAX {
             let message = format!("feedback of {bytes} bytes; at most {FEEDBACK_BYTES_MAX}");
             return Err(Failure::new(ErrorCode::BadParameter, message));
@@ -415,6 +454,10 @@ fn target(subsystem: &str, agent: &str) -> Target {
     Target { subsystem: subsystem.to_owned(), agent: agent.to_owned(), asked_id: 0, end: None }
 }
 
+fn not_asked(subsystem: &str, end: TargetEnd, reason: Failure) -> TargetResult {
+    TargetResult { target: subsystem.to_owned(), end, value: Value::Null, reason: Some(reason) }
+}
+
 fn gone(subsystem: &str, agent: &str) -> Failure {
     let message = format!("{subsystem} is not here: its agent {agent} is gone");
     Failure::new(ErrorCode::AgentLost, message).with_hint("`ecs-cli status` shows which agents are here")
@@ -426,19 +469,42 @@ fn died(subsystem: &str, agent: &str) -> Failure {
 }
 
 fn not_handled(name: &str, event: &str, events: &[Handled]) -> Failure {
-    let failure = Failure::new(ErrorCode::NotHandled, format!("{name} does not handle the event {event:?}"));
+    let failure = Failure::new(ErrorCode::NotHandled, format!("{name} does not handle the event {}", quoted(event)));
     match nearest(event, events.iter().map(|handled| handled.name.as_str())) {
         Some(near) => failure.with_hint(format!("the nearest is {near}")),
         None => failure.with_hint(format!("`ecs-cli show {name}` lists what it handles")),
     }
 }
 
-fn check_params(params: &Params) -> Result<(), Failure> {
+/// Checks number and size of parameters; returns their bytes.
+fn check_params(params: &Params) -> Result<usize, Failure> {
+    let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
     if params.len() > PARAMS_MAX {
-        let message = format!("{} parameters; at most {PARAMS_MAX}", params.len());
-        return Err(Failure::new(ErrorCode::BadParameter, message));
+        return Err(bad(format!("{} parameters; at most {PARAMS_MAX}", params.len())));
     }
-    params.iter().try_for_each(|(name, value)| check_value(&format!("parameter {name}"), value))
+    params.iter().try_for_each(|(name, value)| check_value(&format!("parameter {}", quoted(name)), value))?;
+    let bytes = params.iter().map(|(name, value)| name.len() + value.content_bytes()).sum();
+    if bytes > VALUE_BYTES_MAX {
+        return Err(bad(format!("parameters of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
+    }
+    Ok(bytes)
+}
+
+/// How a target has ended that has answered with this.
+fn end_by(code: ErrorCode) -> TargetEnd {
+    match code {
+        ErrorCode::Refused => TargetEnd::Refused,
+        ErrorCode::Cancelled => TargetEnd::Cancelled,
+        _ => TargetEnd::Failed,
+    }
+}
+
+/// A handler's reason is passed on to everybody who asked; a short one says as much.
+fn shortened(mut failure: Failure) -> Failure {
+    for text in [Some(&mut failure.message), failure.hint.as_mut()].into_iter().flatten() {
+        text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+    }
+    failure
 }
 
 /// Rule X2. A handler that describes no parameters takes any.
@@ -450,7 +516,7 @@ fn check_against(what: &str, handled: &Handled, params: &Params) -> Result<(), F
     for (name, value) in params {
         let Some(param) = handled.params.iter().find(|param| param.name == *name) else {
             let near = nearest(name, handled.params.iter().map(|param| param.name.as_str()));
-            let failure = bad(format!("{what} has no parameter {name:?}"));
+            let failure = bad(format!("{what} has no parameter {}", quoted(name)));
             return Err(match near {
                 Some(near) => failure.with_hint(format!("the nearest is {near}")),
                 None => failure,

@@ -1,9 +1,9 @@
 //! Subsystems as their agents and everybody else see them: describing, alarms, coming and going.
 
-use super::{Core, Session, requests::Call};
+use super::{Core, Session, items::that_fit, requests::Call};
 use crate::limits::ALARMS_OF_SUBSYSTEM_MAX;
 use ecs_schemas::{
-    alarm::{Clear, Raise},
+    alarm::{AlarmList, Clear, Raise},
     error_code::{ErrorCode, Failure},
     job::Ack,
     registry::Register,
@@ -22,7 +22,14 @@ impl Core {
     }
 
     /// Takes in what was admitted; what the agent hosted before and does not bring any more is forgotten.
-    pub(super) fn take_in(&mut self, agent: &str, brought: Vec<Description>, now_ns: u64) -> Vec<Described> {
+    /// `is_other_state`: the agent was away, or is another start, or as ready as it was not.
+    pub(super) fn take_in(
+        &mut self,
+        agent: &str,
+        brought: Vec<Description>,
+        is_other_state: bool,
+        now_ns: u64,
+    ) -> Vec<Described> {
         let is_brought = |name: &str| brought.iter().any(|description| description.name == name);
         let left: Vec<_> =
             self.subsystems.hosted_by(agent).filter(|name| !is_brought(name)).map(str::to_owned).collect();
@@ -33,7 +40,9 @@ impl Core {
             let (uuid, restored) = self.subsystems.describe(agent, description, &self.registry, now_ns);
             described.push(Described { name, uuid, restored });
         }
-        self.subsystems.agent_changed(agent, true, now_ns);
+        if is_other_state {
+            self.subsystems.agent_changed(agent, true, now_ns);
+        }
         self.dispatch_all(now_ns);
         described
     }
@@ -44,7 +53,7 @@ impl Core {
         let (now_ns, description) = (call.now_ns, describe.description);
         let agent = self.registry.registered(call.session)?.to_owned();
         call.sender.permit_name(&description.name)?;
-        self.subsystems.admit(&agent, std::slice::from_ref(&description), &self.registry)?;
+        self.subsystems.admit(&agent, std::slice::from_ref(&description), false, &self.registry)?;
         let name = description.name.clone();
         let (uuid, restored) = self.subsystems.describe(&agent, description, &self.registry, now_ns);
         self.dispatch_all(now_ns);
@@ -78,6 +87,11 @@ impl Core {
         Ok(Ack {})
     }
 
+    pub(super) fn list_alarms(&self) -> AlarmList {
+        let (alarms, left_out) = that_fit(self.subsystems.raised_alarms().into_iter());
+        AlarmList { alarms, left_out }
+    }
+
     /// # Errors
     /// `not_registered`, `no_such_subsystem`, `conflict`.
     pub(super) fn clear(&mut self, now_ns: u64, session: &Session, clear: &Clear) -> Result<Ack, Failure> {
@@ -100,13 +114,11 @@ impl Core {
         }
     }
 
-    /// What follows when agents are gone, or were replaced by another start of themselves.
+    /// What follows when agents are gone.
     pub(super) fn follow_parted(&mut self, now_ns: u64) {
-        for (agent, is_here) in self.registry.take_parted() {
+        for agent in self.registry.take_parted() {
             self.end_of_agent(&agent, now_ns);
-            if !is_here {
-                self.subsystems.agent_changed(&agent, false, now_ns);
-            }
+            self.subsystems.agent_changed(&agent, false, now_ns);
         }
     }
 }

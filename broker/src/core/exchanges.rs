@@ -8,27 +8,34 @@
 //!
 //! # Rules (X1 to X5 of `schemas::exchange` hold here; these add to them)
 //! E1  A target is asked by the id in `asked`; an answer counts only from the agent that was asked, whatever
-//!     connection it comes over.
-//! E2  A worker that still has a call whose caller has gone stays busy until it answers or is gone.
+//!     connection it comes over. No id is used again, not after a restart of the broker either: a late answer to the
+//!     broker before is none to this one.
+//! E2  A worker that still has a call whose caller has gone stays busy until it answers or is gone. It is told again and
+//!     again that nobody waits, and answers also if it never had the call: so no worker stays busy by a lost message.
 //! E3  The number of open exchanges is limited, of one caller and of all, and so is each queue of calls.
 
-use super::{Outgoing, Session, traces::Origin};
-use crate::limits::{EXCHANGES_MAX, EXCHANGES_OF_SESSION_MAX, QUEUED_CALLS_MAX};
+use super::{Outgoing, Session, nanoseconds, subsystems::ItemPath, traces::Origin};
+use crate::limits::{
+    EXCHANGES_MAX, EXCHANGES_OF_SESSION_MAX, QUEUED_BYTES_MAX, QUEUED_CALLS_MAX, REPEAT_INTERVAL, RESULTS_BYTES_MAX,
+};
 use ecs_schemas::{
     envelope::{Header, Notice, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{Cancel, EventResults, TargetEnd, TargetEnded, TargetResult},
+    exchange::{CallResult, Cancel, EventResults, TargetEnd, TargetEnded, TargetResult},
+    kv::Reading,
     value::Value,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-
-/// An item, as subsystem and name.
-pub type ItemPath = (String, String);
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    hash::Hash,
+};
 
 /// What is asked, and so what the answer looks like.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
-    Read,
+    Read {
+        path: ItemPath,
+    },
     /// `guarded`: it names the revision that it replaces.
     Write {
         path: ItemPath,
@@ -52,6 +59,8 @@ pub struct Exchange {
     pub ask: Ask,
     pub deadline_ns: u64,
     pub targets: Vec<Target>,
+    /// Of what its targets have answered.
+    pub results_bytes: usize,
     /// Of a call that waits for a worker: the encoded `call.run` without its subsystem is made when one is free.
     pub waiting: Option<WaitingCall>,
     pub origin: Origin,
@@ -60,6 +69,7 @@ pub struct Exchange {
 /// A call's parameters while it waits.
 pub struct WaitingCall {
     pub params: ecs_schemas::exchange::Params,
+    pub bytes: usize,
     pub by: String,
 }
 
@@ -78,6 +88,8 @@ struct Asked {
     exchange: Option<(u64, usize)>,
     /// Of a call: the subsystem and the call that it keeps busy.
     busy: Option<(String, String)>,
+    /// When the agent is told again that nobody waits; 0 while somebody does.
+    cancel_at_ns: u64,
     /// In the trace.
     span: u64,
 }
@@ -93,13 +105,21 @@ pub struct Exchanges {
     being_set: HashMap<ItemPath, usize>,
     guarded: HashSet<ItemPath>,
     /// Calls under way of each subsystem and call.
-    busy: HashMap<(String, String), u32>,
+    busy: HashMap<(String, String), usize>,
     /// Exchanges that wait for a worker, by name of the call.
     queues: BTreeMap<String, VecDeque<u64>>,
+    queued_bytes: usize,
+    /// Calls that workers have for nobody, by when they are told again (E2).
+    abandoned: BTreeSet<(u64, u64)>,
     last_id: u64,
 }
 
 impl Exchanges {
+    /// Ids begin with the time: in a nanosecond less than one is used, so no broker uses those of the one before.
+    pub fn new(now_ns: u64) -> Self {
+        Self { last_id: now_ns, ..Self::default() }
+    }
+
     /// Whether the caller may ask another question.
     ///
     /// # Errors
@@ -150,7 +170,8 @@ impl Exchanges {
         if let Some(busy) = &busy {
             *self.busy.entry(busy.clone()).or_default() += 1;
         }
-        self.asked.insert(id, Asked { agent: target.agent.clone(), exchange: Some((number, index)), busy, span });
+        let asked = Asked { agent: target.agent.clone(), exchange: Some((number, index)), busy, cancel_at_ns: 0, span };
+        self.asked.insert(id, asked);
     }
 
     pub fn get(&self, number: u64) -> Option<&Exchange> {
@@ -172,6 +193,7 @@ impl Exchanges {
             return None;
         }
         let asked = self.asked.remove(&id)?;
+        self.abandoned.remove(&(asked.cancel_at_ns, id));
         self.free(asked.busy.as_ref());
         Some((asked.span, asked.exchange))
     }
@@ -189,13 +211,8 @@ impl Exchanges {
     }
 
     fn free(&mut self, busy: Option<&(String, String)>) {
-        if let Some(key) = busy
-            && let Some(count) = self.busy.get_mut(key)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.busy.remove(key);
-            }
+        if let Some(key) = busy {
+            count_down(&mut self.busy, key);
         }
     }
 
@@ -209,6 +226,15 @@ impl Exchanges {
         reason: Option<Failure>,
     ) -> bool {
         let Some(exchange) = self.open.get_mut(&number) else { return false };
+        let (mut end, mut value, mut reason) = (end, value, reason);
+        let bytes = value.content_bytes();
+        if exchange.targets.len() > 1 && exchange.results_bytes + bytes > RESULTS_BYTES_MAX {
+            let message = format!("its answer of {bytes} bytes found no room beside those of the other targets");
+            (end, value) = (TargetEnd::Failed, Value::Null);
+            reason = Some(Failure::new(ErrorCode::Busy, message).with_hint("ask fewer targets at a time"));
+        } else {
+            exchange.results_bytes += bytes;
+        }
         let target = &mut exchange.targets[index];
         if target.end.is_none() {
             target.end = Some(TargetResult { target: target.subsystem.clone(), end, value, reason });
@@ -216,43 +242,63 @@ impl Exchanges {
         exchange.waiting.is_none() && exchange.targets.iter().all(|target| target.end.is_some())
     }
 
-    /// Takes out an exchange that is over. What agents still have of it has no caller any more (E2).
-    pub fn close(&mut self, number: u64) -> Option<Exchange> {
+    /// Takes out an exchange that is over, with the spans of what was not answered. A worker that has its call keeps it
+    /// for nobody (E2).
+    pub fn close(&mut self, number: u64, now_ns: u64) -> Option<(Exchange, Vec<u64>)> {
         let exchange = self.open.remove(&number)?;
         self.by_caller.remove(&(exchange.caller.clone(), exchange.header.id));
         self.deadlines.remove(&(exchange.deadline_ns, number));
-        if let Some(count) = self.of_session.get_mut(&exchange.caller) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_session.remove(&exchange.caller);
-            }
-        }
-        if let Ask::Write { path, guarded } = &exchange.ask {
-            if let Some(count) = self.being_set.get_mut(path) {
-                *count -= 1;
-                if *count == 0 {
-                    self.being_set.remove(path);
+        count_down(&mut self.of_session, &exchange.caller);
+        match &exchange.ask {
+            Ask::Write { path, guarded } => {
+                count_down(&mut self.being_set, path);
+                if *guarded {
+                    self.guarded.remove(path);
                 }
             }
-            if *guarded {
-                self.guarded.remove(path);
-            }
+            Ask::Call { name } => self.leave_queue(name, number, exchange.waiting.as_ref()),
+            Ask::Read { .. } | Ask::Event { .. } => {}
         }
-        if let (Ask::Call { name }, true) = (&exchange.ask, exchange.waiting.is_some())
-            && let Some(queue) = self.queues.get_mut(name)
-        {
-            queue.retain(|waiting| *waiting != number);
+        let spans = exchange.targets.iter().filter_map(|target| self.abandon(target.asked_id, now_ns)).collect();
+        Some((exchange, spans))
+    }
+
+    fn leave_queue(&mut self, call: &str, number: u64, waiting: Option<&WaitingCall>) {
+        if let (Some(waiting), Some(queue)) = (waiting, self.queues.get_mut(call)) {
+            queue.retain(|other| *other != number);
+            self.queued_bytes -= waiting.bytes;
             if queue.is_empty() {
-                self.queues.remove(name);
+                self.queues.remove(call);
             }
         }
-        for target in &exchange.targets {
-            match self.asked.get_mut(&target.asked_id) {
-                Some(asked) if asked.busy.is_some() => asked.exchange = None, // E2
-                _ => drop(self.asked.remove(&target.asked_id)),
-            }
+    }
+
+    /// Nobody waits for the answer to a question any more. Its span, if it was not answered.
+    fn abandon(&mut self, id: u64, now_ns: u64) -> Option<u64> {
+        let asked = self.asked.get_mut(&id)?;
+        let span = asked.span;
+        if asked.busy.is_none() {
+            self.asked.remove(&id);
+        } else {
+            asked.exchange = None;
+            asked.cancel_at_ns = now_ns + nanoseconds(REPEAT_INTERVAL);
+            self.abandoned.insert((asked.cancel_at_ns, id));
         }
-        Some(exchange)
+        Some(span)
+    }
+
+    /// Agents that are to be told again that nobody waits for a question's answer.
+    pub fn take_repeated_cancels(&mut self, now_ns: u64) -> Vec<(String, u64)> {
+        let mut due = Vec::new();
+        while self.abandoned.first().is_some_and(|(at_ns, _)| *at_ns <= now_ns)
+            && let Some((_, id)) = self.abandoned.pop_first()
+        {
+            let asked = self.asked.get_mut(&id).expect("what is abandoned was asked");
+            asked.cancel_at_ns = now_ns + nanoseconds(REPEAT_INTERVAL);
+            self.abandoned.insert((asked.cancel_at_ns, id));
+            due.push((asked.agent.clone(), id));
+        }
+        due
     }
 
     /// Exchanges whose deadline is over.
@@ -292,68 +338,104 @@ impl Exchanges {
     }
 
     /// Calls that a subsystem has under way.
-    pub fn busy(&self, subsystem: &str, call: &str) -> u32 {
+    pub fn busy(&self, subsystem: &str, call: &str) -> usize {
         self.busy.get(&(subsystem.to_owned(), call.to_owned())).copied().unwrap_or(0)
     }
 
-    /// Puts a call behind those that wait for a worker.
+    /// Whether another call may wait for a worker.
     ///
     /// # Errors
     /// `busy`: the queue is full.
-    pub fn check_queue(&self, call: &str) -> Result<(), Failure> {
+    pub fn check_queue(&self, call: &str, bytes: usize) -> Result<(), Failure> {
+        let hint = "start another worker, or ask later";
         if self.queues.get(call).is_some_and(|queue| queue.len() >= QUEUED_CALLS_MAX) {
             let message = format!("{QUEUED_CALLS_MAX} calls of {call} wait for a worker already");
-            return Err(Failure::new(ErrorCode::Busy, message).with_hint("start another worker, or ask later"));
+            return Err(Failure::new(ErrorCode::Busy, message).with_hint(hint));
+        }
+        if self.queued_bytes + bytes > QUEUED_BYTES_MAX {
+            let message = format!("calls with {} bytes of parameters wait for workers already", self.queued_bytes);
+            return Err(Failure::new(ErrorCode::Busy, message).with_hint(hint));
         }
         Ok(())
     }
 
-    pub fn enqueue(&mut self, call: &str, number: u64) {
+    /// Puts an open call behind those that wait for a worker.
+    pub fn enqueue(&mut self, call: &str, number: u64, waiting: WaitingCall) {
+        let Some(exchange) = self.open.get_mut(&number) else { return };
+        self.queued_bytes += waiting.bytes;
+        exchange.waiting = Some(waiting);
         self.queues.entry(call.to_owned()).or_default().push_back(number);
     }
 
     /// The call that has waited longest.
-    pub fn dequeue(&mut self, call: &str) -> Option<u64> {
-        let queue = self.queues.get_mut(call)?;
-        let number = queue.pop_front();
-        if queue.is_empty() {
-            self.queues.remove(call);
-        }
-        number
+    pub fn dequeue(&mut self, call: &str) -> Option<(u64, WaitingCall)> {
+        let number = *self.queues.get(call)?.front()?;
+        let waiting = self.open.get_mut(&number).and_then(|exchange| exchange.waiting.take());
+        let waiting = waiting.expect("a call in the queue is open and waits");
+        self.leave_queue(call, number, Some(&waiting));
+        Some((number, waiting))
     }
 
     pub fn waiting_calls(&self) -> Vec<String> {
         self.queues.keys().cloned().collect()
     }
+
+    /// Entries in all tables, for a test that nothing is left behind.
+    pub fn entries(&self) -> usize {
+        let open = self.open.len() + self.by_caller.len() + self.of_session.len() + self.deadlines.len();
+        let sets = self.being_set.len() + self.guarded.len();
+        let calls = self.busy.len() + self.queues.len() + self.queued_bytes + self.abandoned.len();
+        open + self.asked.len() + sets + calls
+    }
+}
+
+fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+impl Ask {
+    /// What it is about, for the trace.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Read { path } | Self::Write { path, .. } => format!("{}/{}", path.0, path.1),
+            Self::Event { name } | Self::Call { name } => name.clone(),
+        }
+    }
 }
 
 impl Exchange {
-    /// The answer to the caller, once every target has ended.
-    pub fn answer(&self) -> Outgoing {
-        let (header, body) = match &self.ask {
+    /// The answer to the caller, once every target has ended. `revision`: of the item that was written.
+    pub fn answer(&self, revision: u64, now_ns: u64) -> Outgoing {
+        let body = match &self.ask {
             Ask::Event { .. } => {
                 let results = self.targets.iter().filter_map(|target| target.end.clone()).collect();
-                (self.header.reply(), encode(&EventResults { results }))
+                Ok(encode(&EventResults { results }))
             }
-            _ => self.single_answer(),
+            ask => self.single_end().map(|end| match ask {
+                Ask::Call { .. } => encode(&CallResult { value: end.value, by: end.target }),
+                _ => encode(&Reading { value: end.value, revision, time_ns: now_ns }),
+            }),
+        };
+        let (header, body) = match body {
+            Ok(body) => (self.header.reply(), body),
+            Err(failure) => (self.header.error(), encode(&failure)),
         };
         Outgoing { session: self.caller.clone(), header, body }
     }
 
-    fn single_answer(&self) -> (Header, Vec<u8>) {
-        let end = self.targets.first().and_then(|target| target.end.as_ref());
-        let failed = |failure: Option<&Failure>| {
-            let unknown = Failure::new(ErrorCode::Timeout, "nobody answered in time");
-            (self.header.error(), encode(failure.unwrap_or(&unknown)))
-        };
-        let Some(end) = end else { return failed(None) };
-        match (&self.ask, end.end) {
-            (Ask::Call { .. }, TargetEnd::Ok) => {
-                let result = ecs_schemas::exchange::CallResult { value: end.value.clone(), by: end.target.clone() };
-                (self.header.reply(), encode(&result))
-            }
-            (_, TargetEnd::Ok) => (self.header.reply(), encode(&end.value)),
-            _ => failed(end.reason.as_ref()),
+    /// How the only target has ended.
+    fn single_end(&self) -> Result<TargetResult, Failure> {
+        let end = self.targets.first().and_then(|target| target.end.clone());
+        let end = end.ok_or_else(|| Failure::new(ErrorCode::Timeout, "nobody answered in time"))?;
+        match (end.end, &end.reason) {
+            (TargetEnd::Ok, _) => Ok(end),
+            (_, Some(reason)) => Err(reason.clone()),
+            (other, None) => Err(Failure::new(ErrorCode::Other, format!("{}: {}", end.target, other.as_str()))),
         }
     }
 

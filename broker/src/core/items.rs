@@ -4,8 +4,9 @@ use super::{
     Core, Session,
     exchanges::Ask,
     requests::{Answer, Call},
+    subsystems::no_such_subsystem,
 };
-use crate::limits::{LISTED_VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
+use crate::limits::{LISTED_BYTES_MAX, LISTED_VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
 use ecs_schemas::{
     envelope::{Request, VALUE_BYTES_MAX, encode},
     error_code::{ErrorCode, Failure},
@@ -13,6 +14,7 @@ use ecs_schemas::{
     kv::{Get, ItemList, ListItems, ListedItem, Publish, Published, Read, Reading, Set, Unwatch, Watch, Write},
     value::Value,
 };
+use serde::Serialize;
 
 impl Core {
     /// # Errors
@@ -26,17 +28,18 @@ impl Core {
         if item.published {
             let reading = self.subsystems.reading(&name, &get.item);
             let reading = reading.ok_or_else(|| not_set(&name, &get.item))?;
-            return Ok(Some(encode(reading)));
+            return Ok(Some(encode(&**reading)));
         }
         let by = self.by(call);
+        let ask = Ask::Read { path: (name.clone(), get.item.clone()) };
         let read = Read { subsystem: name.clone(), item: get.item, by };
-        self.ask_one(call, Ask::Read, &name, Read::KIND, encode(&read))?;
+        self.ask_one(call, ask, &name, Read::KIND, encode(&read))?;
         Ok(None)
     }
 
     /// # Errors
-    /// `no_such_subsystem`, `no_such_item`, `read_only`, `wrong_type`, `out_of_range`, `changed`, `conflict`, and
-    /// whatever the owner says.
+    /// `no_such_subsystem`, `no_such_item`, `read_only`, `bad_parameter` (too large), `wrong_type`, `out_of_range`,
+    /// `changed`, `conflict`, `agent_lost`, `busy`, and whatever the owner says.
     pub(super) fn set_item(&mut self, call: &Call<'_>, set: Set) -> Answer {
         let name = self.subsystems.resolve(&set.subsystem)?.to_owned();
         let item = self.subsystems.item(&name, &set.item)?;
@@ -84,13 +87,13 @@ impl Core {
             let message = format!("{subsystem} {item} is described as not published");
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
-        let (what, known_persist) = (format!("{subsystem} {item}"), known.persist);
+        let what = format!("{subsystem} {item}");
         check_value(&what, &value)?;
         known.kind.check(&what, &value)?;
-        let payload = encode(&value);
-        let revision = self.subsystems.publish(&subsystem, &item, value, (payload.len(), skipped), now_ns)?;
-        self.once |= !known_persist;
-        self.published.push((subsystem, item));
+        let bytes = encode(&value).len();
+        let path = (subsystem, item);
+        let revision = self.subsystems.publish(path.clone(), value, (bytes, skipped), now_ns)?;
+        self.once |= !self.subsystems.is_undoable(&path);
         Ok(Published { revision })
     }
 
@@ -102,7 +105,7 @@ impl Core {
             Some(owner) => {
                 Err(Failure::new(ErrorCode::Conflict, format!("{subsystem} is {owner}'s, and you are {agent}")))
             }
-            None => Err(Failure::new(ErrorCode::NoSuchSubsystem, format!("{subsystem:?} was not described"))),
+            None => Err(no_such_subsystem(subsystem).with_hint("describe it first")),
         }
     }
 
@@ -116,7 +119,8 @@ impl Core {
             reading: short(reading),
             bytes: reading.map_or(0, |(_, bytes)| bytes as u64),
         });
-        ItemList { items: listed.collect() }
+        let (items, left_out) = that_fit(listed);
+        ItemList { items, left_out }
     }
 
     /// # Errors
@@ -132,6 +136,20 @@ impl Core {
     }
 }
 
+/// What of a list fits into an answer, and how much does not.
+pub(super) fn that_fit<T: Serialize>(mut all: impl Iterator<Item = T>) -> (Vec<T>, u64) {
+    let mut bytes = 0;
+    let mut fit = Vec::new();
+    for one in all.by_ref() {
+        bytes += encode(&one).len();
+        if bytes > LISTED_BYTES_MAX {
+            return (fit, 1 + all.count() as u64);
+        }
+        fit.push(one);
+    }
+    (fit, 0)
+}
+
 fn not_set(name: &str, item: &str) -> Failure {
     Failure::new(ErrorCode::NotSet, format!("{name} {item} has no value yet: its owner has published none"))
 }
@@ -139,7 +157,7 @@ fn not_set(name: &str, item: &str) -> Failure {
 /// Size and nesting of a value that others are given again.
 pub(super) fn check_value(what: &str, value: &Value) -> Result<(), Failure> {
     let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
-    let bytes = value.heap_bytes();
+    let bytes = value.content_bytes();
     if bytes > VALUE_BYTES_MAX {
         return Err(bad(format!("{what} of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
     }

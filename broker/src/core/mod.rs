@@ -56,10 +56,10 @@ mod watches;
 
 pub use access::Sender;
 pub use jobs::Change;
-pub use subsystems::{StoredSubsystem, StoredValue};
+pub use subsystems::{StoredSubsystem, StoredValue, Unstored};
 pub use topics::Publication;
 
-use crate::limits::CLIENTS_MAX;
+use crate::limits::{CLIENTS_MAX, UPDATES_BYTES_MAX};
 use ecs_schemas::{
     alarm::alarm_topic,
     envelope::{Header, Notice, encode},
@@ -71,15 +71,15 @@ use ecs_schemas::{
     subsystem::description_topic,
     telemetry::{job_topic, state_topic, telemetry_topic},
 };
-use exchanges::Exchanges;
+use exchanges::{Exchange, Exchanges};
 use followers::Followers;
 use jobs::Jobs;
 use registry::Registry;
 use std::{collections::HashMap, time::Duration};
-use subsystems::Subsystems;
+use subsystems::{PublishedValue, Subsystems};
 use topics::Topics;
 use traces::Traces;
-use watches::Watches;
+use watches::{Due, Watches};
 
 /// Source of what the broker publishes by its own word.
 const SOURCE_BROKER: &str = "broker";
@@ -170,6 +170,13 @@ struct Counters {
     undeliverable: u64,
 }
 
+/// What leaves with a commit.
+struct Updates {
+    messages: Vec<Outgoing>,
+    /// Of the values in it; see `UPDATES_BYTES_MAX`.
+    bytes: usize,
+}
+
 pub struct Core {
     options: CoreOptions,
     started_ns: u64,
@@ -188,8 +195,8 @@ pub struct Core {
     once: bool,
     /// Events that have ended since the last commit, by their topic.
     ended_events: Vec<(String, EventEnded)>,
-    /// Items that were published in this batch.
-    published: Vec<(String, String)>,
+    /// Writes whose owner has answered: the revision in the caller's answer is that of after the batch.
+    written: Vec<Exchange>,
     counters: Counters,
     /// The counters at the start of the batch, so that a message that is handled twice counts once.
     counters_before: Counters,
@@ -205,14 +212,14 @@ impl Core {
             followers: Followers::load(stored.followers),
             topics: Topics::default(),
             subsystems: Subsystems::load(stored.subsystems, stored.values),
-            exchanges: Exchanges::default(),
+            exchanges: Exchanges::new(now_ns),
             watches: Watches::default(),
             traces: Traces::new(options.seed),
             lost: HashMap::new(),
             free: Vec::new(),
             once: false,
             ended_events: Vec::new(),
-            published: Vec::new(),
+            written: Vec::new(),
             counters: Counters::default(),
             counters_before: Counters::default(),
             options,
@@ -222,6 +229,7 @@ impl Core {
     /// Takes one input and returns what is to be sent.
     pub fn step(&mut self, now_ns: u64, input: &Input) -> Stepped {
         let mut out = Vec::new();
+        let before = self.counters;
         self.once = matches!(input, Input::Unreachable { .. });
         match input {
             Input::Message { session, sender, parts } => self.message(now_ns, session, sender, parts, &mut out),
@@ -229,7 +237,7 @@ impl Core {
             Input::Unreachable { session } => {
                 self.watches.forget(session);
                 self.lost.remove(session);
-                self.drop_caller(session);
+                self.drop_caller(session, now_ns);
             }
             Input::Revoked { key } => {
                 self.registry.revoke(key, now_ns);
@@ -237,6 +245,7 @@ impl Core {
             }
             Input::Tick => {
                 self.registry.expire(now_ns);
+                self.repeat_cancels(now_ns);
                 self.reconcile(now_ns, &mut out);
             }
             Input::Wake => {}
@@ -246,6 +255,8 @@ impl Core {
         let mut stepped = Stepped { held: out, free: std::mem::take(&mut self.free), once: self.once };
         if stepped.once {
             stepped.free.append(&mut stepped.held);
+            self.counters_before.received += self.counters.received - before.received;
+            self.counters_before.malformed += self.counters.malformed - before.malformed;
         }
         stepped
     }
@@ -262,8 +273,8 @@ impl Core {
         Changes { jobs, values: self.subsystems.changed_values() }
     }
 
-    /// Descriptions to be stored when there is time (rule D2), by name; none for one that is no more.
-    pub fn unstored(&self) -> Vec<(String, Option<StoredSubsystem>)> {
+    /// Descriptions to be stored when there is time (rule D2).
+    pub fn unstored(&self) -> Vec<Unstored> {
         self.subsystems.unstored()
     }
 
@@ -273,11 +284,14 @@ impl Core {
     }
 
     /// The batch is on disk: forgets how to undo it and returns what is to be published.
-    /// Watchers are told too: those are the messages.
+    /// Watchers are told too, and those whose writes were answered: those are the messages.
     pub fn commit(&mut self, now_ns: u64) -> (Vec<Publication>, Vec<Outgoing>) {
         let mut out = Vec::new();
         self.subsystems.commit();
+        let answers = self.write_answers(now_ns);
+        let mut updates = Updates { messages: answers, bytes: 0 };
         self.publish_subsystems(now_ns, &mut out);
+        self.publish_values(now_ns, &mut out, &mut updates);
         for name in self.registry.take_changed() {
             let status = self.registry.status_of(&name, Vec::new());
             out.push(self.topics.publish(state_topic(&name), SOURCE_BROKER, encode(&status), now_ns));
@@ -292,54 +306,75 @@ impl Core {
         }
         out.extend(self.topics.take_replays(now_ns));
         self.counters_before = self.counters;
-        (out, self.updates(now_ns))
+        self.tell_due(now_ns, &mut updates);
+        (out, updates.messages)
     }
 
     fn publish_subsystems(&mut self, now_ns: u64, out: &mut Vec<Publication>) {
         for name in self.subsystems.take_changed() {
             let body = self.subsystems.status(&name, &self.registry).map_or_else(|| encode(&()), |its| encode(&its));
             out.push(self.topics.publish(description_topic(&name), SOURCE_BROKER, body, now_ns));
+            if self.subsystems.description(&name).is_none() {
+                self.topics.forget(&description_topic(&name));
+            }
         }
         for told in self.subsystems.take_alarms() {
             let topic = alarm_topic(&told.subsystem, &told.alarm.code);
-            out.push(self.topics.publish(topic, &told.subsystem, encode(&told), now_ns));
+            out.push(self.topics.publish(topic.clone(), &told.subsystem, encode(&told), now_ns));
+            if self.subsystems.description(&told.subsystem).is_none() {
+                self.topics.forget(&topic);
+            }
         }
         for (topic, ended) in std::mem::take(&mut self.ended_events) {
             out.push(self.topics.publish(topic, &ended.result.target, encode(&ended), now_ns));
         }
-        for (subsystem, item) in std::mem::take(&mut self.published) {
-            let Some(reading) = self.subsystems.reading(&subsystem, &item) else { continue };
-            let (topic, body) = (item_topic(&subsystem, &item), encode(&reading.value));
+    }
+
+    fn publish_values(&mut self, now_ns: u64, out: &mut Vec<Publication>, updates: &mut Updates) {
+        for PublishedValue { path: (subsystem, item), reading } in self.subsystems.take_published() {
+            let body = encode(&reading.value);
+            let topic = item_topic(&subsystem, &item);
             out.push(self.topics.publish_as(topic, &subsystem, body, reading.revision, reading.time_ns));
-            self.watches.note_published(&format!("{subsystem}/{item}"), now_ns);
+            for due in self.watches.note_published(&format!("{subsystem}/{item}"), now_ns) {
+                self.tell(due, &reading, now_ns, updates);
+            }
+        }
+        for (subsystem, item) in self.subsystems.take_dropped() {
+            self.topics.forget(&item_topic(&subsystem, &item));
         }
     }
 
-    /// What watchers are to be told now.
-    fn updates(&mut self, now_ns: u64) -> Vec<Outgoing> {
-        let mut out = Vec::new();
-        for due in self.watches.take_due(now_ns) {
-            let Some((subsystem, item)) = due.path.rsplit_once('/') else { continue };
-            let Some(reading) = self.subsystems.reading(subsystem, item).cloned() else { continue };
-            if due.told_revision == Some(reading.revision) {
-                continue;
+    /// Watchers whose interval is over.
+    fn tell_due(&mut self, now_ns: u64, updates: &mut Updates) {
+        while updates.bytes < UPDATES_BYTES_MAX
+            && let Some(due) = self.watches.take_due(now_ns)
+        {
+            let reading =
+                due.path.rsplit_once('/').and_then(|(subsystem, item)| self.subsystems.reading(subsystem, item));
+            if let Some(reading) = reading.cloned() {
+                self.tell(due, &reading, now_ns, updates);
             }
-            let missed = due.told_revision.map_or(0, |told| reading.revision.saturating_sub(told + 1));
-            let Reading { value, revision, time_ns } = reading;
-            let update =
-                Update { subsystem: subsystem.to_owned(), item: item.to_owned(), value, revision, time_ns, missed };
-            let header = Header::notice(Update::KIND);
-            out.push(Outgoing { session: due.session.clone(), header, body: encode(&update) });
-            self.watches.told(&due, revision, now_ns);
         }
-        out
+    }
+
+    fn tell(&mut self, due: Due, reading: &Reading, now_ns: u64, updates: &mut Updates) {
+        if updates.bytes >= UPDATES_BYTES_MAX {
+            return self.watches.put_off(due, now_ns);
+        }
+        let Some(missed) = self.watches.tell(&due, reading, now_ns) else { return };
+        let Some((subsystem, item)) = due.path.rsplit_once('/') else { return };
+        let Reading { value, revision, time_ns } = reading.clone();
+        let update =
+            Update { subsystem: subsystem.to_owned(), item: item.to_owned(), value, revision, time_ns, missed };
+        let body = encode(&update);
+        updates.bytes += body.len();
+        updates.messages.push(Outgoing { session: due.session, header: Header::notice(Update::KIND), body });
     }
 
     /// The batch could not be stored: its jobs are undone (rule C2).
     pub fn rollback(&mut self) {
         self.jobs.rollback();
-        let undone = self.subsystems.rollback();
-        self.published.retain(|path| !undone.contains(path));
+        self.subsystems.rollback();
         self.followers.rollback();
         self.counters = self.counters_before;
     }
@@ -365,6 +400,16 @@ impl Core {
 
     pub fn lost_of(&self, session: &Session) -> u64 {
         self.lost.get(session).copied().unwrap_or(0)
+    }
+
+    /// Entries in the tables of exchanges and watches: none when all is answered and nobody watches.
+    pub fn open_entries(&self) -> usize {
+        self.exchanges.entries() + self.watches.entries() + self.written.len()
+    }
+
+    /// The sum of bytes that is kept of all values, and the sum that they have: always the same.
+    pub fn values_bytes(&self) -> (usize, usize) {
+        self.subsystems.counted_bytes()
     }
 
     /// Counts a message whose handling was undone for good.

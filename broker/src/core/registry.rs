@@ -71,8 +71,8 @@ pub struct Registry {
     started_ns: u64,
     agents: BTreeMap<String, Agent>,
     names: BTreeMap<Session, String>,
-    /// Agents that are gone since this was last asked, or were replaced by another start (true).
-    parted: Vec<(String, bool)>,
+    /// Agents that are gone since this was last asked.
+    parted: Vec<String>,
     /// Agents whose state is to be published, and those with new telemetry.
     changed: BTreeSet<String>,
     telemetered: BTreeSet<String>,
@@ -130,21 +130,19 @@ impl Registry {
         }
     }
 
-    /// Takes in an agent that was admitted. Of its listed jobs `knows` were found to be its own, `owes` not.
+    /// Takes in an agent that was admitted. Of its listed jobs `knows` were found to be its own, `owes` not. True if it is
+    /// another start than the one that was known under its name.
     pub fn register(
         &mut self,
         session: &Session,
         register: Register,
         (knows, owes): (BTreeSet<JobId>, BTreeSet<JobId>),
         now_ns: u64,
-    ) {
+    ) -> bool {
         let before = self.agents.get(&register.name);
         let same_start = before.is_some_and(|agent| agent.instance == register.instance && agent.since_ns > 0);
         let since_ns = before.filter(|_| same_start).map_or(now_ns, |agent| agent.since_ns);
         let expected = before.is_some_and(|agent| agent.expected);
-        if before.is_some() && !same_start {
-            self.parted.push((register.name.clone(), true));
-        }
         if let Some(old_session) = before.and_then(|agent| agent.session.clone()) {
             self.names.remove(&old_session);
         }
@@ -169,6 +167,7 @@ impl Registry {
         self.names.insert(session.clone(), register.name.clone());
         self.changed.insert(register.name.clone());
         self.agents.insert(register.name, agent);
+        !same_start
     }
 
     /// Notes the key that an agent registered with (rule G4).
@@ -367,7 +366,7 @@ impl Registry {
         if let Some(session) = agent.session.take() {
             self.names.remove(&session);
         }
-        self.parted.push((name.to_owned(), false));
+        self.parted.push(name.to_owned());
         agent.state = AgentState::Gone;
         agent.away_since_ns = now_ns;
         agent.knows.clear();
@@ -383,7 +382,7 @@ impl Registry {
         }
     }
 
-    pub fn take_parted(&mut self) -> Vec<(String, bool)> {
+    pub fn take_parted(&mut self) -> Vec<String> {
         std::mem::take(&mut self.parted)
     }
 

@@ -6,7 +6,7 @@
 use super::{ANONYMOUS, Core, Input, Outgoing, Sender, Session, traces::Origin};
 use crate::limits::{CLIENTS_LISTED_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
-    alarm::{AlarmList, Clear, ListAlarms, Raise},
+    alarm::{Clear, ListAlarms, Raise},
     envelope::{DecodeError, HEADER_BYTES_MAX, Header, KIND_ERROR, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, Cancel, DoCall, Feedback},
@@ -101,8 +101,10 @@ impl Core {
             return Err(DecodeError::Version { got: header.v }.into());
         }
         let kind = header.kind.as_str();
-        self.once |=
-            matches!(kind, Feedback::KIND | Cancel::KIND | CallEvent::KIND | DoCall::KIND | Get::KIND | Set::KIND);
+        self.once |= matches!(
+            kind,
+            Feedback::KIND | Cancel::KIND | Watch::KIND | Unwatch::KIND | Remove::KIND | Raise::KIND | Clear::KIND
+        );
         if kind == KIND_ERROR || kind.ends_with(".reply") {
             self.once = true;
             self.handler_answered(now_ns, session, header, body);
@@ -145,7 +147,7 @@ impl Core {
                 Ok(self.subsystems.status(name, &self.registry).expect("it was resolved"))
             }),
             ListItems::KIND => answer(body, |list: ListItems| Ok(self.list_items(&list))),
-            ListAlarms::KIND => answer(body, |_: ListAlarms| Ok(AlarmList { alarms: self.subsystems.raised_alarms() })),
+            ListAlarms::KIND => answer(body, |_: ListAlarms| Ok(self.list_alarms())),
             GetTrace::KIND => answer(body, |get: GetTrace| self.find_trace(get.id)),
             Watch::KIND => answer(body, |watch| self.watch(now_ns, call.session, watch)),
             Unwatch::KIND => answer(body, |unwatch| Ok(self.unwatch(call.session, &unwatch))),
@@ -231,10 +233,15 @@ impl Core {
         let name = register.name.clone();
         let described = self.brought(&register);
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
-        self.subsystems.admit(&name, &described, &self.registry)?;
+        self.subsystems.admit(&name, &described, true, &self.registry)?;
         let (own, foreign) = self.claim(&name, &register.jobs);
-        self.registry.register(session, register, (own, foreign.clone()), now_ns);
-        let subsystems = self.take_in(&name, described, now_ns);
+        let state_before = self.registry.state_of(&name);
+        let is_other_start = self.registry.register(session, register, (own, foreign.clone()), now_ns);
+        if is_other_start {
+            self.end_of_agent(&name, now_ns); // before this start is asked anything
+        }
+        let is_other_state = is_other_start || self.registry.state_of(&name) != state_before;
+        let subsystems = self.take_in(&name, described, is_other_state, now_ns);
         self.registry.note_key(&name, sender.key());
         self.forget_sent(&name);
         for id in foreign {

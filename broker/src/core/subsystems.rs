@@ -6,20 +6,29 @@
 //! D2  Descriptions are stored behind the answers, at the next tick: a full disk keeps no agent away. What is stored
 //!     late is at worst not listed after a restart.
 //! D3  Values of items with `persist` are part of the batch (K4): they can be undone.
+//! D4  A kept value is always one of an item that is described as published and of its type. What is not any more is
+//!     dropped, with its topic, and on the disk together with the description that dropped it. Only a stored value whose
+//!     item is not described at all is put aside until it is again: an older version of the agent ran for a while.
 
 use super::registry::{Presence, Registry};
-use crate::limits::{DESCRIPTION_BYTES_MAX, KEPT_VALUES_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX};
+use crate::limits::{
+    DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, KEPT_VALUES_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX,
+    UNCLAIMED_OF_SUBSYSTEM_MAX,
+};
 use ecs_schemas::{
     alarm::{Alarm, RaisedAlarm},
     envelope::encode,
     error_code::{ErrorCode, Failure},
     kv::{Item, Reading, Restored},
-    nearest::nearest,
-    subsystem::{Description, Listed, SubsystemStatus},
+    nearest::{nearest, quoted},
+    subsystem::{Description, Handled, Listed, SubsystemStatus},
     value::Value,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// A subsystem as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,9 +45,32 @@ pub struct StoredValue {
     pub reading: Reading,
 }
 
+/// What the store is to do about a subsystem (D2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unstored {
+    pub name: String,
+    /// None if it is no more.
+    pub subsystem: Option<StoredSubsystem>,
+    /// Items whose stored values still hold; all others of it are forgotten (D4).
+    pub items: BTreeSet<String>,
+    /// Values of items that are stored from this description on.
+    pub values: Vec<StoredValue>,
+}
+
+/// An item, as subsystem and name.
+pub type ItemPath = (String, String);
+
+/// A value that is to be published.
+pub struct PublishedValue {
+    pub path: ItemPath,
+    pub reading: Arc<Reading>,
+}
+
 struct Subsystem {
     /// With its UUID.
     description: Description,
+    /// Size of the description.
+    bytes: usize,
     agent: String,
     /// Since when it is here or away; 0 if that was before the broker began.
     since_ns: u64,
@@ -48,31 +80,47 @@ struct Subsystem {
 /// The last published value of an item.
 #[derive(Clone)]
 struct Kept {
-    reading: Reading,
+    reading: Arc<Reading>,
     bytes: usize,
+}
+
+impl Subsystem {
+    /// Items whose values are stored.
+    fn stored_items(&self) -> BTreeSet<String> {
+        let stored = self.description.items.iter().filter(|item| item.persist && self.values.contains_key(&item.name));
+        stored.map(|item| item.name.clone()).collect()
+    }
 }
 
 #[derive(Default)]
 pub struct Subsystems {
     all: BTreeMap<String, Subsystem>,
     names_by_uuid: HashMap<String, String>,
-    /// Values of items that no subsystem is described with (yet), from the store.
-    unclaimed: BTreeMap<(String, String), Reading>,
+    /// Stored values of items that no subsystem is described with now (D4).
+    unclaimed: BTreeMap<ItemPath, Kept>,
     /// Descriptions that are to be published, and those to be stored (D2).
     changed: BTreeSet<String>,
     unstored: BTreeSet<String>,
+    /// Items that had a value before they were described with `persist`.
+    newly_stored: BTreeSet<ItemPath>,
     /// Alarms that were raised or cleared and are to be published.
     alarms: Vec<RaisedAlarm>,
+    /// Values that are to be published, in their order, and items that may have lost theirs.
+    published: Vec<PublishedValue>,
+    dropped: Vec<ItemPath>,
+    descriptions_bytes: usize,
     values_bytes: usize,
     /// Values of items with `persist` before this batch (D3).
-    undo: BTreeMap<(String, String), Option<Kept>>,
+    undo: BTreeMap<ItemPath, Option<Kept>>,
 }
 
 impl Subsystems {
     pub fn load(stored: Vec<StoredSubsystem>, values: Vec<StoredValue>) -> Self {
         let mut subsystems = Self::default();
-        for value in values {
-            subsystems.unclaimed.insert((value.subsystem, value.item), value.reading);
+        for StoredValue { subsystem, item, reading } in values {
+            let kept = Kept { bytes: encode(&reading.value).len(), reading: Arc::new(reading) };
+            subsystems.values_bytes += kept.bytes;
+            subsystems.unclaimed.insert((subsystem, item), kept);
         }
         for StoredSubsystem { description, agent } in stored {
             let name = description.name.clone();
@@ -82,33 +130,57 @@ impl Subsystems {
         subsystems
     }
 
-    /// Checks descriptions that `agent` brings, before any of them is taken in.
+    /// Checks descriptions that `agent` brings, before any of them is taken in. `is_all`: it has no others any more.
     ///
     /// # Errors
     /// `bad_parameter`, `name_taken`, `busy`; nothing has changed.
-    pub fn admit(&self, agent: &str, brought: &[Description], registry: &Registry) -> Result<(), Failure> {
-        let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
-        if brought.len() > SUBSYSTEMS_OF_AGENT_MAX {
-            return Err(bad(format!("{} subsystems; at most {SUBSYSTEMS_OF_AGENT_MAX} of one agent", brought.len())));
-        }
+    pub fn admit(
+        &self,
+        agent: &str,
+        brought: &[Description],
+        is_all: bool,
+        registry: &Registry,
+    ) -> Result<(), Failure> {
         for description in brought {
-            description.check().map_err(bad)?;
-            let bytes = encode(description).len();
-            if bytes > DESCRIPTION_BYTES_MAX {
-                let name = &description.name;
-                return Err(bad(format!("{name}: a description of {bytes} bytes; at most {DESCRIPTION_BYTES_MAX}")));
-            }
-            let beamline = agent.split('/').next();
-            if description.name.split('/').next() != beamline {
-                return Err(bad(format!("{} is not a name of this beamline", description.name)));
-            }
+            check_description(agent, description)?;
             self.check_free(agent, description, registry)?;
         }
+        let names: BTreeSet<&str> = brought.iter().map(|description| description.name.as_str()).collect();
+        let uuids: BTreeSet<String> = brought.iter().map(uuid_of).collect();
+        if names.len() < brought.len() || uuids.len() < brought.len() {
+            return Err(bad("two of the described subsystems have one name or one UUID".to_owned()));
+        }
+        let others = self.hosted_by(agent).filter(|name| !is_all && !names.contains(name)).count();
+        if brought.len() + others > SUBSYSTEMS_OF_AGENT_MAX {
+            let message = format!("{} subsystems, itself included", brought.len() + others);
+            return Err(bad(format!("{message}; at most {SUBSYSTEMS_OF_AGENT_MAX} of one agent")));
+        }
+        self.check_room(agent, brought, is_all, registry)
+    }
+
+    fn check_room(
+        &self,
+        agent: &str,
+        brought: &[Description],
+        is_all: bool,
+        registry: &Registry,
+    ) -> Result<(), Failure> {
+        let is_brought = |name: &String| brought.iter().any(|description| description.name == *name);
+        let stays = |name: &String, its: &Subsystem| match its.agent == agent {
+            true => !is_all || is_brought(name),
+            false => is_brought(name) || registry.presence(&its.agent) == Presence::Here,
+        };
+        let staying: Vec<_> = self.all.iter().filter(|(name, its)| stays(name, its)).collect();
         let new = brought.iter().filter(|description| !self.all.contains_key(&description.name)).count();
-        let room = SUBSYSTEMS_MAX - self.all.len().min(SUBSYSTEMS_MAX) + self.forgettable(registry).count();
-        if new > room {
+        if staying.len() + new > SUBSYSTEMS_MAX {
             let message = format!("{SUBSYSTEMS_MAX} subsystems are known and here, no more are taken");
             return Err(Failure::new(ErrorCode::Busy, message));
+        }
+        let bytes = brought.iter().map(|description| encode(description).len()).sum::<usize>();
+        let others_bytes: usize = staying.iter().filter(|(name, _)| !is_brought(name)).map(|(_, its)| its.bytes).sum();
+        if others_bytes + bytes > DESCRIPTIONS_BYTES_MAX {
+            let message = format!("{others_bytes} bytes of descriptions are kept already");
+            return Err(Failure::new(ErrorCode::Busy, format!("{message}; at most {DESCRIPTIONS_BYTES_MAX}")));
         }
         Ok(())
     }
@@ -120,7 +192,7 @@ impl Subsystems {
         for holder in [by_name, by_uuid].into_iter().flatten() {
             let is_own = holder.agent == agent && holder.description.name == description.name;
             if !is_own && registry.presence(&holder.agent) == Presence::Here {
-                let what = if by_name.is_some() { "name" } else { "UUID" };
+                let what = if holder.description.name == description.name { "name" } else { "UUID" };
                 let message = format!(
                     "{}: the {what} is held by {} of {}",
                     description.name,
@@ -148,9 +220,17 @@ impl Subsystems {
         now_ns: u64,
     ) -> (String, Vec<Restored>) {
         let name = description.name.clone();
-        if !self.all.contains_key(&name)
-            && self.all.len() >= SUBSYSTEMS_MAX
-            && let Some(oldest) = self.forgettable(registry).min_by_key(|name| self.all[*name].since_ns).cloned()
+        let bytes = encode(&description).len();
+        let is_full = |its: &Self| {
+            its.all.len() >= SUBSYSTEMS_MAX && !its.all.contains_key(&name)
+                || its.descriptions_bytes + bytes > DESCRIPTIONS_BYTES_MAX
+        };
+        while is_full(self)
+            && let Some(oldest) = self
+                .forgettable(registry)
+                .filter(|other| **other != name)
+                .min_by_key(|name| self.all[*name].since_ns)
+                .cloned()
         {
             self.forget(&oldest);
         }
@@ -160,7 +240,7 @@ impl Subsystems {
         self.put(description, agent.to_owned(), now_ns);
         let subsystem = &self.all[&name];
         let kept = |item: &Item| {
-            let Reading { value, revision, time_ns } = subsystem.values.get(&item.name)?.reading.clone();
+            let Reading { value, revision, time_ns } = Reading::clone(&subsystem.values.get(&item.name)?.reading);
             Some(Restored { item: item.name.clone(), value, revision, time_ns })
         };
         let restored = subsystem.description.items.iter().filter(|item| item.persist).filter_map(kept).collect();
@@ -172,31 +252,66 @@ impl Subsystems {
         let uuid = uuid_of(&description);
         description.uuid = Some(uuid.clone());
         let before = self.all.remove(&name);
-        let before_alarms = before.as_ref().map(|before| before.description.alarms.clone()).unwrap_or_default();
-        self.note_alarms(&name, &before_alarms, &mut description.alarms, now_ns);
-        let is_same_agent = before.as_ref().is_some_and(|before| before.agent == agent);
-        let since_ns = before.as_ref().filter(|_| is_same_agent).map_or(now_ns, |before| before.since_ns);
-        if let Some(before) = &before {
+        let (mut before_items, mut before_alarms) = (Vec::new(), Vec::new());
+        let (mut values, mut since_ns) = (BTreeMap::new(), now_ns);
+        if let Some(before) = before {
             self.names_by_uuid.remove(&uuid_of(&before.description));
+            self.descriptions_bytes -= before.bytes;
+            since_ns = if before.agent == agent { before.since_ns } else { now_ns };
+            (before_items, before_alarms) = (before.description.items, before.description.alarms);
+            values = before.values;
         }
-        let mut values = before.map(|before| before.values).unwrap_or_default();
-        let is_item = |item: &Item, name: &str| item.name == name && item.published;
-        let dropped: Vec<_> =
-            values.keys().filter(|value| !description.items.iter().any(|item| is_item(item, value))).cloned().collect();
-        for item in dropped {
-            self.values_bytes -= values.remove(&item).map_or(0, |kept| kept.bytes);
-        }
-        for item in &description.items {
-            if let Some(reading) = self.unclaimed.remove(&(name.clone(), item.name.clone())) {
-                let bytes = encode(&reading.value).len();
-                self.values_bytes += bytes;
-                values.insert(item.name.clone(), Kept { reading, bytes });
-            }
-        }
+        self.note_alarms(&name, &before_alarms, &mut description.alarms, now_ns);
+        self.drop_values(&mut values, &before_items, &description);
+        self.claim_values(&mut values, &description);
+        let was_persistent = |item: &Item| before_items.iter().any(|before| before.name == item.name && before.persist);
+        let newly = description.items.iter().filter(|item| item.persist && !was_persistent(item));
+        self.newly_stored.extend(newly.map(|item| (name.clone(), item.name.clone())));
+        let bytes = encode(&description).len();
+        self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
-        self.all.insert(name, Subsystem { description, agent, since_ns, values });
+        self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values });
+    }
+
+    /// Rule D4, for what was kept before this description. `before`: the items of the description before it.
+    fn drop_values(&mut self, values: &mut BTreeMap<String, Kept>, before: &[Item], description: &Description) {
+        let all = std::mem::take(values);
+        for (item, kept) in all {
+            if may_have(description, &item, &kept.reading.value) {
+                values.insert(item, kept);
+                continue;
+            }
+            let path = (description.name.clone(), item);
+            let is_described = description.items.iter().any(|known| known.name == path.1);
+            let was_persistent = before.iter().any(|known| known.name == path.1 && known.persist);
+            self.dropped.push(path.clone());
+            if was_persistent && !is_described && self.unclaimed_of(&path.0).count() < UNCLAIMED_OF_SUBSYSTEM_MAX {
+                self.unclaimed.insert(path, kept);
+            } else {
+                self.values_bytes -= kept.bytes;
+            }
+        }
+    }
+
+    fn unclaimed_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ItemPath> {
+        let first = (name.to_owned(), String::new());
+        self.unclaimed.range(first..).map(|(path, _)| path).take_while(move |path| path.0 == name)
+    }
+
+    /// Values without an item find theirs: they are published, since topics are not stored.
+    fn claim_values(&mut self, values: &mut BTreeMap<String, Kept>, description: &Description) {
+        for item in &description.items {
+            let path = (description.name.clone(), item.name.clone());
+            let Some(kept) = self.unclaimed.remove(&path) else { continue };
+            if item.persist && may_have(description, &item.name, &kept.reading.value) {
+                self.published.push(PublishedValue { path, reading: Arc::clone(&kept.reading) });
+                values.insert(item.name.clone(), kept);
+            } else {
+                self.values_bytes -= kept.bytes;
+            }
+        }
     }
 
     /// Notes what of the alarms is new, other or over; those that were raised before keep their time.
@@ -219,6 +334,12 @@ impl Subsystems {
         let Some(subsystem) = self.all.remove(name) else { return };
         self.note_alarms(name, &subsystem.description.alarms, &mut [], 0);
         self.values_bytes -= subsystem.values.values().map(|kept| kept.bytes).sum::<usize>();
+        self.descriptions_bytes -= subsystem.bytes;
+        self.dropped.extend(subsystem.values.into_keys().map(|item| (name.to_owned(), item)));
+        for path in self.unclaimed_of(name).cloned().collect::<Vec<_>>() {
+            self.values_bytes -= self.unclaimed.remove(&path).map_or(0, |kept| kept.bytes);
+        }
+        self.undo.retain(|(of, _), _| of != name); // what comes after it under this name begins anew
         self.names_by_uuid.remove(&uuid_of(&subsystem.description));
         self.changed.insert(name.to_owned());
         self.unstored.insert(name.to_owned());
@@ -244,19 +365,20 @@ impl Subsystems {
         self.all.iter().filter(move |(_, its)| its.agent == agent).map(|(name, _)| name.as_str())
     }
 
+    /// The full name behind a name or UUID, if there is one.
+    pub fn find(&self, name: &str) -> Option<&str> {
+        let by_name = self.all.get_key_value(name).map(|(name, _)| name.as_str());
+        by_name.or_else(|| self.names_by_uuid.get(name).map(String::as_str))
+    }
+
     /// The full name behind a name or UUID.
     ///
     /// # Errors
     /// `no_such_subsystem`, with the nearest name.
     pub fn resolve(&self, name: &str) -> Result<&str, Failure> {
-        let by_uuid = || self.names_by_uuid.get(name).map(String::as_str);
-        let by_name = self.all.get_key_value(name).map(|(name, _)| name.as_str());
-        by_name.or_else(by_uuid).ok_or_else(|| {
-            let failure = Failure::new(ErrorCode::NoSuchSubsystem, format!("no subsystem is called {name:?}"));
-            match nearest(name, self.all.keys().map(String::as_str)) {
-                Some(near) => failure.with_hint(format!("the nearest is {near}; `ecs-cli ls` lists all")),
-                None => failure.with_hint("`ecs-cli ls` lists all"),
-            }
+        self.find(name).ok_or_else(|| match nearest(name, self.all.keys().map(String::as_str)) {
+            Some(near) => no_such_subsystem(name).with_hint(format!("the nearest is {near}; `ecs-cli ls` lists all")),
+            None => no_such_subsystem(name).with_hint("`ecs-cli ls` lists all"),
         })
     }
 
@@ -275,7 +397,7 @@ impl Subsystems {
     pub fn item(&self, name: &str, item: &str) -> Result<&Item, Failure> {
         let items = self.description(name).map(|description| description.items.as_slice()).unwrap_or_default();
         items.iter().find(|known| known.name == item).ok_or_else(|| {
-            let failure = Failure::new(ErrorCode::NoSuchItem, format!("{name} has no item {item:?}"));
+            let failure = Failure::new(ErrorCode::NoSuchItem, format!("{name} has no item {}", quoted(item)));
             match nearest(item, items.iter().map(|item| item.name.as_str())) {
                 Some(near) => failure.with_hint(format!("the nearest is {near}; `ecs-cli show {name}` lists all")),
                 None => failure.with_hint(format!("`ecs-cli show {name}` lists what it has")),
@@ -283,7 +405,7 @@ impl Subsystems {
         })
     }
 
-    pub fn reading(&self, name: &str, item: &str) -> Option<&Reading> {
+    pub fn reading(&self, name: &str, item: &str) -> Option<&Arc<Reading>> {
         self.all.get(name)?.values.get(item).map(|kept| &kept.reading)
     }
 
@@ -294,14 +416,13 @@ impl Subsystems {
     /// `busy`: the kept values of all items together are at their limit.
     pub fn publish(
         &mut self,
-        name: &str,
-        item: &str,
+        path: ItemPath,
         value: Value,
         (bytes, skipped): (usize, u64),
         now_ns: u64,
     ) -> Result<u64, Failure> {
-        let subsystem = self.all.get_mut(name).expect("the item was found in it");
-        let before = subsystem.values.get(item);
+        let subsystem = self.all.get_mut(&path.0).expect("the item was found in it");
+        let before = subsystem.values.get(&path.1);
         let others_bytes = self.values_bytes - before.map_or(0, |before| before.bytes);
         if others_bytes + bytes > KEPT_VALUES_BYTES_MAX {
             let message = format!("{others_bytes} bytes of values are kept already; at most {KEPT_VALUES_BYTES_MAX}");
@@ -309,43 +430,53 @@ impl Subsystems {
         }
         let last = before.map_or(0, |before| before.reading.revision);
         let revision = last.saturating_add(skipped).saturating_add(1);
-        let persist = subsystem.description.items.iter().any(|known| known.name == item && known.persist);
-        let kept = Kept { reading: Reading { value, revision, time_ns: now_ns }, bytes };
-        let before = subsystem.values.insert(item.to_owned(), kept);
+        let persist = subsystem.description.items.iter().any(|known| known.name == path.1 && known.persist);
+        let reading = Arc::new(Reading { value, revision, time_ns: now_ns });
+        let before = subsystem.values.insert(path.1.clone(), Kept { reading: Arc::clone(&reading), bytes });
         self.values_bytes = others_bytes + bytes;
         if persist {
-            self.undo.entry((name.to_owned(), item.to_owned())).or_insert(before);
+            self.undo.entry(path.clone()).or_insert(before);
         }
+        self.published.push(PublishedValue { path, reading });
         Ok(revision)
+    }
+
+    /// Whether a failure of the disk would undo an item's value.
+    pub fn is_undoable(&self, path: &ItemPath) -> bool {
+        self.undo.contains_key(path)
     }
 
     /// Values that must be on disk before this batch is answered.
     pub fn changed_values(&self) -> Vec<StoredValue> {
-        let stored = |(subsystem, item): &(String, String)| {
-            let reading = self.reading(subsystem, item)?.clone();
-            Some(StoredValue { subsystem: subsystem.clone(), item: item.clone(), reading })
-        };
-        self.undo.keys().filter_map(stored).collect()
+        self.undo.keys().filter_map(|path| self.stored(path)).collect()
+    }
+
+    fn stored(&self, path: &ItemPath) -> Option<StoredValue> {
+        let aside = || self.unclaimed.get(path).map(|kept| &kept.reading);
+        let reading = Reading::clone(self.reading(&path.0, &path.1).or_else(aside)?);
+        Some(StoredValue { subsystem: path.0.clone(), item: path.1.clone(), reading })
     }
 
     pub fn commit(&mut self) {
         self.undo.clear();
     }
 
-    /// Back to before the batch. Returns the items whose values were undone.
-    pub fn rollback(&mut self) -> BTreeSet<(String, String)> {
+    /// Back to before the batch.
+    pub fn rollback(&mut self) {
         let undo = std::mem::take(&mut self.undo);
-        let undone = undo.keys().cloned().collect();
-        for ((name, item), before) in undo {
-            let Some(subsystem) = self.all.get_mut(&name) else { continue };
-            let bytes = before.as_ref().map_or(0, |before| before.bytes);
-            let taken_back = match before {
-                Some(before) => subsystem.values.insert(item, before),
-                None => subsystem.values.remove(&item),
-            };
-            self.values_bytes = self.values_bytes + bytes - taken_back.map_or(0, |kept| kept.bytes);
+        self.published.retain(|value| !undo.contains_key(&value.path));
+        for (path, before) in undo {
+            let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
+            let undone = subsystem.values.remove(&path.1).or_else(|| self.unclaimed.remove(&path));
+            self.values_bytes -= undone.map_or(0, |kept| kept.bytes);
+            let Some(before) = before else { continue };
+            self.values_bytes += before.bytes;
+            if may_have(&subsystem.description, &path.1, &before.reading.value) {
+                subsystem.values.insert(path.1, before);
+            } else {
+                self.unclaimed.insert(path, before);
+            }
         }
-        undone
     }
 
     /// Sets or replaces one alarm, or clears it.
@@ -354,7 +485,11 @@ impl Subsystems {
         let before = subsystem.description.alarms.clone();
         let mut now: Vec<_> = before.iter().filter(|alarm| alarm.code != code).cloned().collect();
         now.extend(alarm);
+        let told = self.alarms.len();
         self.note_alarms(name, &before, &mut now, now_ns);
+        if self.alarms.len() > told {
+            self.changed.insert(name.to_owned());
+        }
         if let Some(subsystem) = self.all.get_mut(name) {
             subsystem.description.alarms = now;
         }
@@ -407,7 +542,7 @@ impl Subsystems {
     /// Every item whose `<subsystem>/<item>` begins so.
     pub fn items(&self, prefix: &str) -> impl Iterator<Item = (&str, &Item, Option<(&Reading, usize)>)> {
         self.all.iter().flat_map(move |(name, subsystem)| {
-            let value = |item: &Item| subsystem.values.get(&item.name).map(|kept| (&kept.reading, kept.bytes));
+            let value = |item: &Item| subsystem.values.get(&item.name).map(|kept| (&*kept.reading, kept.bytes));
             let named = move |item: &&Item| format!("{name}/{}", item.name).starts_with(prefix);
             subsystem.description.items.iter().filter(named).map(move |item| (name.as_str(), item, value(item)))
         })
@@ -428,9 +563,15 @@ impl Subsystems {
             .map(|(name, _)| name.as_str())
     }
 
-    /// Names of all events (or calls) that somebody here answers.
-    pub fn handled_names(&self, of: Handles) -> BTreeSet<&str> {
-        self.all.values().flat_map(|its| of.list(&its.description)).map(|handled| handled.name.as_str()).collect()
+    /// The call of this name that a subsystem answers.
+    pub fn call_of(&self, name: &str, call: &str) -> Option<&Handled> {
+        self.all.get(name)?.description.calls.iter().find(|handled| handled.name == call)
+    }
+
+    /// Names of all calls that somebody here answers.
+    pub fn call_names(&self, registry: &Registry) -> BTreeSet<&str> {
+        let here = self.all.values().filter(|its| registry.presence(&its.agent) == Presence::Here);
+        here.flat_map(|its| &its.description.calls).map(|handled| handled.name.as_str()).collect()
     }
 
     pub fn take_changed(&mut self) -> BTreeSet<String> {
@@ -441,22 +582,48 @@ impl Subsystems {
         std::mem::take(&mut self.alarms)
     }
 
-    /// Descriptions that are not stored yet (D2): the name, and what is to be stored, or nothing if it is no more.
-    pub fn unstored(&self) -> Vec<(String, Option<StoredSubsystem>)> {
-        let stored = |name: &String| {
+    pub fn take_published(&mut self) -> Vec<PublishedValue> {
+        std::mem::take(&mut self.published)
+    }
+
+    /// Items that had a value and have none any more.
+    pub fn take_dropped(&mut self) -> Vec<ItemPath> {
+        let mut dropped = std::mem::take(&mut self.dropped);
+        dropped.retain(|(subsystem, item)| self.reading(subsystem, item).is_none());
+        dropped
+    }
+
+    /// What is not stored yet (D2).
+    pub fn unstored(&self) -> Vec<Unstored> {
+        let unstored = |name: &String| {
             let kept = self.all.get(name).filter(|subsystem| !subsystem.description.temporary);
-            let stored = kept.map(|subsystem| StoredSubsystem {
+            let mut items: BTreeSet<_> = kept.map(Subsystem::stored_items).unwrap_or_default();
+            items.extend(self.unclaimed_of(name).map(|(_, item)| item.clone()));
+            let values = self.newly_stored.iter().filter(|(of, item)| of == name && items.contains(item));
+            let subsystem = kept.map(|subsystem| StoredSubsystem {
                 // Alarms are told anew by whoever raises them.
                 description: Description { alarms: Vec::new(), ..subsystem.description.clone() },
                 agent: subsystem.agent.clone(),
             });
-            (name.clone(), stored)
+            Unstored {
+                name: name.clone(),
+                subsystem,
+                values: values.filter_map(|path| self.stored(path)).collect(),
+                items,
+            }
         };
-        self.unstored.iter().map(stored).collect()
+        self.unstored.iter().map(unstored).collect()
     }
 
     pub fn note_stored(&mut self) {
         self.unstored.clear();
+        self.newly_stored.clear();
+    }
+
+    /// Bytes of all values as they are, for a test that the sum that is kept of them is right.
+    pub fn counted_bytes(&self) -> (usize, usize) {
+        let values = self.all.values().flat_map(|its| its.values.values()).chain(self.unclaimed.values());
+        (self.values_bytes, values.map(|kept| kept.bytes).sum())
     }
 }
 
@@ -468,12 +635,38 @@ pub enum Handles {
 }
 
 impl Handles {
-    pub fn list(self, description: &Description) -> &[ecs_schemas::subsystem::Handled] {
+    pub fn list(self, description: &Description) -> &[Handled] {
         match self {
             Self::Events => &description.events,
             Self::Calls => &description.calls,
         }
     }
+}
+
+/// Whether a description has an item that may be kept with this value (D4).
+fn may_have(description: &Description, item: &str, value: &Value) -> bool {
+    let is_it = |known: &Item| known.name == item && known.published && known.kind.check(item, value).is_ok();
+    description.items.iter().any(is_it)
+}
+
+fn check_description(agent: &str, description: &Description) -> Result<(), Failure> {
+    description.check().map_err(bad)?;
+    let (name, bytes) = (&description.name, encode(description).len());
+    if bytes > DESCRIPTION_BYTES_MAX {
+        return Err(bad(format!("{name}: a description of {bytes} bytes; at most {DESCRIPTION_BYTES_MAX}")));
+    }
+    if name.split('/').next() != agent.split('/').next() {
+        return Err(bad(format!("{name} is not a name of this beamline")));
+    }
+    Ok(())
+}
+
+fn bad(message: String) -> Failure {
+    Failure::new(ErrorCode::BadParameter, message)
+}
+
+pub fn no_such_subsystem(name: &str) -> Failure {
+    Failure::new(ErrorCode::NoSuchSubsystem, format!("no subsystem is called {}", quoted(name)))
 }
 
 /// The UUID of a description; without one, that which its name always has (version 8: by our own rule, FNV-1a of

@@ -6,7 +6,7 @@
 //! by which those who have it already know it.
 
 use super::nanoseconds;
-use crate::limits::{REPLAY_INTERVAL, TOPICS_MAX};
+use crate::limits::{REPLAY_INTERVAL, TOPICS_BYTES_MAX, TOPICS_MAX};
 use ecs_schemas::{
     envelope::{PROTOCOL_VERSION, encode},
     telemetry::PubHeader,
@@ -37,6 +37,8 @@ pub struct Topics {
     /// Topics by when they were published last, oldest first.
     by_age: BTreeMap<u64, String>,
     stamp: u64,
+    /// Of all kept payloads.
+    bytes: usize,
     /// Topics that a new subscriber selected and that were not replayed yet.
     wanted: BTreeSet<String>,
     replayed_ns: u64,
@@ -51,26 +53,32 @@ impl Topics {
 
     /// The same with a sequence number that is counted elsewhere.
     pub fn publish_as(&mut self, topic: String, source: &str, payload: Vec<u8>, seq: u64, time_ns: u64) -> Publication {
-        if let Some(before) = self.kept.remove(&topic) {
-            self.by_age.remove(&before.stamp);
-        }
+        self.forget(&topic);
         let header = PubHeader { v: PROTOCOL_VERSION, source: source.to_owned(), seq, time_ns };
         let publication = Publication { topic: topic.clone(), header: encode(&header), payload: payload.into() };
-        self.wanted.remove(&topic); // everybody gets it now
         self.keep(topic, seq, publication.clone());
         publication
     }
 
     fn keep(&mut self, topic: String, seq: u64, publication: Publication) {
         self.stamp += 1;
+        self.bytes += publication.payload.len();
         self.by_age.insert(self.stamp, topic.clone());
         self.kept.insert(topic, Kept { seq, stamp: self.stamp, publication });
-        while self.kept.len() > TOPICS_MAX
-            && let Some((_, oldest)) = self.by_age.pop_first()
+        while (self.kept.len() > TOPICS_MAX || self.bytes > TOPICS_BYTES_MAX)
+            && let Some((_, oldest)) = self.by_age.first_key_value()
         {
-            self.kept.remove(&oldest);
-            self.wanted.remove(&oldest);
+            self.forget(&oldest.clone());
         }
+    }
+
+    /// Nobody who comes later is told of this topic, until it speaks again.
+    pub fn forget(&mut self, topic: &str) {
+        if let Some(kept) = self.kept.remove(topic) {
+            self.by_age.remove(&kept.stamp);
+            self.bytes -= kept.publication.payload.len();
+        }
+        self.wanted.remove(topic);
     }
 
     /// Marks the topics that begin with `prefix` for a replay.

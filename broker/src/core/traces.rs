@@ -73,13 +73,23 @@ impl Traces {
         }
     }
 
+    /// What a message is about, once it was read.
+    pub fn about(&mut self, span: u64, subject: String) {
+        if let Some(span) = self.span_mut(span) {
+            span.subject = subject;
+        }
+    }
+
     /// It has ended.
     pub fn end(&mut self, span: u64, outcome: &str, now_ns: u64) {
-        let index = self.numbers.get(&span).map(|number| (number - self.forgotten) as usize);
-        if let Some((_, span)) = index.and_then(|index| self.spans.get_mut(index)).filter(|(_, span)| span.end_ns == 0)
-        {
+        if let Some(span) = self.span_mut(span).filter(|span| span.end_ns == 0) {
             (span.end_ns, span.outcome) = (now_ns, outcome.to_owned());
         }
+    }
+
+    fn span_mut(&mut self, span: u64) -> Option<&mut Span> {
+        let number = self.numbers.get(&span)?;
+        self.spans.get_mut((number - self.forgotten) as usize).map(|(_, span)| span)
     }
 
     /// All spans of the trace that `id` names, or that the span `id` is of.

@@ -18,7 +18,7 @@
 //! S3  A file of a newer schema is refused, not guessed at.
 
 use crate::{
-    core::{Change, Changes, Stored, StoredSubsystem},
+    core::{Change, Changes, Stored, StoredValue, Unstored},
     limits::STORE_PATIENCE,
 };
 use ecs_schemas::{
@@ -27,7 +27,10 @@ use ecs_schemas::{
 };
 use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Name of the file in the state folder.
 pub const FILE_NAME: &str = "broker.sqlite";
@@ -121,10 +124,7 @@ impl Store {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        for value in &changes.values {
-            let sql = "INSERT OR REPLACE INTO item_values (subsystem, item, record) VALUES (?1, ?2, ?3)";
-            transaction.prepare_cached(sql)?.execute(params![value.subsystem, value.item, encode(value)])?;
-        }
+        insert_values(&transaction, &changes.values)?;
         for change in &changes.jobs {
             match change {
                 Change::Save(record) => insert(&transaction, record)?,
@@ -147,9 +147,9 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::save`].
-    pub fn save_subsystems(&mut self, subsystems: &[(String, Option<StoredSubsystem>)]) -> Result<(), SaveError> {
+    pub fn save_subsystems(&mut self, subsystems: &[Unstored]) -> Result<(), SaveError> {
         let transaction = self.connection.transaction()?;
-        for (name, subsystem) in subsystems {
+        for Unstored { name, subsystem, items, values } in subsystems {
             match subsystem {
                 Some(subsystem) => {
                     let sql = "INSERT OR REPLACE INTO subsystems (name, agent, record) VALUES (?1, ?2, ?3)";
@@ -157,9 +157,10 @@ impl Store {
                 }
                 None => {
                     transaction.prepare_cached("DELETE FROM subsystems WHERE name = ?1")?.execute([name])?;
-                    transaction.prepare_cached("DELETE FROM item_values WHERE subsystem = ?1")?.execute([name])?;
                 }
             }
+            forget_values(&transaction, name, items)?;
+            insert_values(&transaction, values)?;
         }
         Ok(transaction.commit()?)
     }
@@ -188,6 +189,25 @@ fn read_followers(connection: &Connection) -> rusqlite::Result<Vec<(String, Stri
     let mut statement = connection.prepare("SELECT service, follows FROM followers ORDER BY service")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
+}
+
+fn insert_values(connection: &Connection, values: &[StoredValue]) -> rusqlite::Result<()> {
+    for value in values {
+        let sql = "INSERT OR REPLACE INTO item_values (subsystem, item, record) VALUES (?1, ?2, ?3)";
+        connection.prepare_cached(sql)?.execute(params![value.subsystem, value.item, encode(value)])?;
+    }
+    Ok(())
+}
+
+/// Forgets the values of a subsystem's items that are not among those that have one.
+fn forget_values(connection: &Connection, subsystem: &str, kept: &BTreeSet<String>) -> rusqlite::Result<()> {
+    let mut select = connection.prepare_cached("SELECT item FROM item_values WHERE subsystem = ?1")?;
+    let stored: Vec<String> = select.query_map([subsystem], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for item in stored.iter().filter(|item| !kept.contains(*item)) {
+        let sql = "DELETE FROM item_values WHERE subsystem = ?1 AND item = ?2";
+        connection.prepare_cached(sql)?.execute([subsystem, item])?;
+    }
+    Ok(())
 }
 
 fn insert(connection: &Connection, record: &JobRecord) -> rusqlite::Result<()> {

@@ -1,11 +1,14 @@
-//! Lost, late and doubled messages, agents and brokers that die, a disk that fails: by seed.
+//! Jobs: lost, late and doubled messages, agents and brokers that die, a disk that fails: by seed.
 //!
 //! Toy agents keep to the protocol (repeat reports, list their jobs), people submit, cancel, hold, release and
 //! move; the network and the disk do what they want. At every instant the disk must be what was acknowledged,
 //! queues must be in their order, and every ended write must have the jobs that follow it. Then the trouble
 //! ends, and every job must have ended, once.
 
-use crate::world::{SECOND_NS, World, follower, register, session};
+use crate::{
+    random::Random,
+    world::{SECOND_NS, World, follower, register, session},
+};
 use ecs_broker::core::{Input, Sender};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
@@ -26,23 +29,6 @@ const TROUBLED_STEPS: usize = 400;
 const CALM_STEPS_MAX: usize = 2000;
 /// Services that follow `write`.
 const FOLLOWERS: [&str; 2] = ["copy", "reduce"];
-
-/// splitmix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.next().is_multiple_of(chances)
-    }
-}
 
 /// An agent: its jobs with the state it would report, and what it still has to report.
 struct ToyAgent {

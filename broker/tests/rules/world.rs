@@ -2,12 +2,17 @@
 
 use ecs_broker::core::{
     Change, Core, CoreOptions, Input, Outgoing, Publication, Sender, Session, Stored, StoredSubsystem, StoredValue,
+    Unstored,
 };
 use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
+    exchange::Done,
     job::{Ack, JobId, JobRecord, JobState, KillJob, ReportJob, RunJob, Submit},
+    kv::{Get, Item, Publish, Reading},
     registry::{AgentState, AgentStatus, GetStatus, Heartbeat, Register, Registered, ServiceOffer, Status},
+    subsystem::{Description, Handled},
+    telemetry::PubHeader,
     value::Value,
 };
 use std::{
@@ -63,6 +68,18 @@ pub fn follower(name: &str, follows: &str) -> ServiceOffer {
 
 pub fn submit_write(key: &str) -> Submit {
     Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
+}
+
+pub fn subsystem(name: &str) -> Description {
+    Description { name: name.to_owned(), ..Description::default() }
+}
+
+pub fn item(name: &str) -> Item {
+    Item { name: name.to_owned(), writable: true, ..Item::default() }
+}
+
+pub fn handled(name: &str) -> Handled {
+    Handled { name: name.to_owned(), at_once: 1, ..Handled::default() }
 }
 
 fn options() -> CoreOptions {
@@ -161,15 +178,19 @@ impl World {
     }
 
     fn store_subsystems(&mut self) {
-        if self.disk_works {
-            for (name, subsystem) in self.core.unstored() {
-                match subsystem {
-                    Some(subsystem) => drop(self.stored_subsystems.insert(name, subsystem)),
-                    None => drop(self.stored_subsystems.remove(&name)),
-                }
-            }
-            self.core.note_stored();
+        if !self.disk_works {
+            return;
         }
+        for Unstored { name, subsystem, items, values } in self.core.unstored() {
+            self.stored_values.retain(|(of, item), _| *of != name || items.contains(item));
+            let path = |value: &StoredValue| (value.subsystem.clone(), value.item.clone());
+            self.stored_values.extend(values.into_iter().map(|value| (path(&value), value)));
+            match subsystem {
+                Some(subsystem) => drop(self.stored_subsystems.insert(name, subsystem)),
+                None => drop(self.stored_subsystems.remove(&name)),
+            }
+        }
+        self.core.note_stored();
     }
 
     fn deliver(&mut self, outgoing: Vec<Outgoing>) {
@@ -248,6 +269,95 @@ impl World {
 
     pub fn heartbeat(&mut self, from: &str) -> Result<Ack, Failure> {
         self.ask(from, &Heartbeat { state: AgentState::Ready })
+    }
+
+    /// Asks without waiting; the answer is taken with `take_answer`.
+    pub fn begin<R: Request>(&mut self, from: &str, request: &R) -> u64 {
+        self.begin_within(from, request, 1000)
+    }
+
+    pub fn begin_within<R: Request>(&mut self, from: &str, request: &R, deadline_ms: u32) -> u64 {
+        self.last_id += 1;
+        self.send_as(from, &Header::request(R::KIND, self.last_id, deadline_ms), request);
+        self.last_id
+    }
+
+    pub fn send_as<T: serde::Serialize>(&mut self, from: &str, header: &Header, body: &T) {
+        self.send_parts(from, vec![encode(header), encode(body)]);
+    }
+
+    pub fn has_answer(&self, of: &str, id: u64) -> bool {
+        self.inboxes.get(&session(of)).is_some_and(|inbox| inbox.iter().any(|message| message.0.id == id))
+    }
+
+    /// What a session was asked by the broker, and takes it out of its inbox.
+    pub fn questions<R: Request>(&mut self, of: &str) -> Vec<(Header, R)> {
+        let (asked, others): (Vec<_>, Vec<_>) =
+            self.take_inbox(of).into_iter().partition(|message| message.0.kind == R::KIND);
+        self.inboxes.insert(session(of), others.into());
+        asked.into_iter().map(|(header, body)| (header, decode(&body).unwrap())).collect()
+    }
+
+    /// The one question of this kind that a session has.
+    pub fn question<R: Request + std::fmt::Debug>(&mut self, of: &str) -> (Header, R) {
+        let mut questions = self.questions(of);
+        assert_eq!(questions.len(), 1, "{} asked of {of}: {questions:?}", R::KIND);
+        questions.remove(0)
+    }
+
+    pub fn reply<T: serde::Serialize>(&mut self, from: &str, question: &Header, body: &T) {
+        self.send_as(from, &question.reply(), body);
+    }
+
+    pub fn done(&mut self, from: &str, question: &Header, value: impl Into<Value>) {
+        self.reply(from, question, &Done { value: value.into() });
+    }
+
+    pub fn fail(&mut self, from: &str, question: &Header, code: ErrorCode, message: &str) {
+        self.send_as(from, &question.error(), &Failure::new(code, message));
+    }
+
+    /// Registers an agent that hosts these subsystems.
+    pub fn host(&mut self, from: &str, name: &str, instance: u64, subsystems: &[Description]) -> Registered {
+        let register = Register { services: vec![], subsystems: subsystems.to_vec(), ..register(name, instance, &[]) };
+        self.ask(from, &register).unwrap()
+    }
+
+    pub fn publish(&mut self, from: &str, path: (&str, &str), value: impl Into<Value>) -> Result<u64, Failure> {
+        let publish =
+            Publish { subsystem: path.0.to_owned(), item: path.1.to_owned(), value: value.into(), skipped: 0 };
+        self.ask(from, &publish).map(|published| published.revision)
+    }
+
+    /// Publishes without an answer.
+    pub fn notify_publish(&mut self, from: &str, publish: &Publish) {
+        self.send_as(from, &Header::notice(Publish::KIND), publish);
+    }
+
+    pub fn get(&mut self, path: (&str, &str)) -> Result<Reading, Failure> {
+        self.ask("client", &Get { subsystem: path.0.to_owned(), item: path.1.to_owned() })
+    }
+
+    pub fn notices<N: Notice>(&mut self, of: &str) -> Vec<N> {
+        self.take_notices(of).into_iter().map(Result::unwrap).collect()
+    }
+
+    /// Sequence number and payload of everything that was published on a topic.
+    pub fn on_topic(&self, topic: &str) -> Vec<(u64, Value)> {
+        let its = self.published.iter().filter(|publication| publication.topic == topic);
+        let seq = |header: &[u8]| decode::<PubHeader>(header).unwrap().seq;
+        its.map(|publication| (seq(&publication.header), decode(&publication.payload).unwrap())).collect()
+    }
+
+    /// That all is answered and nothing is left behind (watches were taken back before).
+    pub fn check_nothing_is_left(&self) {
+        assert_eq!(self.core.open_entries(), 0);
+        self.check_sums();
+    }
+
+    pub fn check_sums(&self) {
+        let (kept, counted) = self.core.values_bytes();
+        assert_eq!(kept, counted, "bytes of the kept values");
     }
 
     pub fn submit(&mut self, key: &str) -> Result<JobRecord, Failure> {

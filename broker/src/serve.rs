@@ -175,8 +175,9 @@ impl Broker {
     fn handle_alone(&mut self, now_ns: u64, input: &Input, net: &Net) {
         match self.attempt(now_ns, std::slice::from_ref(input), net) {
             Ok(outputs) => self.deliver(now_ns, outputs, net),
-            Err(_) => {
-                let refusal = self.core.refuse(input, &self.store_error);
+            Err(again) => {
+                // What was done once has its answer, or will have it.
+                let refusal = again.first().and_then(|input| self.core.refuse(input, &self.store_error));
                 self.deliver(now_ns, (refusal.into_iter().collect(), Vec::new()), net);
             }
         }

@@ -5,6 +5,11 @@
 
 #![allow(clippy::unwrap_used)] // a test ends at the first thing that is not as it should be
 
+#[path = "vectors/fuzz.rs"]
+mod fuzz;
+#[path = "vectors/mutation.rs"]
+mod mutation;
+
 use ecs_schemas::{
     alarm::{AlarmList, Clear, ListAlarms, Raise, RaisedAlarm},
     envelope::{DecodeError, Header, Notice, Request, decode, encode},

@@ -502,7 +502,9 @@ fn end_by(code: ErrorCode) -> TargetEnd {
 /// A handler's reason is passed on to everybody who asked; a short one says as much.
 fn shortened(mut failure: Failure) -> Failure {
     for text in [Some(&mut failure.message), failure.hint.as_mut()].into_iter().flatten() {
-        text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+        let is_end = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=REASON_BYTES_MAX.min(text.len())).rev().find(is_end);
+        text.truncate(end.unwrap_or(0));
     }
     failure
 }

@@ -1,10 +1,15 @@
 //! What holds when the disk fails: nothing that is not stored is said, and all works again when it does.
 
-use crate::world::{TIMEOUT_S, World, code, submit_write};
-use ecs_broker::{core::Input, limits::LOST_GRACE};
+use crate::world::{TIMEOUT_S, World, code, submit_write, subsystem};
+use ecs_broker::{
+    core::{Changes, Input, StoredSubsystem, StoredValue, Unstored},
+    limits::LOST_GRACE,
+    store::Store,
+};
 use ecs_schemas::{
     error_code::ErrorCode,
     job::{CancelJob, JobId, JobState, Submit},
+    kv::Reading,
     registry::GetStatus,
 };
 
@@ -78,4 +83,36 @@ fn loss_that_could_not_be_stored_is_stored_when_the_disk_works_again() {
     world.disk_works = true;
     world.pass(1, &[]);
     assert_eq!((world.state(ONE), world.stored[&ONE].state), (JobState::Lost, JobState::Lost));
+}
+
+/// In the real store: what holds is what the description says, whatever was stored before.
+#[test]
+fn values_are_stored_with_their_description_and_forgotten_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let value = |item: &str, revision| StoredValue {
+        subsystem: "x01/pump".to_owned(),
+        item: item.to_owned(),
+        reading: Reading { value: Value::from(7), revision, time_ns: 1 },
+    };
+    let stored = || {
+        let (_, stored) = Store::open(folder.path()).unwrap();
+        let values: Vec<_> = stored.values.into_iter().map(|value| (value.item, value.reading.revision)).collect();
+        (stored.subsystems.len(), values)
+    };
+    let (mut store, _) = Store::open(folder.path()).unwrap();
+    let other = StoredValue { subsystem: "x01/pum".to_owned(), ..value("other", 9) };
+    store.save(&Changes { jobs: vec![], values: vec![value("a", 1), value("b", 1), other] }).unwrap();
+    let description = StoredSubsystem { description: subsystem("x01/pump"), agent: "x01/pumps".to_owned() };
+    let described = Unstored {
+        name: "x01/pump".to_owned(),
+        subsystem: Some(description),
+        items: ["b".to_owned(), "c".to_owned()].into(),
+        values: vec![value("c", 3)],
+    };
+    store.save_subsystems(std::slice::from_ref(&described)).unwrap();
+    let text = |item: &str, revision| (item.to_owned(), revision);
+    assert_eq!(stored(), (1, vec![text("b", 1), text("other", 9), text("c", 3)]));
+    let removed = Unstored { subsystem: None, items: [].into(), values: vec![], ..described };
+    store.save_subsystems(&[removed]).unwrap();
+    assert_eq!(stored(), (0, vec![text("other", 9)]));
 }

@@ -280,7 +280,7 @@ fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_
 fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
     let mut world = World::new();
     let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
-    world.host("p", "x01/pumps", 1, &[kept.clone()]);
+    world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 5).unwrap();
     world.ask("p", &Remove { name: PUMP.to_owned() }).unwrap();
     world.ask("p", &describe(kept.clone())).unwrap();
@@ -297,7 +297,7 @@ fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
 fn a_removal_is_not_undone_and_a_value_before_it_does_not_come_back() {
     let mut world = World::new();
     let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
-    world.host("p", "x01/pumps", 1, &[kept.clone()]);
+    world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 1).unwrap();
     let publish =
         ecs_schemas::kv::Publish { subsystem: PUMP.to_owned(), item: "speed".to_owned(), value: 2.into(), skipped: 0 };

@@ -148,8 +148,8 @@ impl World {
             self.deliver(free);
             self.deliver(updates);
             match inputs {
-                [input] => {
-                    let refusal = self.core.refuse(input, "disk full");
+                [_] => {
+                    let refusal = again.first().and_then(|input| self.core.refuse(input, "disk full"));
                     self.deliver(refusal.into_iter().collect());
                 }
                 _ => again.into_iter().for_each(|input| self.batch(std::slice::from_ref(input))),

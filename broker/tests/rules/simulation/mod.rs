@@ -25,7 +25,7 @@ use client::Client;
 use ecs_broker::core::{Input, Session};
 use ecs_schemas::envelope::{Header, encode};
 use serde::Serialize;
-use std::{collections::VecDeque, env, sync::Mutex, thread};
+use std::{env, sync::Mutex, thread};
 use witness::Witness;
 
 /// In CI: half a minute on two cores.
@@ -151,9 +151,7 @@ impl Simulation {
             self.restart_broker(); // it was stored, and nobody is told
             return;
         }
-        let inboxes: Vec<(Session, VecDeque<(Header, Vec<u8>)>)> =
-            std::mem::take(&mut self.world.inboxes).into_iter().collect();
-        for (session, messages) in inboxes {
+        for (session, messages) in std::mem::take(&mut self.world.inboxes) {
             if !self.is_alive(&session) && !self.unnoticed.contains(&session) {
                 self.unnoticed.push(session.clone()); // as a ROUTER says it of each message
             }

@@ -5,7 +5,7 @@
 //!    the broker died or the connection was gone. Nothing else is answered.
 //! 2  A question's id is used once, over all restarts of the broker.
 //! 3  An event's targets end once each; one told early ends the same in the answer.
-//! 4  A value that was acknowledged is on the disk, and so is a job; both stay there.
+//! 4  A value that was acknowledged or told is on the disk, and so is a job; both stay there.
 //! 5  The revision of the kept item rises by one with each publication, over all restarts; that of others does so
 //!    or begins again at 1.
 //! 6  A watcher's `missed` counts what lies between, and it is not told more often than it wants.
@@ -21,7 +21,7 @@ use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, EventResults, TargetEnd, TargetEnded},
     job::{JobId, JobRecord},
-    kv::{Publish, Published, Set, Unwatch, Update, Watch},
+    kv::{Get, Publish, Published, Reading, Set, Unwatch, Update, Watch},
     subsystem::SubsystemList,
     telemetry::PubHeader,
     value::Value,
@@ -202,7 +202,8 @@ impl Witness {
         match kind.as_str() {
             CallEvent::KIND => self.note_results(to, id, &decode(&asked).unwrap(), &decode(body).unwrap()),
             Publish::KIND => self.note_published(world, &decode(&asked).unwrap(), decode(body).unwrap()),
-            Set::KIND => self.note_set(&decode(&asked).unwrap()),
+            Get::KIND if decode::<Get>(&asked).unwrap().subsystem == KEEP => check_seen(world, body),
+            Set::KIND => self.note_set(world, &decode(&asked).unwrap(), body),
             "job.submit" => {
                 let record: JobRecord = decode(body).unwrap();
                 assert!(world.stored.contains_key(&record.id), "rule 4: job {}", record.id);
@@ -239,7 +240,10 @@ impl Witness {
         }
     }
 
-    fn note_set(&mut self, asked: &Set) {
+    fn note_set(&mut self, world: &World, asked: &Set, body: &[u8]) {
+        if asked.subsystem == KEEP {
+            check_seen(world, body);
+        }
         if let Some(revision) = asked.if_revision.filter(|_| asked.subsystem == KEEP) {
             self.seen.count("guarded set");
             assert!(self.guarded.insert(revision), "rule 7: two sets have replaced revision {revision}");
@@ -296,6 +300,12 @@ impl Witness {
         let open: Vec<_> = self.open.iter().map(|(key, open)| (key, &open.kind)).collect();
         assert!(open.is_empty(), "rule 1: {open:?}");
     }
+}
+
+/// Rule 4 from the other side: nobody is told of the kept item what is not on the disk.
+fn check_seen(world: &World, body: &[u8]) {
+    let told = decode::<Reading>(body).unwrap().revision;
+    assert!(told <= kept_revision(world), "rule 4: revision {told} is not on the disk");
 }
 
 fn check_holders(list: &SubsystemList) {

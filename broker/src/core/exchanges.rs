@@ -52,7 +52,7 @@ pub struct Exchange {
     pub ask: Ask,
     pub deadline_ns: u64,
     pub targets: Vec<Target>,
-    /// Of a call that waits for a worker: the encoded `call.run` without its subsystem is made when one is free.
+    /// Of a call that waits for a worker: what is asked of it once one is free.
     pub waiting: Option<WaitingCall>,
     pub origin: Origin,
 }
@@ -100,6 +100,12 @@ pub struct Exchanges {
 }
 
 impl Exchanges {
+    /// Ids rise from `first_id`, which is another one at each start: what was asked by an earlier broker and is answered
+    /// late is no answer to what this one asks.
+    pub fn beginning_at(first_id: u64) -> Self {
+        Self { last_id: first_id, ..Self::default() }
+    }
+
     /// Whether the caller may ask another question.
     ///
     /// # Errors

@@ -205,7 +205,7 @@ impl Core {
             followers: Followers::load(stored.followers),
             topics: Topics::default(),
             subsystems: Subsystems::load(stored.subsystems, stored.values),
-            exchanges: Exchanges::default(),
+            exchanges: Exchanges::beginning_at(now_ns),
             watches: Watches::default(),
             traces: Traces::new(options.seed),
             lost: HashMap::new(),

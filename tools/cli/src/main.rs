@@ -3,6 +3,7 @@
 //! One file per command under `commands/`. A command returns how it ended ([`exit::Exit`]) or an error
 //! that says what to do next; here both become the exit code.
 
+mod asking;
 mod beamline_file;
 mod cli;
 mod commands;

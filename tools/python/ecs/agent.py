@@ -234,14 +234,14 @@ class Agent(Client):
 
     # ---- On the I/O thread: registration ----
 
-    def _introduce(self, names_only: bool) -> Dict[str, Any]:
+    def _introduce(self) -> Dict[str, Any]:
         with self._lock:
             subsystems = list(self._subsystems.values())
         described = []
         for subsystem in subsystems:
             fields, self._described[subsystem.name] = subsystem.describe()
             described.append(fields)
-        services = sorted(self._services) if names_only else [its.wire() for its in self._services.values()]
+        services = [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
 
     def _taken(self) -> None:

@@ -79,17 +79,6 @@ def map_of(check: Check) -> Check:
     return check_map
 
 
-def either(*checks: Check) -> Check:
-    def check_either(value: Any, where: str) -> Any:
-        reasons = []
-        for check in checks:
-            try:
-                return check(value, where)
-            except Mismatch as reason:
-                reasons.append(str(reason))
-        raise Mismatch("; ".join(reasons))
-
-    return check_either
 
 
 def struct(fields: Dict[str, FieldSpec]) -> Check:

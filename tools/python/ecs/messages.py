@@ -11,7 +11,6 @@ from .fields import (
     Check,
     FieldSpec,
     anything,
-    either,
     flag,
     i32,
     list_of,
@@ -107,7 +106,7 @@ SPAN: Fields = {
 }  # fmt: skip
 
 #: A service as an agent offers it: its name alone, or with what else is to be known of it.
-OFFER = either(text, struct({"name": text, "jobs_at_once": (u32, 1), "follows": optional(text), "help": (text, "")}))
+OFFER = struct({"name": text, "jobs_at_once": (u32, 1), "follows": optional(text), "help": (text, "")})
 PROGRESS: Fields = {"done": u64, "total": u64, "unit": text, "bytes": u64}
 JOB_RECORD: Fields = {
     "id": u64,

@@ -28,14 +28,14 @@ _SILENCE_TIMEOUTS = 2
 
 
 class Registration:
-    """``describe(names_only)`` makes what is said at each registration. After each, ``taken()`` is called before
+    """``describe()`` makes what is said at each registration. After each, ``taken()`` is called before
     anything that the broker asks next is heard, and ``welcomed(reply, is_same_broker)`` once that is known."""
 
     def __init__(
         self,
         connection: Connection,
         name: str,
-        describe: Callable[[bool], Dict[str, Any]],
+        describe: Callable[[], Dict[str, Any]],
         taken: Callable[[], None],
         welcomed: Callable[[Dict[str, Any], bool], None],
     ):
@@ -54,8 +54,6 @@ class Registration:
         self._epoch = 0
         self._pause = BACKOFF_MIN_S
         self._broker: Optional[Tuple[int, int]] = None
-        #: A broker of before services were maps takes their names only.
-        self._names_only = False
         connection.on_connected.append(self._connected)
         connection.on_broken.append(self.lost)
 
@@ -105,7 +103,7 @@ class Registration:
             return
         self._epoch += 1
         epoch = self._epoch
-        fields = {**self._describe(self._names_only), "state": self.state}
+        fields = {**self._describe(), "state": self.state}
         sent = self._connection.ask_now(
             "agent.register", fields, AGENT_DEADLINE_S, lambda reply, error: self._answered(epoch, reply, error)
         )
@@ -125,10 +123,6 @@ class Registration:
             done = lambda status, failed: self._identified(epoch, reply, status, failed)  # noqa: E731
             if not self._connection.ask_now("status.get", {}, AGENT_DEADLINE_S, done):
                 self._greet_later(epoch)
-            return
-        if error.code == "bad_message" and not self._names_only:
-            self._names_only = True
-            self._greet()
             return
         if self.refusal is None or self.refusal.message != error.message:
             _log.warning("%s is not registered, trying again: %s", self._name, error)

@@ -383,8 +383,8 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
 def test_alarm_that_is_raised_while_the_agent_registers_is_not_lost(beamline, agent, client):
     pump, introduce, raised = agent.subsystem("x01/pump"), agent._introduce, []
 
-    def introduce_and_change(names_only):
-        fields = introduce(names_only)
+    def introduce_and_change():
+        fields = introduce()
         raised.append(f"LATE{len(raised)}")
         pump.alarm(raised[-1], "warn", "after what is told was gathered")
         return fields

@@ -25,7 +25,8 @@ def libzmq():
     for built in sorted(target.glob("release/build/zmq-sys-*/out")):
         library, header = built / "lib/libzmq.a", next(built.glob("**/include/zmq.h"), None)
         if library.exists() and header is not None:
-            return [f"-I{header.parent}", str(library), "-lstdc++", "-lpthread"]
+            bundled = [str(path) for path in sorted(built.glob("*.a"))]  # its CURVE, where it was built with one
+            return [f"-I{header.parent}", str(library), *bundled, "-lstdc++", "-lpthread"]
     pytest.fail("neither pkg-config nor the Rust build has a libzmq: build ecs-cli here first")
 
 

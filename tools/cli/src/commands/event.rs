@@ -1,16 +1,16 @@
 //! `ecs-cli event` and `ecs-cli sync`: tell subsystems of something, and hear what each says to it.
 
 use crate::{
+    asking::Asking,
     connection::{Connection, call},
     exit::Exit,
     report,
     table::{Cell, Mood, Table},
-    values::{parse_params, shown},
+    values::shown,
 };
 use clap::{Args, Subcommand};
 use ecs_schemas::{
-    envelope::{Notice, decode},
-    exchange::{CallEvent, EventResults, Feedback, TargetEnd},
+    exchange::{CallEvent, EventResults, TargetEnd},
     registry::GetStatus,
     value_type::ValueType,
 };
@@ -75,23 +75,6 @@ pub struct Sync {
 }
 
 #[derive(Debug, Args)]
-struct Asking {
-    /// KEY=VALUE, or @FILE with a JSON object
-    params: Vec<String>,
-    /// How long to wait for the last answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = crate::options::seconds)]
-    timeout: f64,
-    /// Print the results as JSON
-    #[arg(long)]
-    json: bool,
-    /// Print the id for `ecs-cli trace` on stderr
-    #[arg(long)]
-    trace: bool,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-#[derive(Debug, Args)]
 struct EventWatch {
     /// Only subsystems whose names begin so
     #[arg(default_value = "", hide_default_value = true)]
@@ -106,7 +89,7 @@ struct EventWatch {
 impl Event {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self.action {
-            Action::Call(EventCall { event, targets, asking }) => asking.run(event, targets),
+            Action::Call(EventCall { event, targets, asking }) => ask(&asking, event, targets),
             Action::Watch(watch) => watch.run(),
         }
     }
@@ -114,35 +97,23 @@ impl Event {
 
 impl Sync {
     pub fn run(self) -> anyhow::Result<Exit> {
-        self.asking.run(self.event, Vec::new())
+        ask(&self.asking, self.event, Vec::new())
     }
 }
 
-impl Asking {
-    fn run(self, event: String, targets: Vec<String>) -> anyhow::Result<Exit> {
-        let params = parse_params(&self.params)?;
-        let is_broadcast = targets.is_empty();
-        let client = self.connection.client()?;
-        let request = CallEvent { event: event.clone(), targets, params };
-        let on_notice = |kind: &str, body: &[u8]| {
-            if let (false, Feedback::KIND, Ok(feedback)) = (self.json, kind, decode::<Feedback>(body)) {
-                eprintln!("{}: {}", feedback.target, shown(&feedback.value, &ValueType::default()));
-            }
-        };
-        let results = client.call_with(&request, Duration::from_secs_f64(self.timeout), on_notice)?;
-        if self.trace {
-            eprintln!("trace {:016x}", client.last_trace().unwrap_or(0));
-        }
-        if self.json {
-            report::print_json(&results)?;
-        } else if results.results.is_empty() {
-            writeln!(io::stdout(), "nobody who is here handles the event {event}")?;
-        } else {
-            table(&results).print()?;
-        }
-        let is_good = results.objections().count() == 0 && !(is_broadcast && results.results.is_empty());
-        Ok(if is_good { Exit::Ok } else { Exit::NotWhole })
+/// Without targets it goes to all who handle it, and somebody must.
+fn ask(asking: &Asking, event: String, targets: Vec<String>) -> anyhow::Result<Exit> {
+    let is_broadcast = targets.is_empty();
+    let results = asking.ask(&CallEvent { event: event.clone(), targets, params: asking.params()? })?;
+    if asking.json {
+        report::print_json(&results)?;
+    } else if results.results.is_empty() {
+        writeln!(io::stdout(), "nobody who is here handles the event {event}")?;
+    } else {
+        table(&results).print()?;
     }
+    let is_good = results.objections().count() == 0 && !(is_broadcast && results.results.is_empty());
+    Ok(if is_good { Exit::Ok } else { Exit::NotWhole })
 }
 
 fn table(results: &EventResults) -> Table {

@@ -11,8 +11,8 @@
 //! W3  A watcher that cannot be reached any more is forgotten.
 //! W4  Without `max_hz` every value is told, also several of one batch; only beyond `UPDATES_BYTES_MAX` the newest.
 //! W5  A watcher has at most one entry in `pending`, and none when it is forgotten.
-//! W6  Watching again what is watched changes its rate and nothing else: a reader says it again every second, and so
-//!     finds a broker that is a new one.
+//! W6  Watching again what is watched changes its rate and tells nothing twice: a reader says it again every second, and
+//!     so finds a broker that is a new one.
 
 use super::Session;
 use crate::limits::{WATCHES_MAX, WATCHES_OF_SESSION_MAX};
@@ -33,6 +33,12 @@ struct Watcher {
     told: Option<Told>,
     /// Its entry in `pending`: the newest value was not told yet, and may be then.
     due_ns: Option<u64>,
+}
+
+impl Watcher {
+    fn next_due_ns(&self, now_ns: u64) -> u64 {
+        self.told.map_or(0, |told| told.at_ns.saturating_add(self.interval_ns)).max(now_ns)
+    }
 }
 
 /// What a watcher was told last. The time tells values apart where revisions began again.
@@ -73,8 +79,7 @@ impl Watches {
             return Err(Failure::new(ErrorCode::Busy, format!("too many watches; at most {message}")));
         }
         for path in paths {
-            if let Some(watcher) = self.by_path.get_mut(&path).and_then(|watchers| watchers.get_mut(session)) {
-                watcher.interval_ns = interval_ns; // rule W6
+            if self.has_new_rate(session, &path, interval_ns, now_ns) {
                 continue;
             }
             let watcher = Watcher { interval_ns, told: None, due_ns: Some(now_ns) };
@@ -84,6 +89,20 @@ impl Watches {
             self.count += 1;
         }
         Ok(())
+    }
+
+    /// Rule W6: false if it does not watch. What is pending goes when the new interval is over.
+    fn has_new_rate(&mut self, session: &Session, path: &str, interval_ns: u64, now_ns: u64) -> bool {
+        let watcher = self.by_path.get_mut(path).and_then(|watchers| watchers.get_mut(session));
+        let Some(watcher) = watcher else { return false };
+        watcher.interval_ns = interval_ns;
+        if let Some(before_ns) = watcher.due_ns {
+            let due_ns = watcher.next_due_ns(now_ns);
+            watcher.due_ns = Some(due_ns);
+            self.pending.remove(&(before_ns, path.to_owned(), session.clone()));
+            self.pending.insert((due_ns, path.to_owned(), session.clone()));
+        }
+        true
     }
 
     pub fn remove(&mut self, session: &Session, paths: &[Path]) {
@@ -124,7 +143,7 @@ impl Watches {
             if watcher.interval_ns == 0 {
                 at_once.push(due);
             } else if watcher.due_ns.is_none() {
-                let due_ns = watcher.told.map_or(0, |told| told.at_ns.saturating_add(watcher.interval_ns)).max(now_ns);
+                let due_ns = watcher.next_due_ns(now_ns);
                 watcher.due_ns = Some(due_ns);
                 self.pending.insert((due_ns, due.path, due.session));
             }

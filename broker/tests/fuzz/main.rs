@@ -10,10 +10,10 @@
 #[path = "../../../schemas/tests/vectors/mutation.rs"]
 mod mutation;
 
-use ecs_broker::core::{Core, CoreOptions, Input, Outgoing, Session, Stored};
+use ecs_broker::core::{Core, CoreOptions, Input, Outgoing, Sender, Session, Stored};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, encode},
-    registry::{AgentState, GetStatus, Register},
+    registry::{AgentState, GetStatus, Register, ServiceOffer},
     subsystem::{Description, Handled},
     trace::Trace,
 };
@@ -63,7 +63,7 @@ fn register() -> Register {
         version: "1".to_owned(),
         instance: 1,
         state: AgentState::Ready,
-        services: vec!["write".to_owned()],
+        services: vec![ServiceOffer::new("write")],
         jobs: vec![],
         subsystems: vec![pump],
     }
@@ -123,7 +123,7 @@ impl Fuzz {
     }
 
     fn send(&mut self, from: &Session, header: Vec<u8>, body: Vec<u8>) -> Vec<Outgoing> {
-        self.handle(&Input::Message { session: from.clone(), parts: vec![header, body] })
+        self.handle(&Input::Message { session: from.clone(), sender: Sender::Anyone, parts: vec![header, body] })
     }
 
     fn some_message(&mut self, samples: &[Sample]) {

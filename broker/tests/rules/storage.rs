@@ -11,6 +11,7 @@ use ecs_schemas::{
     job::{CancelJob, JobId, JobState, Submit},
     kv::Reading,
     registry::GetStatus,
+    value::Value,
 };
 
 const ONE: JobId = JobId(1);

@@ -144,11 +144,13 @@ fn a_rate_of_once_in_centuries_is_told_once_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_watch_of_what_is_watched_replaces_the_rate_and_tells_the_value_again() {
+fn a_watch_of_what_is_watched_replaces_the_rate_and_tells_nothing_twice() {
     let mut world = world();
     world.publish("p", SPEED, 1).unwrap();
     world.ask("c", &watch(PATH, Some(0.001))).unwrap();
+    world.ask("c", &watch(PATH, Some(0.001))).unwrap();
     world.publish("p", SPEED, 2).unwrap();
+    world.ask("c", &watch(PATH, None)).unwrap();
     world.ask("c", &watch(PATH, None)).unwrap();
     world.publish("p", SPEED, 3).unwrap();
     let told: Vec<_> = updates(&mut world, "c").into_iter().map(|(revision, _)| revision).collect();

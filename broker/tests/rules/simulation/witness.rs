@@ -8,7 +8,7 @@
 //! 4  A value that was acknowledged or told is on the disk, and so is a job; both stay there.
 //! 5  The revision of the kept item rises by one with each publication, over all restarts; that of others does so
 //!    or begins again at 1.
-//! 6  A watcher's `missed` counts what lies between, and it is not told more often than it wants.
+//! 6  A watcher's `missed` counts what lies between, and it is not told more often than it wants, nor anything twice.
 //! 7  Of the guarded sets with one revision at most one succeeds.
 //! 8  A name and a UUID have one holder.
 //! 9  The sums that the core keeps are right.
@@ -142,7 +142,8 @@ impl Witness {
         if header.kind == Watch::KIND {
             let watch: Watch = decode(body).unwrap();
             let interval_ns = watch.max_hz.map_or(0, |hz| (1e9 / hz) as u64);
-            self.watching.insert(from.clone(), Watching { interval_ns, told: None });
+            let watching = self.watching.entry(from.clone()).or_insert(Watching { interval_ns, told: None });
+            watching.interval_ns = interval_ns;
         } else if header.kind == Unwatch::KIND && decode::<Unwatch>(body).unwrap().items.contains(&keep) {
             self.watching.remove(from);
         }

@@ -16,9 +16,9 @@ use crate::{
     outbox::Outbox,
 };
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, Header, Request, decode, encode},
+    envelope::{BODY_BYTES_MAX, Header, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{Done, RunCall, RunEvent},
+    exchange::{Cancel, Done, RunCall, RunEvent},
     kv::{Read, Restored, Taken, Write},
 };
 use std::{
@@ -123,11 +123,14 @@ impl Askers {
         })
     }
 
-    /// Nobody waits for the answer to question `id` any more.
+    /// Nobody waits for the answer to question `id` any more. The broker hears of its end in any case, also where the
+    /// question was lost on the way: it counts this agent as busy until then.
     pub fn cancel(&self, id: u64) {
         if let Some(asked) = lock(&self.shared.tasks).open.get(&id) {
-            asked.cancel();
+            return asked.cancel();
         }
+        let failure = Failure::new(ErrorCode::Cancelled, format!("this agent does not have question {id}"));
+        self.shared.answer(&Header { id, ..Header::notice(Cancel::KIND) }, Err(failure));
     }
 
     /// Gives kept values to their subsystem, before anything of it is asked.

@@ -155,7 +155,7 @@ impl Host {
     /// The value is longer than a message may be; nothing was told.
     pub fn publish(&self, item: &str, value: impl Into<Value>) -> Result<(), Failure> {
         let value = value.into();
-        let bytes = value.heap_bytes();
+        let bytes = value.content_bytes();
         if bytes > VALUE_BYTES_MAX {
             let message = format!("{} {item} of {bytes} bytes; at most {VALUE_BYTES_MAX}", self.name);
             return Err(Failure::new(ErrorCode::BadParameter, message));

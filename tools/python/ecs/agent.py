@@ -313,13 +313,11 @@ class Agent(Client):
         if kind in _ASKS:
             self._asked(header, body)
         elif kind == "exchange.cancel":
-            context = self._contexts.get(envelope.decode(kind, body)["id"])
-            if context is not None:
-                context.cancel()
+            self._cancel_asked(header, envelope.decode(kind, body)["id"])
         elif kind == "job.run":
             self._run_job(envelope.decode(kind, body))
         elif kind == "job.kill":
-            self._kill_job(envelope.decode(kind, body)["id"])
+            self._kill_job(**envelope.decode(kind, body))
         else:
             super()._on_notice(header, body)
 
@@ -367,6 +365,14 @@ class Agent(Client):
             self._forget(id, context)
             self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"), is_wanted)
 
+    def _cancel_asked(self, header: Dict[str, Any], id: int) -> None:
+        context = self._contexts.get(id)
+        if context is not None:
+            context.cancel()
+            return
+        # The question was lost on the way, or has its answer: the broker hears so (rule 6 of `exchange.md`).
+        self._connection.answer({**header, "id": id}, None, Cancelled(f"{self.name} does not have question {id}"))
+
     def _handle(self, kind: str, subsystem: Subsystem, context: Context, fields: Mapping[str, Any]) -> Any:
         """On a handler's thread."""
         if not subsystem.wait_live(context.seconds_left):
@@ -390,16 +396,16 @@ class Agent(Client):
             self._send_report(self._jobs[id])
             return
         service = self._services.get(order["service"])
-        job = self._jobs[id] = RunningJob(self, id, order["service"], order["params"])
+        job = self._jobs[id] = RunningJob(self, id, order["attempt"], order["service"], order["params"])
         if service is None:
             job.reject(NotFound(f"{self.name} does not offer {order['service']}", code="no_such_service"))
         elif self._stopping.is_set() or not self._handlers.run(lambda: job.run(service.handler)):
             job.reject(Busy(f"{self.name} is stopping, or has too much to do already"))
 
-    def _kill_job(self, id: int) -> None:
+    def _kill_job(self, id: int, attempt: int = 0) -> None:
         job = self._jobs.get(id)
         if job is None:  # it is not known here: so it has ended
-            job = self._jobs[id] = RunningJob(self, id, "", None)
+            job = self._jobs[id] = RunningJob(self, id, attempt, "", None)
             job.end_unknown(Cancelled(f"{self.name} does not have job {id}"))
             return
         if job.cancelled or job.has_ended:

@@ -163,7 +163,7 @@ class Connection:
         asked: Mapping[str, Any],
         fields: Optional[Mapping[str, Any]],
         error: Optional[EcsError],
-        is_wanted: Callable[[], bool],
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Answers a request of the broker's, unless ``is_wanted`` says that it is not any more when it would leave."""
         trace = asked["trace"]

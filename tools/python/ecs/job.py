@@ -27,9 +27,11 @@ _ENDS = ("rejected", "done", "failed", "cancelled")
 class RunningJob(Context):
     """What a service's handler is given as ``job``."""
 
-    def __init__(self, agent: Agent, id: int, service: str, params: Any):
+    def __init__(self, agent: Agent, id: int, attempt: int, service: str, params: Any):
         super().__init__(service, agent.name, "", 0, float("inf"), lambda value: None)
         self.id = id
+        #: How often it was given to an agent, this time too.
+        self.attempt = attempt
         self.service = service
         self.params = from_wire(params)
         self._agent = agent
@@ -83,7 +85,7 @@ class RunningJob(Context):
     def _report(self, state: str, error: Optional[EcsError] = None, result: Any = None) -> None:
         self._state = state
         reason = None if error is None else error.failure()
-        self._agent.report(self, {"id": self.id, "state": state, "reason": reason, "result": result})
+        self._agent.report(self, {"id": self.id, "attempt": self.attempt, "state": state, "reason": reason, "result": result})
 
     def run(self, handler: Handler) -> None:
         """Calls the handler on this thread, and reports the end."""

@@ -70,7 +70,7 @@ HANDLED: Fields = {
     "name": text,
     "help": (text, ""),
     "params": (list_of(struct(PARAM)), list),
-    "result": (struct(VALUE_TYPE), dict),
+    "result": (struct(VALUE_TYPE), lambda: struct(VALUE_TYPE)({}, "result")),
     "at_once": (u32, 1),
 }
 ALARM: Fields = {"code": text, "severity": SEVERITY, "text": text, "since_ns": (u64, 0)}
@@ -122,6 +122,8 @@ JOB_RECORD: Fields = {
     "history": list_of(struct({"state": JOB_STATE, "time_ns": u64})),
     "priority": (i32, 0),
     "held": (flag, False),
+    "repeat_if_lost": (flag, False),
+    "attempt": (u32, 0),
     "follows": optional(u64),
     "position": optional(u32),
 }
@@ -182,8 +184,8 @@ _KINDS: Dict[str, Fields] = {
     "kv.set": {**_ITEM_PATH, "value": anything, "if_revision": optional(u64)},
     "kv.set.reply": READING,
     "kv.list": _PREFIX,
-    "kv.list.reply": {"items": list_of(struct(LISTED_ITEM))},
-    "kv.publish": {**_ITEM_PATH, "value": anything},
+    "kv.list.reply": {"items": list_of(struct(LISTED_ITEM)), "left_out": (u64, 0)},
+    "kv.publish": {**_ITEM_PATH, "value": anything, "skipped": (u64, 0)},
     "kv.publish.reply": {"revision": u64},
     "kv.watch": {"items": list_of(text), "max_hz": optional(number)},
     "kv.watch.reply": _ACK,
@@ -209,8 +211,9 @@ _KINDS: Dict[str, Fields] = {
     "alarm.raise.reply": _ACK,
     "alarm.clear": {"subsystem": text, "code": text},
     "alarm.clear.reply": _ACK,
+    "alarm.raised": RAISED_ALARM,
     "alarm.list": _ACK,
-    "alarm.list.reply": {"alarms": list_of(struct(RAISED_ALARM))},
+    "alarm.list.reply": {"alarms": list_of(struct(RAISED_ALARM)), "left_out": (u64, 0)},
     "trace.get": {"id": u64},
     "trace.get.reply": {"trace": u64, "spans": list_of(struct(SPAN))},
     "job.submit": {
@@ -244,9 +247,15 @@ _KINDS: Dict[str, Fields] = {
     "job.move.reply": JOB_RECORD,
     "job.outcome": _JOB_ID,
     "job.outcome.reply": {"ended": flag, "failed": flag, "jobs": list_of(struct(JOB_RECORD))},
-    "job.run": {"id": u64, "service": text, "params": anything},
-    "job.kill": _JOB_ID,
-    "job.report": {"id": u64, "state": JOB_STATE, "reason": optional(struct(FAILURE)), "result": (anything, None)},
+    "job.run": {"id": u64, "attempt": (u32, 0), "service": text, "params": anything},
+    "job.kill": {**_JOB_ID, "attempt": (u32, 0)},
+    "job.report": {
+        "id": u64,
+        "attempt": (u32, 0),
+        "state": JOB_STATE,
+        "reason": optional(struct(FAILURE)),
+        "result": (anything, None),
+    },
     "job.report.reply": _ACK,
     "job.progress": {"id": u64, "progress": struct(PROGRESS)},
 }

@@ -24,7 +24,7 @@ def test_every_example_of_the_readme_runs(beamline, monkeypatch, capsys):
     for expected in (
         "['x01/pump', 'x01/vacuum']", "3.2", "1000.0", "800.0", "{'gauge': 'main', 'pressure': 3.2}", "x01/pump 1 of 3",
         "ok vented", "Bearing at 61 degrees", "Progress(done=", "'asked': 0.1", "x01/pump did not answer in time",
-        "call.run  anonymous -> x01/pump", "out_of_range x01/pump speed is 2000; allowed is 0 to 1500 Hz",
+        "call.run pump.measure  anonymous -> x01/pump", "out_of_range x01/pump speed is 2000; allowed is 0 to 1500 Hz",
         "event.run",
     ):  # fmt: skip
         assert expected in printed, f"{expected!r} is not in\n{printed}"

@@ -101,6 +101,9 @@ pub struct Registered {
     pub heartbeat_ms: u32,
     /// Silence for this long means gone, in milliseconds.
     pub timeout_ms: u32,
+    /// When this broker started; another one has none of the questions of the one before.
+    #[serde(default)]
+    pub started_ns: u64,
     /// Of each subsystem that was described, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsystems: Vec<Described>,

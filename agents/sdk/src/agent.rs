@@ -283,7 +283,12 @@ impl Io {
         match order {
             Order::Ask(header, body) => self.askers.ask(header, &body),
             Order::Cancel(id) => self.askers.cancel(id),
-            Order::Restore(kept) => kept.iter().for_each(|(name, values)| self.askers.restore(name, values)),
+            Order::Welcome { is_other_broker, kept } => {
+                if is_other_broker {
+                    self.askers.cancel_all(); // the one that asked has died, and what it asked with it
+                }
+                kept.iter().for_each(|(name, values)| self.askers.restore(name, values));
+            }
             Order::Run(run) if self.session.has(run.id) => self.session.repeat(run.id),
             // A job that comes while the agent stops goes back to the queue when it has left.
             Order::Run(_) if self.session.is_stopping() => {}

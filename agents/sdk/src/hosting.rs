@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn welcome() -> Registered {
-        Registered { beamline: "x01".to_owned(), heartbeat_ms: 1, timeout_ms: 1, subsystems: vec![] }
+        Registered { beamline: "x01".to_owned(), heartbeat_ms: 1, timeout_ms: 1, started_ns: 1, subsystems: vec![] }
     }
 
     fn kinds(hosting: &mut Hosting) -> Vec<String> {

@@ -46,8 +46,11 @@ pub enum Order {
     Ask(Header, Vec<u8>),
     /// Nobody waits for the answer to this question any more.
     Cancel(u64),
-    /// Values that the broker has kept, by subsystem.
-    Restore(Vec<(String, Vec<Restored>)>),
+    /// The agent is registered: values that the broker has kept, by subsystem.
+    Welcome {
+        is_other_broker: bool,
+        kept: Vec<(String, Vec<Restored>)>,
+    },
 }
 
 /// A message to the broker.
@@ -86,6 +89,8 @@ pub struct Session {
     leave_id: u64,
     heard: Instant,
     silence: Duration,
+    /// Of the broker that it was registered with last.
+    broker_started_ns: Option<u64>,
     /// Rule A2.
     jobs: BTreeSet<JobId>,
     /// Reports that were not answered, by request id, so in their order. At most three for each job.
@@ -112,6 +117,7 @@ impl Session {
             leave_id: 0,
             heard: now,
             silence: SILENCE_DEFAULT,
+            broker_started_ns: None,
             jobs: BTreeSet::new(),
             pending: BTreeMap::new(),
             telemetry: None,
@@ -326,7 +332,7 @@ impl Session {
     fn answered(&mut self, id: u64, body: &[u8], now: Instant) -> Option<Order> {
         if id == self.register_id && self.is_greeting() {
             match decode(body) {
-                Ok(welcome) => return Some(Order::Restore(self.welcome(&welcome, now))),
+                Ok(welcome) => return Some(self.welcome(&welcome, now)),
                 Err(error) => self.log_refusal(&error.to_string()),
             }
         } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
@@ -337,8 +343,9 @@ impl Session {
         None
     }
 
-    /// Returns the values that the broker has kept for hosted subsystems.
-    fn welcome(&mut self, welcome: &Registered, now: Instant) -> Vec<(String, Vec<Restored>)> {
+    fn welcome(&mut self, welcome: &Registered, now: Instant) -> Order {
+        let is_other_broker =
+            self.broker_started_ns.replace(welcome.started_ns).is_some_and(|ns| ns != welcome.started_ns);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
         self.silence = Duration::from_millis(welcome.timeout_ms.into()).max(heartbeat);
         self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
@@ -346,10 +353,11 @@ impl Session {
         self.refusal.clear();
         tracing::info!(agent = self.register.name, broker = self.endpoint, "registered");
         let Self { hosting, last_id, register_id, .. } = self;
-        hosting.welcomed(*register_id, welcome, || {
+        let kept = hosting.welcomed(*register_id, welcome, || {
             *last_id += 1;
             *last_id
-        })
+        });
+        Order::Welcome { is_other_broker, kept }
     }
 
     fn refused(&mut self, id: u64, failure: Failure, now: Instant) {

@@ -251,6 +251,7 @@ impl Core {
             beamline: self.options.beamline.clone(),
             heartbeat_ms: milliseconds(self.options.heartbeat),
             timeout_ms: milliseconds(self.options.timeout),
+            started_ns: self.started_ns,
             subsystems,
         })
     }

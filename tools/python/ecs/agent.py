@@ -79,13 +79,9 @@ class Agent(Client):
         self._jobs: Dict[int, RunningJob] = {}
         #: Version of each subsystem's description that was sent.
         self._described: Dict[str, int] = {}
-        #: Rises with each registration; questions of before the oldest good one were a former broker's, which counts
-        #: as this one does: answering them would answer this one's.
-        self._era = 0
-        self._good_era = 0
         self._wanted_state = "ready"
         super().__init__(place.find(where, publish, key), timeout, name)
-        self._registration = Registration(self._connection, name, self._introduce, self._taken, self._welcomed)
+        self._registration = Registration(self._connection, name, self._introduce, self._welcomed)
 
     # ---- Describing ----
 
@@ -244,15 +240,10 @@ class Agent(Client):
         services = [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
 
-    def _taken(self) -> None:
-        self._era += 1
-
     def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
         if not is_same_broker:
-            self._good_era = self._era
             for context in self._contexts.values():
-                if context.era < self._good_era:
-                    context.cancel()  # nobody waits for it any more
+                context.cancel()  # the broker that asked has died, and what it asked with it
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])
@@ -322,29 +313,23 @@ class Agent(Client):
             super()._on_notice(header, body)
 
     def _asked(self, header: Dict[str, Any], body: bytes) -> None:
-        kind, id, era = header["kind"], header["id"], self._era
-
-        def is_wanted() -> bool:
-            return era >= self._good_era
-
+        kind, id = header["kind"], header["id"]
         try:
             fields = envelope.decode(kind, body)
             subsystem = self._subsystems.get(fields["subsystem"])
             if subsystem is None:
                 raise EcsError(f"{self.name} does not host {fields['subsystem']}", code="not_handled")
         except EcsError as error:
-            self._connection.answer(header, None, error, is_wanted)
+            self._connection.answer(header, None, error)
             return
         subject = fields.get("event") or fields.get("call") or fields["item"]
 
         def tell(value: Any) -> None:
-            if is_wanted():
-                self.tell("exchange.feedback", {"id": id, "value": value})
+            self.tell("exchange.feedback", {"id": id, "value": value})
 
         trace_id = (header["trace"] or {}).get("trace", 0)
         deadline_s = (header["deadline_ms"] or 0) / 1000
         context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
-        context.era = era
         self._contexts[id] = context
 
         def handle() -> None:
@@ -357,13 +342,13 @@ class Agent(Client):
                 reply, error = {}, error_from(raised, f"{subsystem.name} {subject}")
             finally:
                 trace.enter(None)
-            self._connection.answer(header, reply, error, is_wanted)
+            self._connection.answer(header, reply, error)
             self._connection.post(lambda: self._forget(id, context))
 
         lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
         if not self._handlers.run(handle, lane):
             self._forget(id, context)
-            self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"), is_wanted)
+            self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"))
 
     def _cancel_asked(self, header: Dict[str, Any], id: int) -> None:
         context = self._contexts.get(id)

@@ -74,7 +74,6 @@ class _Outgoing(NamedTuple):
 
     pending: Optional[_Pending]
     parts: Sequence[bytes] = ()
-    is_wanted: Callable[[], bool] = lambda: True
 
 
 class Connection:
@@ -163,9 +162,8 @@ class Connection:
         asked: Mapping[str, Any],
         fields: Optional[Mapping[str, Any]],
         error: Optional[EcsError],
-        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Answers a request of the broker's, unless ``is_wanted`` says that it is not any more when it would leave."""
+        """Answers a request of the broker's."""
         trace = asked["trace"]
         if error is None:
             kind = f"{asked['kind']}.reply"
@@ -177,7 +175,7 @@ class Connection:
             kind, body = "error", envelope.encode("error", error.failure())
         header = envelope.header(kind, asked["id"], trace=trace)
         parts = (envelope.encode("header", header), body)
-        self.post(lambda: self._outbox.append(_Outgoing(None, parts, is_wanted)))
+        self.post(lambda: self._outbox.append(_Outgoing(None, parts)))
 
     def close(self) -> None:
         """Ends the connection; what is open ends as Disconnected."""
@@ -460,10 +458,7 @@ class Connection:
 
     def _flush(self) -> None:
         while self._outbox and self._gate_open:
-            pending, parts, is_wanted = self._outbox[0]
-            if not is_wanted():
-                self._outbox.popleft()
-                continue
+            pending, parts = self._outbox[0]
             if pending is not None:
                 rest = pending.deadline - time.monotonic()
                 if self._pending.get(pending.id) is not pending or rest <= 0:

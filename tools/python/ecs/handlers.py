@@ -135,7 +135,6 @@ class Context:
         self._tell = tell
         self._cancelled = threading.Event()
         #: For the agent: since which of its registrations.
-        self.era = 0
 
     def feedback(self, value: Any) -> None:
         """Tells the caller how far it is."""

@@ -148,7 +148,8 @@ REGISTER: Fields = {
     "subsystems": (list_of(struct(DESCRIPTION)), list),
 }  # fmt: skip
 REGISTERED: Fields = {
-    "beamline": text, "heartbeat_ms": u32, "timeout_ms": u32, "subsystems": (list_of(struct(DESCRIBED)), list),
+    "beamline": text, "heartbeat_ms": u32, "timeout_ms": u32, "started_ns": (u64, 0),
+    "subsystems": (list_of(struct(DESCRIBED)), list),
 }  # fmt: skip
 
 _ACK: Fields = {}

@@ -5,8 +5,7 @@
                       └── no connection, silence, or `not_registered`
 
 G1  The gate is open while the agent is registered, so that nothing of it is sent as somebody else's.
-G2  Whether it is still the same broker is asked after each registration: another start of it counts its questions
-    from 1 again, so what was not answered to the old one must not be answered to the new one.
+G2  The broker says when it started: where that is another time than before, nobody waits for what the old one asked.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
 from .connection import Connection
 from .errors import EcsError
@@ -28,21 +27,19 @@ _SILENCE_TIMEOUTS = 2
 
 
 class Registration:
-    """``describe()`` makes what is said at each registration. After each, ``taken()`` is called before
-    anything that the broker asks next is heard, and ``welcomed(reply, is_same_broker)`` once that is known."""
+    """``describe()`` makes what is said at each registration; after each, before anything that the broker asks next is
+    heard, ``welcomed(reply, is_same_broker)`` is called."""
 
     def __init__(
         self,
         connection: Connection,
         name: str,
         describe: Callable[[], Dict[str, Any]],
-        taken: Callable[[], None],
         welcomed: Callable[[Dict[str, Any], bool], None],
     ):
         self._connection = connection
         self._name = name
         self._describe = describe
-        self._taken = taken
         self._welcomed = welcomed
         self.state = "starting"
         #: Why the broker did not take it, the last time; None while it has.
@@ -53,7 +50,7 @@ class Registration:
         #: Rises with each attempt and loss: what belongs to an older one is void.
         self._epoch = 0
         self._pause = BACKOFF_MIN_S
-        self._broker: Optional[Tuple[int, int]] = None
+        self._broker_started_ns: Optional[int] = None
         connection.on_connected.append(self._connected)
         connection.on_broken.append(self.lost)
 
@@ -116,13 +113,10 @@ class Registration:
         self._pause = min(2 * self._pause, BACKOFF_MAX_S)
 
     def _answered(self, epoch: int, reply: Any, error: Optional[EcsError]) -> None:
-        if epoch != self._epoch:
+        if epoch != self._epoch or self._phase != "greeting":
             return
         if error is None:
-            self._taken()
-            done = lambda status, failed: self._identified(epoch, reply, status, failed)  # noqa: E731
-            if not self._connection.ask_now("status.get", {}, AGENT_DEADLINE_S, done):
-                self._greet_later(epoch)
+            self._registered(epoch, reply)
             return
         if self.refusal is None or self.refusal.message != error.message:
             _log.warning("%s is not registered, trying again: %s", self._name, error)
@@ -132,20 +126,15 @@ class Registration:
             self.is_final.set()
         self._greet_later(epoch)
 
-    def _identified(self, epoch: int, welcome: Dict[str, Any], status: Any, error: Optional[EcsError]) -> None:
-        """Rule G2."""
-        if epoch != self._epoch or self._phase != "greeting":
-            return
-        if error is not None:
-            self._greet_later(epoch)
-            return
-        broker = (status["broker"]["pid"], status["broker"]["started_ns"])
-        is_same, self._broker = self._broker in (None, broker), broker
+    def _registered(self, epoch: int, welcome: Dict[str, Any]) -> None:
+        started_ns = welcome["started_ns"]
+        is_same = self._broker_started_ns in (None, started_ns)  # rule G2
+        self._broker_started_ns = started_ns
         self._phase, self.refusal = "registered", None
         self._pause = BACKOFF_MIN_S
         _log.info("%s is registered", self._name)
         self._connection.open_gate()
-        self._welcomed(welcome, is_same)  # before anything leaves: it says which answers are wanted
+        self._welcomed(welcome, is_same)
         self._keep_beating(epoch, welcome["heartbeat_ms"] / 1000, welcome["timeout_ms"] / 1000)
 
     def _keep_beating(self, epoch: int, interval_s: float, timeout_s: float) -> None:

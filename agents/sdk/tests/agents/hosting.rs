@@ -1,14 +1,14 @@
 //! Subsystems that an agent hosts, over real sockets: the stories of an exposure with a veto, of a data service under
 //! abuse, and of trials that wait for each other.
 
-use crate::setup::{Beamline, CALL, WATCHDOG, wait_for};
+use crate::setup::{Beamline, CALL, WATCHDOG, rude_broker, take, wait_for};
 use ecs_schemas::{
     alarm::{ListAlarms, Severity},
-    envelope::{Notice, decode},
+    envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{CallEvent, DoCall, EventResults, Feedback, TargetEnd},
+    exchange::{CallEvent, Cancel, DoCall, EventResults, Feedback, TargetEnd},
     kv::{Get, Item, Reading, Restored, Set},
-    registry::AgentState,
+    registry::{AgentState, Register, Registered},
     subsystem::{Description, GetSubsystem, Handled, Param},
     trace::GetTrace,
     value::Value,
@@ -441,4 +441,30 @@ fn a_second_owner_of_a_subsystem_is_refused_and_told_who_holds_it() {
     assert!(!thief.is_connected(), "it is not taken in with what is another's");
     let listed = beamline.client().call(&GetSubsystem { name: "x01/stage".to_owned() }, CALL).unwrap();
     assert_eq!(listed.agent, "x01/agent-stage");
+}
+
+/// A broker that has lost its question on the way counts the worker as busy until it hears of it.
+#[test]
+fn cancel_of_a_question_that_never_came_is_answered() {
+    let beamline = Beamline::without_broker();
+    let router = rude_broker(&beamline);
+    let agent = Agent::start(beamline.config(), vec![]).unwrap();
+    let (identity, header) = take(&router);
+    assert_eq!(header.kind, Register::KIND);
+    let (heartbeat_ms, timeout_ms) = (1000, 3000);
+    let welcome =
+        Registered { beamline: "x01".to_owned(), heartbeat_ms, timeout_ms, started_ns: 1, subsystems: vec![] };
+    router.send_multipart([&identity[..], &encode(&header.reply()), &encode(&welcome)], 0).unwrap();
+    let cancel = Header::notice(Cancel::KIND);
+    router.send_multipart([&identity[..], &encode(&cancel), &encode(&Cancel { id: 7 })], 0).unwrap();
+    let answer = loop {
+        let parts = router.recv_multipart(0).unwrap();
+        let header = Header::decode(&parts[1]).unwrap();
+        if header.kind == KIND_ERROR {
+            break (header.id, decode::<Failure>(&parts[2]).unwrap().code);
+        }
+    };
+    assert_eq!(answer, (7, ErrorCode::Cancelled));
+    drop(router);
+    agent.stop(Duration::ZERO);
 }

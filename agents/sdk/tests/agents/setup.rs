@@ -2,6 +2,7 @@
 
 use ecs_broker::BrokerOptions;
 use ecs_schemas::{
+    envelope::Header,
     error_code::{ErrorCode, Failure},
     job::{GetJob, JobId, JobRecord, JobState, Progress, Submit},
     registry::{AgentState, GetStatus, ServiceOffer, Status},
@@ -234,4 +235,17 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < WATCHDOG, "watchdog: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// A stand-in for a broker that does not keep to the rules: the test is the peer.
+pub fn rude_broker(beamline: &Beamline) -> zmq::Socket {
+    let router = zmq::Context::new().socket(zmq::ROUTER).unwrap();
+    router.set_rcvtimeo(WATCHDOG.as_millis() as i32).unwrap();
+    router.bind(&beamline.request_endpoint()).unwrap();
+    router
+}
+
+pub fn take(router: &zmq::Socket) -> (Vec<u8>, Header) {
+    let parts = router.recv_multipart(0).unwrap();
+    (parts[0].clone(), Header::decode(&parts[1]).unwrap())
 }

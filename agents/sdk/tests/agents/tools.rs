@@ -1,6 +1,6 @@
 //! Clients and subscribers.
 
-use crate::setup::{Beamline, CALL, WATCHDOG, wait_for};
+use crate::setup::{Beamline, CALL, WATCHDOG, rude_broker, take, wait_for};
 use ecs_schemas::{
     envelope::{Header, Request, encode},
     error_code::ErrorCode,
@@ -32,19 +32,6 @@ fn refusal_comes_with_its_code_and_hint() {
     let error = beamline.client().call(&GetJob { id: JobId(99) }, CALL).unwrap_err();
     assert!(error.to_string().contains("ecs-cli jobs"), "{error}");
     assert!(matches!(error, CallError::Refused(failure) if failure.code == ErrorCode::NoSuchJob));
-}
-
-/// A stand-in for a broker that does not keep to the rules: the test is the peer.
-fn rude_broker(beamline: &Beamline) -> zmq::Socket {
-    let router = zmq::Context::new().socket(zmq::ROUTER).unwrap();
-    router.set_rcvtimeo(WATCHDOG.as_millis() as i32).unwrap();
-    router.bind(&beamline.request_endpoint()).unwrap();
-    router
-}
-
-fn take(router: &zmq::Socket) -> (Vec<u8>, Header) {
-    let parts = router.recv_multipart(0).unwrap();
-    (parts[0].clone(), Header::decode(&parts[1]).unwrap())
 }
 
 fn list_reply<R: Request>(router: &zmq::Socket, to: &[u8], header: &Header, reply: &R::Reply) {

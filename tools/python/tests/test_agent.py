@@ -547,8 +547,10 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
         identity, header, _ = next_of("agent.register")
         welcome = {"beamline": "x01", "heartbeat_ms": 1000, "timeout_ms": 3000, "started_ns": 1, "subsystems": []}
         say(identity, {"kind": "agent.register.reply", "id": header["id"]}, welcome)
+        identity, header, _ = next_of("agent.heartbeat")
+        say(identity, {"kind": "agent.heartbeat.reply", "id": header["id"]}, {})
+        starting.join()
         say(identity, {"kind": "exchange.cancel", "id": 0}, {"id": 7})
         _, header, failure = next_of("error")
         assert (header["id"], failure["code"]) == (7, "cancelled")
         agent.close(0)
-        starting.join()

@@ -531,6 +531,9 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
         router.bind(where)
         agent = ecs.Agent("x01/vacuum", where, publish=f"ipc://{tmp_path}/pub")
 
+        def say(identity, header, body):
+            router.send_multipart([identity, msgpack.packb({"v": 1, **header}), msgpack.packb(body)])
+
         def next_of(kind):
             while True:
                 assert router.poll(5_000), f"no {kind}"
@@ -538,19 +541,16 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
                 header = msgpack.unpackb(header)
                 if header["kind"] == kind:
                     return identity, header, msgpack.unpackb(body)
+                if header["kind"] == "agent.heartbeat":
+                    say(identity, {"kind": "agent.heartbeat.reply", "id": header["id"]}, {})
 
-        def say(identity, header, body):
-            router.send_multipart([identity, msgpack.packb({"v": 1, **header}), msgpack.packb(body)])
-
-        starting = threading.Thread(target=agent.start)
+        starting = threading.Thread(target=agent.start, kwargs={"ready": False})
         starting.start()
         identity, header, _ = next_of("agent.register")
         welcome = {"beamline": "x01", "heartbeat_ms": 1000, "timeout_ms": 3000, "started_ns": 1, "subsystems": []}
         say(identity, {"kind": "agent.register.reply", "id": header["id"]}, welcome)
-        identity, header, _ = next_of("agent.heartbeat")
-        say(identity, {"kind": "agent.heartbeat.reply", "id": header["id"]}, {})
-        starting.join()
         say(identity, {"kind": "exchange.cancel", "id": 0}, {"id": 7})
         _, header, failure = next_of("error")
         assert (header["id"], failure["code"]) == (7, "cancelled")
         agent.close(0)
+        starting.join()

@@ -130,9 +130,15 @@ impl Header {
     }
 }
 
+/// Room that most messages need, so that they do not grow into it.
+const BYTES_USUAL: usize = 256;
+
 /// Encodes a header or body as a MessagePack map with named fields.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    rmp_serde::to_vec_named(value).expect("messages are maps, lists and scalars; writing to a Vec cannot fail")
+    let mut bytes = Vec::with_capacity(BYTES_USUAL);
+    let written = rmp_serde::encode::write_named(&mut bytes, value);
+    written.expect("messages are maps, lists and scalars; writing to a Vec cannot fail");
+    bytes
 }
 
 /// Decodes a message's body under rule E3.

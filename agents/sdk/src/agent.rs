@@ -1,23 +1,22 @@
-//! An agent's connection to the broker: one I/O thread that owns the socket, and a handle for everybody else.
+//! An agent: the handle on it, and how it is put together.
 //!
 //! ```text
-//! handle, job threads ──▶ outbox ──┐                       ┌──▶ link ──▶ broker
-//!                                  ├──▶ I/O thread: session ┤
-//! broker ──▶ link ─────────────────┘                       └──▶ workers ──▶ a thread per job
+//! handle, job threads ──▶ outbox ──┐                           ┌──▶ link ──▶ broker
+//!                                  ├──▶ crew's leader: session ─┼──▶ questions ──▶ handlers
+//! broker ──▶ link ─────────────────┘                           └──▶ workers ──▶ a thread per job
 //! ```
 
 use crate::{
-    askers::Askers,
-    client::not_accepted,
+    connection::Connection,
+    crew::Crew,
     host::{Handler, Host},
     hosting::HostNews,
     job::{JobEnd, Service, report_of},
     key,
-    limits::RECEIVE_BURST,
-    link::{Link, LinkError, WakeSource, waker},
-    monitor::Handshake,
+    link::{Link, LinkError, waker},
     outbox::Outbox,
-    session::{FIRST_STATE, Order, Session},
+    questions::Questions,
+    session::{FIRST_STATE, Session},
     workers::Workers,
 };
 use ecs_schemas::{
@@ -35,7 +34,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -60,7 +58,7 @@ pub enum StartError {
     #[error(transparent)]
     Endpoint(#[from] LinkError),
     /// Out of threads or file descriptors.
-    #[error("cannot start the agent's I/O thread: {0}")]
+    #[error("cannot start the agent's thread: {0}")]
     Thread(#[from] io::Error),
 }
 
@@ -76,7 +74,7 @@ struct Shared {
     /// Of hosted subsystems, by name.
     handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>,
     is_connected: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    crew: Crew,
 }
 
 impl Agent {
@@ -108,19 +106,21 @@ impl Agent {
         let register = register(&config, &services);
         let handlers = Arc::new(Mutex::default());
         let ended = config.ended_jobs.into_iter().map(|(id, end)| report_before_restart(id, end)).collect();
-        let io = Io {
+        let questions = Arc::new(Questions::new(Arc::clone(&outbox), Arc::clone(&handlers)));
+        let connection = Connection {
             endpoint: config.request_endpoint.clone(),
             key,
             link,
             source,
             session: Session::new(config.request_endpoint, register, ended, Instant::now()),
             workers: Workers::new(services, Arc::clone(&outbox)),
-            askers: Askers::new(Arc::clone(&outbox), Arc::clone(&handlers)),
+            questions: Arc::clone(&questions),
             outbox: Arc::clone(&outbox),
             is_connected: Arc::clone(&is_connected),
+            answers: Vec::new(),
         };
-        let thread = thread::Builder::new().name("ecs-agent".to_owned()).spawn(move || io.run())?;
-        Ok(Self { shared: Arc::new(Shared { outbox, handlers, is_connected, thread: Mutex::new(Some(thread)) }) })
+        let crew = Crew::start(Box::new(connection), questions, Arc::clone(&outbox))?;
+        Ok(Self { shared: Arc::new(Shared { outbox, handlers, is_connected, crew }) })
     }
 
     /// How the agent is: `Starting` or `Ready`. Told to the broker at once.
@@ -156,10 +156,7 @@ impl Agent {
     /// at the latest after `patience`.
     pub fn stop(&self, patience: Duration) {
         self.shared.outbox.stop(Instant::now() + patience);
-        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the agent's I/O thread panicked");
-        }
+        self.shared.crew.wait_left();
     }
 }
 
@@ -198,110 +195,4 @@ fn offer(service: &dyn Service) -> ServiceOffer {
 /// Which attempt it was is not known any more.
 fn report_before_restart(id: JobId, end: JobEnd) -> ReportJob {
     report_of(id, 0, end, true)
-}
-
-/// The I/O thread's own.
-struct Io {
-    endpoint: String,
-    key: Option<ClientKey>,
-    link: Link,
-    source: WakeSource,
-    session: Session,
-    workers: Workers,
-    askers: Askers,
-    outbox: Arc<Outbox>,
-    is_connected: Arc<AtomicBool>,
-}
-
-impl Io {
-    fn run(mut self) {
-        while !self.session.is_left() {
-            let now = Instant::now();
-            self.take_news(now);
-            if self.session.is_link_dead(now) {
-                self.renew_link(now);
-            }
-            let can_send = self.link.is_writable();
-            if !can_send && self.link.handshake() == Handshake::Refused {
-                self.session.not_let_in(&not_accepted(&self.endpoint, self.key.as_ref().map(|key| key.name.as_str())));
-            }
-            let mut due = self.session.due(now, &self.outbox, self.workers.is_idle(), can_send).into_iter();
-            // What is left when the queue is full waits; what could not leave for want of a connection is repeated.
-            let full = due.find(|(header, body)| !self.link.send(header, body));
-            self.session.keep_unsent(full.into_iter().chain(due));
-            self.is_connected.store(self.session.is_registered(), Ordering::Relaxed);
-            self.wait(now, can_send);
-            self.receive();
-        }
-        self.is_connected.store(false, Ordering::Relaxed);
-    }
-
-    fn take_news(&mut self, now: Instant) {
-        let news = self.outbox.take();
-        for report in news.reports.iter().filter(|report| report.state.is_end()) {
-            self.workers.forget(report.id);
-        }
-        self.session.take(news, now);
-        if self.session.is_stopping() {
-            self.workers.kill_all();
-            self.askers.cancel_all();
-        }
-    }
-
-    /// A fresh socket has nothing queued for a broker that may never read it.
-    fn renew_link(&mut self, now: Instant) {
-        match Link::connect(&self.endpoint, self.key.as_ref()) {
-            Ok(link) => self.link = link,
-            Err(error) => tracing::error!("{error}; the old connection is kept"),
-        }
-        self.session.link_renewed(now);
-    }
-
-    fn wait(&self, now: Instant, can_send: bool) {
-        if self.session.is_left() {
-            return;
-        }
-        let wakes_by_connection = self.session.is_greeting() && !can_send;
-        if wakes_by_connection {
-            self.link.wait_to_send(&self.source, self.session.connect_wake().saturating_duration_since(now));
-        } else {
-            let wake = self.session.next_wake(now, &self.outbox);
-            self.link.wait(&self.source, wake.saturating_duration_since(now));
-        }
-    }
-
-    fn receive(&mut self) {
-        for _ in 0..RECEIVE_BURST {
-            let Some(parts) = self.link.receive() else { return };
-            if let Some(order) = self.session.received(&parts, Instant::now()) {
-                self.obey(order);
-            }
-        }
-    }
-
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Ask(header, body) => self.askers.ask(header, &body),
-            Order::Cancel(id) => self.askers.cancel(id),
-            Order::Welcome { is_other_broker, kept } => {
-                if is_other_broker {
-                    self.askers.cancel_all(); // the one that asked has died, and what it asked with it
-                }
-                kept.iter().for_each(|(name, values)| self.askers.restore(name, values));
-            }
-            Order::Run(run) if self.session.has(run.id) => self.session.repeat(run.id),
-            // A job that comes while the agent stops goes back to the queue when it has left.
-            Order::Run(_) if self.session.is_stopping() => {}
-            Order::Run(run) => {
-                self.session.add(run.id);
-                self.workers.run(run);
-            }
-            Order::Kill(kill) if self.workers.kill(kill.id) => {}
-            Order::Kill(kill) if self.session.has(kill.id) => self.session.repeat(kill.id),
-            Order::Kill(kill) => {
-                let end = JobEnd::Cancelled { result: None }; // it never began here
-                self.session.keep(report_of(kill.id, kill.attempt, end, false));
-            }
-        }
-    }
 }

@@ -108,6 +108,11 @@ impl Hosting {
         }
     }
 
+    /// Answers to what the broker has asked, behind all that was taken in before.
+    pub fn answer(&mut self, answers: impl Iterator<Item = Message>) {
+        self.queue.extend(answers.map(|answer| HostNews::Say(Box::new(answer))));
+    }
+
     fn is_kept(&self, (subsystem, item): &ItemPath) -> bool {
         let description = self.descriptions.get(subsystem);
         description.is_some_and(|description| description.items.iter().any(|its| its.persist && its.name == *item))

@@ -40,22 +40,25 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `agent` | the handle, and the I/O thread |
+//! | `agent` | the handle on all |
+//! | `crew`, `connection` | the threads, and what the one that leads does |
 //! | `session` | the conversation with the broker; no socket, no clock |
 //! | `host` | subsystems with items, events, calls, alarms |
-//! | `hosting`, `askers` | what the session tells of them, and the threads that answer for them |
+//! | `hosting`, `questions` | what the session tells of them, and what they are asked |
 //! | `trace_context` | the trace that a thread works in |
 //! | `job`, `workers` | services and their jobs |
 //! | `outbox` | where the threads meet |
 //! | `client`, `subscriber`, `watcher` | for tools: ask, listen, and watch items at a rate |
 //! | `link`, `monitor` | ZeroMQ, and whether the broker lets us in |
+//! | `timer` | an alarm clock |
 //! | [`key`] | the key of this process |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
 
 mod agent;
-mod askers;
 mod client;
+mod connection;
+mod crew;
 mod host;
 mod hosting;
 mod job;
@@ -64,9 +67,11 @@ pub mod limits;
 mod link;
 mod monitor;
 mod outbox;
+mod questions;
 mod session;
 pub mod stop;
 mod subscriber;
+mod timer;
 mod trace_context;
 mod watcher;
 mod workers;

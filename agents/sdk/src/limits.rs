@@ -23,10 +23,14 @@ pub const STUCK_JOBS_MAX: usize = 15;
 /// A connection over which nothing can be sent for this long is lost; while its queue is full, it is looked at this often.
 pub const BLOCKED_PATIENCE: Duration = Duration::from_millis(300);
 pub const BLOCKED_LOOK: Duration = Duration::from_millis(1);
-/// Threads that run handlers in one agent. Further questions wait for one of them.
-pub const HANDLERS_MAX: usize = 64;
-/// A handler's thread that has nothing to do ends after this long.
-pub const HANDLER_IDLE: Duration = Duration::from_secs(5);
+/// Threads of one agent: handlers that take long have one each. Further questions wait for one of them.
+pub const THREADS_MAX: usize = 64;
+/// A handler that takes longer than this has a thread of its own from then on, and others go on beside it.
+pub const HANDLER_PATIENCE: Duration = Duration::from_millis(1);
+/// Quick handlers are run one after another for so long before their answers leave.
+pub const HANDLERS_SLICE: Duration = Duration::from_micros(500);
+/// A thread that has nothing to do ends after this long.
+pub const THREAD_IDLE: Duration = Duration::from_secs(5);
 /// News of hosted subsystems that wait for the I/O thread. Beyond it a value replaces the one of its item that waits
 /// already, and says so to its readers.
 pub const HOST_NEWS_MAX: usize = 10_000;

@@ -179,6 +179,11 @@ impl Session {
         }
     }
 
+    /// Answers to what the broker has asked.
+    pub fn answer(&mut self, answers: impl Iterator<Item = Message>) {
+        self.hosting.answer(answers);
+    }
+
     /// Keeps a report until it is answered.
     pub fn keep(&mut self, report: ReportJob) {
         self.jobs.insert(report.id);

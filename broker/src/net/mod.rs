@@ -142,14 +142,14 @@ impl Net {
     pub fn receive(&mut self) -> Result<Vec<Input>, NetError> {
         let (mut inputs, mut bytes) = (self.take_revoked()?, 0);
         while inputs.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
-            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1)? else { break };
+            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1, self.lock.is_some())? else { break };
             bytes += parts.iter().map(Vec::len).sum::<usize>();
             let session = Session(parts.remove(0)); // the ROUTER always puts it in front
             let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
             inputs.push(Input::Message { session, sender, parts });
         }
         for _ in 0..BATCH_MESSAGES_MAX {
-            let Some((parts, _)) = receive_parts(&self.publisher, 1)? else { break };
+            let Some((parts, _)) = receive_parts(&self.publisher, 1, false)? else { break };
             if let Some((&SUBSCRIBED, prefix)) = parts[0].split_first() {
                 inputs.push(Input::Subscribed { prefix: prefix.to_vec() });
             }
@@ -257,16 +257,21 @@ fn bind_error(error: zmq::Error, endpoint: &str, setting: &'static str) -> BindE
     BindError { endpoint: endpoint.to_owned(), setting, reason: error.message().to_owned(), advice }
 }
 
+/// Identity, header, body.
+const PARTS_USUAL: usize = 3;
+
 /// A message's parts, and the key of its connection (rule U2).
 type Received = (Vec<Vec<u8>>, Option<String>);
 
-/// One message, or none if none waits. Parts beyond `parts_max` are dropped.
-fn receive_parts(socket: &zmq::Socket, parts_max: usize) -> Result<Option<Received>, NetError> {
-    let (mut parts, mut key) = (Vec::new(), None);
+/// One message, or none if none waits. Parts beyond `parts_max` are dropped. `has_key`: whether connections have keys.
+fn receive_parts(socket: &zmq::Socket, parts_max: usize, has_key: bool) -> Result<Option<Received>, NetError> {
+    let (mut parts, mut key) = (Vec::with_capacity(PARTS_USUAL), None);
     loop {
         match socket.recv_msg(zmq::DONTWAIT) {
             Ok(mut part) if parts.len() < parts_max => {
-                key = key.or_else(|| part.gets(KEY_PROPERTY).map(str::to_owned));
+                if has_key && key.is_none() {
+                    key = part.gets(KEY_PROPERTY).map(str::to_owned);
+                }
                 parts.push(part.to_vec());
             }
             Ok(_) => {}

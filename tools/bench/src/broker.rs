@@ -44,6 +44,8 @@ pub struct Options {
     pub pairs: usize,
     /// This program, to start the broker from.
     pub program: PathBuf,
+    /// Only the rows whose name has this in it.
+    pub only: String,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,15 +64,24 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     for bytes in [64, 4096] {
         let proxy = Proxy::calls()?;
         let worker = Worker::start(&proxy.worker_endpoint);
-        let p50 = in_pairs(options.pairs, || bench.call_p50_us(bytes), || proxy.call_p50_us(bytes, options.leg))?;
-        rows.push(Row::from_pairs(&format!("one call at a time, {bytes} B, p50"), "us", "bare proxy", &p50));
-        let rate =
-            in_pairs(options.pairs, || bench.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, options.leg))?;
-        rows.push(Row::from_pairs(&format!("{IN_FLIGHT} calls in flight, {bytes} B"), "calls/s", "bare proxy", &rate));
+        let what = format!("one call at a time, {bytes} B, p50");
+        if what.contains(&options.only) {
+            let p50 = in_pairs(options.pairs, || bench.call_p50_us(bytes), || proxy.call_p50_us(bytes, options.leg))?;
+            rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
+        }
+        let what = format!("{IN_FLIGHT} calls in flight, {bytes} B");
+        if what.contains(&options.only) {
+            let bare = || proxy.calls_per_s(bytes, IN_FLIGHT, options.leg);
+            let rate = in_pairs(options.pairs, || bench.calls_per_s(bytes), bare)?;
+            rows.push(Row::from_pairs(&what, "calls/s", "bare proxy", &rate));
+        }
         drop(worker);
     }
     for (bytes, subscribers) in [(64, 1), (64, 4), (4096, 1)] {
         let what = format!("published values, {bytes} B, {subscribers} subscribers");
+        if !what.contains(&options.only) {
+            continue;
+        }
         let rate = in_pairs(
             options.pairs,
             || bench.values_per_s(bytes, subscribers),

@@ -24,6 +24,10 @@ mod values;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Also for libzmq and HDF5. *Why?* A message is allocated on one thread and freed on another, again and again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     logging::install(&cli.logging, &cli.command.process_name());

@@ -44,7 +44,7 @@ enum What {
     Ring(Legs),
     /// Calls and published values through the broker, beside libzmq's own proxies
     #[command(after_help = BROKER_EXAMPLES)]
-    Broker(Legs),
+    Broker(BrokerArgs),
     /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
     Path(PathArgs),
 }
@@ -60,6 +60,15 @@ struct Legs {
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct BrokerArgs {
+    #[command(flatten)]
+    legs: Legs,
+    /// Only the rows whose name has this in it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 #[derive(Debug, Args)]
@@ -87,8 +96,9 @@ impl Bench {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
                 (legs, report)
             }
-            What::Broker(legs) => {
-                let options = broker::Options { leg: legs.leg(), pairs: legs.pairs.into(), program: this_program()? };
+            What::Broker(BrokerArgs { legs, only }) => {
+                let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
+                let options = broker::Options { leg, pairs, program, only };
                 (legs, broker::run(&options)?)
             }
             What::Path(PathArgs { legs, folder, images }) => {

@@ -1,19 +1,16 @@
-//! The questions that this agent works on: threads that run handlers, and the order in which they do.
+//! The questions that this agent has: which may be worked on now, and what is done for one.
 //!
 //! ```text
-//! I/O thread ──▶ lane of the subsystem (reads, writes: one after another) ──┐
-//!            ──▶ events, calls: beside each other ─────────────────────────┴─▶ threads ──▶ answers ──▶ outbox
+//! broker ──▶ lane of the subsystem (reads, writes: one after another) ──┐
+//!        ──▶ events, calls: beside each other ─────────────────────────┴─▶ ready ──▶ crew
 //! ```
-//!
-//! A thread that has nothing to do waits a while for the next question before it ends: a fast question costs a wake-up
-//! and not a new thread.
 
 use crate::{
     host::{Asked, Handler},
     hosting::HostNews,
     job::text_of,
-    limits::{HANDLER_IDLE, HANDLERS_MAX},
     outbox::Outbox,
+    session::Message,
 };
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, Notice, Request, decode, encode},
@@ -24,14 +21,14 @@ use ecs_schemas::{
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What is done with one question: its answer.
 type Work = Box<dyn FnOnce(&Asked) -> Result<Vec<u8>, Failure> + Send>;
 
-struct Task {
+/// A question that may be worked on.
+pub struct Task {
     header: Header,
     asked: Arc<Asked>,
     work: Work,
@@ -44,35 +41,25 @@ struct Tasks {
     ready: VecDeque<Task>,
     /// Lanes that have a task ready or running, and what waits behind it.
     lanes: HashMap<String, VecDeque<Task>>,
-    /// Threads that wait, and all of them.
-    idle: usize,
-    threads: usize,
     open: HashMap<u64, Arc<Asked>>,
 }
 
-struct Shared {
+pub struct Questions {
     tasks: Mutex<Tasks>,
-    more: Condvar,
+    handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>,
     outbox: Arc<Outbox>,
 }
 
-/// The I/O thread's side.
-pub struct Askers {
-    shared: Arc<Shared>,
-    handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>,
-}
-
-impl Askers {
+impl Questions {
     pub fn new(outbox: Arc<Outbox>, handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>) -> Self {
-        let shared = Shared { tasks: Mutex::default(), more: Condvar::new(), outbox };
-        Self { shared: Arc::new(shared), handlers }
+        Self { tasks: Mutex::default(), handlers, outbox }
     }
 
     /// Takes a question of the broker's; what is not one, or is for nobody here, is answered with an error.
     pub fn ask(&self, header: Header, body: &[u8]) {
         match self.task(&header, body) {
-            Ok(task) => self.shared.add(task),
-            Err(failure) => self.shared.answer(&header, Err(failure)),
+            Ok(task) => self.add(task),
+            Err(failure) => self.refuse(&header, failure),
         }
     }
 
@@ -112,7 +99,7 @@ impl Askers {
     }
 
     fn new_task(&self, header: &Header, by: String, work: Work, lane: Option<String>) -> Task {
-        let asked = Arc::new(Asked::new(header, by, Arc::clone(&self.shared.outbox)));
+        let asked = Arc::new(Asked::new(header, by, Arc::clone(&self.outbox)));
         Task { header: header.clone(), asked, work, lane }
     }
 
@@ -126,11 +113,11 @@ impl Askers {
     /// Nobody waits for the answer to question `id` any more. The broker hears of its end in any case, also where the
     /// question was lost on the way: it counts this agent as busy until then.
     pub fn cancel(&self, id: u64) {
-        if let Some(asked) = lock(&self.shared.tasks).open.get(&id) {
+        if let Some(asked) = lock(&self.tasks).open.get(&id) {
             return asked.cancel();
         }
         let failure = Failure::new(ErrorCode::Cancelled, format!("this agent does not have question {id}"));
-        self.shared.answer(&Header { id, ..Header::notice(Cancel::KIND) }, Err(failure));
+        self.refuse(&Header { id, ..Header::notice(Cancel::KIND) }, failure);
     }
 
     /// Gives kept values to their subsystem, before anything of it is asked.
@@ -143,84 +130,57 @@ impl Askers {
     }
 
     pub fn cancel_all(&self) {
-        lock(&self.shared.tasks).open.values().for_each(|asked| asked.cancel());
+        lock(&self.tasks).open.values().for_each(|asked| asked.cancel());
     }
-}
 
-impl Shared {
-    fn add(self: &Arc<Self>, task: Task) {
+    fn refuse(&self, header: &Header, failure: Failure) {
+        self.outbox.host(HostNews::Say(Box::new(message(header, Err(failure)))));
+    }
+
+    fn add(&self, task: Task) {
         let mut tasks = lock(&self.tasks);
         tasks.open.insert(task.header.id, Arc::clone(&task.asked));
         if let Some(lane) = &task.lane {
             if let Some(waiting) = tasks.lanes.get_mut(lane) {
-                waiting.push_back(task);
-                return;
+                return waiting.push_back(task);
             }
             tasks.lanes.insert(lane.clone(), VecDeque::new());
         }
         tasks.ready.push_back(task);
-        self.wake_one(&mut tasks);
     }
 
-    /// A thread for what is ready: one that waits, or a new one.
-    fn wake_one(self: &Arc<Self>, tasks: &mut Tasks) {
-        if tasks.idle >= tasks.ready.len() {
-            self.more.notify_one();
-        } else if tasks.threads < HANDLERS_MAX {
-            tasks.threads += 1;
-            let shared = Arc::clone(self);
-            if let Err(error) = thread::Builder::new().name("ecs-handler".to_owned()).spawn(move || shared.serve()) {
-                tasks.threads -= 1;
-                tracing::error!("no thread for a handler: {error}");
-            }
-        }
+    pub fn has_ready(&self) -> bool {
+        !lock(&self.tasks).ready.is_empty()
     }
 
-    fn serve(self: Arc<Self>) {
-        while let Some(task) = self.next() {
-            let answer = run(task.work, &task.asked);
-            self.answer(&task.header, answer);
-            self.end(task.header.id, task.lane);
-        }
+    /// The oldest question that may be worked on.
+    pub fn next(&self) -> Option<Task> {
+        lock(&self.tasks).ready.pop_front()
     }
 
-    /// The next task; none after nothing came for a while.
-    fn next(&self) -> Option<Task> {
+    /// Runs the handler; its answer is what this returns. The next one of its lane may begin.
+    pub fn work_on(&self, task: Task) -> Message {
+        let answer = message(&task.header, run(task.work, &task.asked));
         let mut tasks = lock(&self.tasks);
-        tasks.idle += 1;
-        let waited = self.more.wait_timeout_while(tasks, HANDLER_IDLE, |tasks| tasks.ready.is_empty());
-        tasks = waited.unwrap_or_else(PoisonError::into_inner).0;
-        tasks.idle -= 1;
-        let task = tasks.ready.pop_front();
-        if task.is_none() {
-            tasks.threads -= 1;
-        }
-        task
-    }
-
-    fn end(self: &Arc<Self>, id: u64, lane: Option<String>) {
-        let mut tasks = lock(&self.tasks);
-        tasks.open.remove(&id);
-        let Some(lane) = lane else { return };
-        match tasks.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
-            Some(next) => {
-                tasks.ready.push_back(next);
-                self.wake_one(&mut tasks);
+        tasks.open.remove(&task.header.id);
+        if let Some(lane) = task.lane {
+            match tasks.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
+                Some(next) => tasks.ready.push_back(next),
+                None => drop(tasks.lanes.remove(&lane)),
             }
-            None => drop(tasks.lanes.remove(&lane)),
         }
+        answer
     }
+}
 
-    fn answer(&self, header: &Header, answer: Result<Vec<u8>, Failure>) {
-        let message = match answer {
-            Ok(body) if body.len() > BODY_BYTES_MAX => {
-                let message = format!("the answer has {} bytes; at most {BODY_BYTES_MAX}", body.len());
-                (header.error(), encode(&Failure::new(ErrorCode::BadParameter, message)))
-            }
-            Ok(body) => (header.reply(), body),
-            Err(failure) => (header.error(), encode(&failure)),
-        };
-        self.outbox.host(HostNews::Say(Box::new(message)));
+fn message(header: &Header, answer: Result<Vec<u8>, Failure>) -> Message {
+    match answer {
+        Ok(body) if body.len() > BODY_BYTES_MAX => {
+            let message = format!("the answer has {} bytes; at most {BODY_BYTES_MAX}", body.len());
+            (header.error(), encode(&Failure::new(ErrorCode::BadParameter, message)))
+        }
+        Ok(body) => (header.reply(), body),
+        Err(failure) => (header.error(), encode(&failure)),
     }
 }
 

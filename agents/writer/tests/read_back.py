@@ -1,6 +1,6 @@
 """Reads a file of the writer with plain h5py and checks everything that must hold of it at any time.
 
-    read_back.py FILE            checks FILE and prints what it holds as one line of JSON
+    read_back.py FILE...         checks each FILE and prints what it holds as one line of JSON
     read_back.py FILE --hold     the same, then keeps FILE open until standard input ends
 
 Pixels follow the pattern of tests/file/support.rs, computed here again from the image id. Pixel p of an
@@ -115,7 +115,7 @@ def as_json(value):
     return value
 
 
-def main(path, hold):
+def read_back(path, hold):
     with h5py.File(path) as file:
         group = check_structure(file)
         ledger = read_ledger(file)
@@ -145,4 +145,10 @@ def main(path, hold):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--hold" in sys.argv[2:])
+    for path in sys.argv[1:]:
+        if path != "--hold":
+            try:
+                read_back(path, "--hold" in sys.argv)
+            except Exception:
+                print(path, file=sys.stderr)
+                raise

@@ -1,6 +1,6 @@
 //! The ledger in the file: fixed places for numbers and texts, under `/entry/ledger`.
 
-use super::{layout::Layout, spec::EndState};
+use super::{disk, layout::Layout, spec::EndState};
 use ecs_schemas::{image::LossCause, write_job::Ledger};
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 
@@ -77,7 +77,7 @@ impl LedgerField {
 
 /// Writes one number of the ledger.
 pub(super) fn write_number(file: &File, layout: &Layout, field: LedgerField, value: u64) -> io::Result<()> {
-    file.write_all_at(&value.to_le_bytes(), layout.ledger_offset(field))
+    disk::write(file, &value.to_le_bytes(), layout.ledger_offset(field))
 }
 
 /// Writes the counts; the state is left as it is.
@@ -89,7 +89,7 @@ pub(super) fn write_counts(file: &File, layout: &Layout, ledger: &Ledger) -> io:
     number(LedgerField::MissingPackets, ledger.missing_packets)?;
     let counts = LossCause::ALL.map(|cause| ledger.lost.get(&cause).copied().unwrap_or(0));
     let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
-    file.write_all_at(&bytes, layout.ledger_offset(LedgerField::LostByCause))
+    disk::write(file, &bytes, layout.ledger_offset(LedgerField::LostByCause))
 }
 
 /// Writes a text into its field of `field_bytes`, cut at a character where it is too long.
@@ -100,7 +100,7 @@ pub(super) fn write_text(file: &File, layout: &Layout, field: LedgerField, text:
         end -= 1;
     }
     bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-    file.write_all_at(&bytes, layout.ledger_offset(field))
+    disk::write(file, &bytes, layout.ledger_offset(field))
 }
 
 /// The text of a field, up to its padding.

@@ -14,10 +14,12 @@
 //! ```
 //!
 //! The file is complete from the start and only bytes of values change in it, so there is no moment at
-//! which a kill could tear its structure. What a reader sees of a row is told by the row's status.
+//! which a kill could tear its structure. What a reader sees of a row is told by the row's status. Only the
+//! cut changes the structure; how it survives a kill is told in `cut`.
 //!
 //! # Rules
-//! F1  The HDF5 library is used to create, to inspect and to cut; never on the path of an image.
+//! F1  The HDF5 library is used to create and to inspect, and to compute a cut on a copy; it never writes to a file
+//!     that may have an image, nor on the path of one.
 //! F2  A row's status is written after its pixels and after its other columns: a row that says
 //!     `complete` or `partial` is wholly there.
 //! F3  A file has its final name only once an image is in it; until then an older file of that name is
@@ -35,6 +37,8 @@
 mod check;
 mod columns;
 mod create;
+mod cut;
+mod disk;
 mod error;
 mod finish;
 mod image_file;
@@ -42,13 +46,17 @@ mod layout;
 mod ledger;
 mod metadata;
 mod publish;
+mod record;
 mod recover;
 mod rows;
 mod spec;
 mod survey;
 mod time;
+#[cfg(test)]
+mod torn;
 
 pub use check::{IMAGES_MAX, check};
+pub use cut::CutError;
 pub use error::{CreateError, FinishError, RecoverError, WriteError};
 pub use image_file::ImageFile;
 pub use recover::{Recovered, recover};

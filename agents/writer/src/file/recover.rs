@@ -1,11 +1,13 @@
 //! A file that a killed writer left behind.
 
 use super::{
+    cut::apply,
     error::RecoverError,
     image_file::ImageFile,
     layout::{Layout, open_in_library, with_library},
     ledger::{LedgerField, read_end_state, read_ledger, read_number, read_text},
     publish::temporary_path,
+    record,
     spec::{Author, End, EndState},
 };
 use ecs_schemas::write_job::Ledger;
@@ -46,6 +48,13 @@ pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recov
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(wrong)?,
     };
+    // Before the library looks at it: a cut that was not completed may have left nothing that it could open.
+    if let Some(record) = record::read(&file).map_err(wrong)? {
+        if record.author != *author {
+            return Ok(None);
+        }
+        apply(&file, &record.patches, end.sync).map_err(wrong)?;
+    }
     let layout = read_layout(&file).map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
     let found = Author {
         job: read_number(&file, &layout, LedgerField::Job).map_err(wrong)?,
@@ -63,7 +72,7 @@ pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recov
         .map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
     let begun = Instant::now();
     let may_fill = || begun.elapsed() < FILL_PATIENCE;
-    let ledger = ImageFile::adopt(file, layout, output, asked, first_id).finish_while(end, &may_fill)?;
+    let ledger = ImageFile::adopt(file, layout, output, author, asked, first_id).finish_while(end, &may_fill)?;
     Ok(Some(Recovered { state: end.state, reason: end.reason.clone(), ledger }))
 }
 

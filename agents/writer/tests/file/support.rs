@@ -10,6 +10,8 @@ use std::{
 
 pub const JOB: u64 = 7;
 pub const PACKETS: usize = 10;
+/// What a file has behind its end until it has ended: room for the record of a cut.
+pub const RECORD_BYTES: u64 = 16 * 1024;
 
 pub fn author(job: u64) -> Author {
     Author { job, writer: "x01/writer".to_owned() }

@@ -1,7 +1,7 @@
 //! The process: ends what an earlier one left behind, then takes jobs until it is stopped.
 
 use crate::{
-    journal::Journal,
+    journal::{Journal, LockError},
     service::{Totals, WriteService},
 };
 use ecs_schemas::{beamline::Beamline, registry::AgentState, value::Value};
@@ -23,6 +23,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(8);
 pub enum WriterError {
     #[error("cannot make the state folder {path}: {source}")]
     StateFolder { path: PathBuf, source: io::Error },
+    /// Another process of this name is there.
+    #[error(transparent)]
+    Journal(#[from] LockError),
     #[error(transparent)]
     Agent(#[from] StartError),
 }
@@ -37,6 +40,7 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), WriterErr
     let slot = beamline.agents().into_iter().find(|agent| agent.kind == "writer" && agent.index == index);
     let name = slot.map_or_else(|| format!("{}/writer-{index}", beamline.name), |agent| agent.name);
     let journal = Journal::new(folder, &name);
+    let _lock = journal.lock()?;
     let totals = Arc::new(Totals::default());
     let service = WriteService::new(beamline, &name, journal.clone(), Arc::clone(&totals));
     let config = AgentConfig {

@@ -63,7 +63,7 @@ pub(super) fn cut(
     sync: bool,
 ) -> Result<(), CutError> {
     let patches = plan(file, layout, asked, rows)?;
-    record::write(file, author, &patches)?;
+    record::write(file, author, &patches, sync)?;
     Ok(apply(file, &patches, sync)?)
 }
 
@@ -72,12 +72,8 @@ pub(super) fn cut(
 /// # Errors
 /// Of the file system. Nothing is lost: it can be done again.
 pub(super) fn apply(file: &File, patches: &[Patch], sync: bool) -> io::Result<()> {
-    let sync = || if sync { file.sync_data() } else { Ok(()) };
-    sync()?;
-    for patch in patches.iter().rev() {
-        disk::write(file, &patch.bytes, patch.offset)?;
-    }
-    sync()?;
+    let write = if sync { disk::write_through } else { disk::write };
+    patches.iter().rev().try_for_each(|patch| write(file, &patch.bytes, patch.offset))?;
     record::clear(file)
 }
 

@@ -4,14 +4,38 @@
 //! library is no longer at the file then (rule F1). A test therefore keeps a list of them, makes every file that
 //! a kill could leave, and recovers each (`torn.rs`).
 
-use rustix::fs::{FallocateFlags, fallocate};
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::{Errno, ReadWriteFlags, pwritev2},
+};
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    ops::Range,
+    os::unix::fs::FileExt,
+};
 
 /// Writes `bytes` at `offset`.
 pub(super) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     #[cfg(test)]
     log::add(|| log::Change::Write { offset, bytes: bytes.to_vec() });
     file.write_all_at(bytes, offset)
+}
+
+/// As [`write`], and returns once these bytes are on the disk: these alone, where a sync of the file would wait for
+/// all of its images.
+pub(super) fn write_through(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    log::add(|| log::Change::Write { offset, bytes: bytes.to_vec() });
+    match pwritev2(file, &[IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        // A file system without such writes, or a part of one.
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {
+            file.write_all_at(bytes, offset)?;
+            file.sync_data()
+        }
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Cuts off what lies behind `bytes`.

@@ -150,7 +150,7 @@ fn fill<'r>(
 }
 
 /// Returns once the file and its name are on the disk.
-fn sync(file: &File, output: &Path) -> io::Result<()> {
+pub(super) fn sync(file: &File, output: &Path) -> io::Result<()> {
     file.sync_data()?;
     match output.parent() {
         Some(folder) => File::open(folder)?.sync_all(),

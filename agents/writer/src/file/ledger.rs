@@ -15,6 +15,7 @@ pub(super) const STATE_WRITING: &str = "writing";
 pub(super) enum LedgerField {
     Job,
     Writer,
+    FileId,
     Asked,
     FirstId,
     Written,
@@ -27,10 +28,11 @@ pub(super) enum LedgerField {
 }
 
 impl LedgerField {
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Job,
         Self::Writer,
+        Self::FileId,
         Self::Asked,
         Self::FirstId,
         Self::Written,
@@ -46,6 +48,7 @@ impl LedgerField {
         match self {
             Self::Job => "job",
             Self::Writer => "writer",
+            Self::FileId => "file_id",
             Self::Asked => "asked",
             Self::FirstId => "first_id",
             Self::Written => "written",
@@ -62,6 +65,7 @@ impl LedgerField {
         match self {
             Self::Job => "number of the job that wrote the file",
             Self::Writer => "name of the writer that took the job",
+            Self::FileId => "drawn anew for each file: tells the attempts at a job apart",
             Self::Asked => "images asked for: written + partial + lost",
             Self::FirstId => "first image id asked for",
             Self::Written => "images with every packet in its place",

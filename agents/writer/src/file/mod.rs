@@ -4,8 +4,8 @@
 //! ```text
 //! create   the HDF5 library lays out the whole file, then closes it for good:
 //!
-//!          | header, groups, attributes | ledger | image_id | … | status | image 0 | image 1 | … | image n-1 |
-//!                                                ^ rows of fixed size     ^ one chunk an image, consecutive
+//!          | header, groups, attributes | ledger | image_id | … | status | image 0 | … | image n-1 | record |
+//!                                                ^ rows of fixed size     ^ one chunk an image    ^ of the cut
 //!
 //! write    pwrite of the pixels at  data + row * image_bytes              no library call
 //!          pwrite of the rows, in batches                                 status last
@@ -28,6 +28,7 @@
 //! F5  `state` is the last value written: if it is not `writing`, everything else is in place.
 //! F6  The file keeps superblock version 2, which has no "open for write" flag, and the library takes
 //!     no lock: neither a kill inside the library nor a reader with the file open gets in the way.
+//! F7  A file is known by its id, which is drawn anew for each. Who recovers one holds the lock of its journal.
 //!
 //! Why not `H5Dwrite_chunk`? It costs as much as `pwrite`, but it keeps the file open in the library,
 //! with metadata in memory that a kill would lose.

@@ -4,7 +4,7 @@
 //! | structure, as HDF5 knows it        | block of RECORD_BYTES                                                 |
 //!                                      | magic | structure_bytes | payload_bytes | sum | payload | zeros …     |
 //!
-//! payload  job u64, length u32, writer, then for each patch: offset u64, length u32, bytes
+//! payload  job u64, file id u64, length u32, writer, then for each patch: offset u64, length u32, bytes
 //! ```
 //!
 //! Numbers are little-endian. The block is written at creation without a payload, so that its space is there when
@@ -36,7 +36,8 @@ pub(super) struct Record {
 
 /// Reserves the block behind the end of the file.
 pub(super) fn reserve(file: &File) -> io::Result<()> {
-    write_block(file, file.metadata()?.len(), &[])
+    let end = file.metadata()?.len();
+    disk::write(file, &block(end, &[])?, end)
 }
 
 /// Bytes of the file without the block.
@@ -44,12 +45,16 @@ pub(super) fn structure_bytes(file: &File) -> io::Result<u64> {
     Ok(read_block(file)?.map_or(file.metadata()?.len(), |block| block.structure_bytes))
 }
 
-/// Writes the record into its block; one that somebody has cut off is appended again.
+/// Writes the record into its block, with `sync` through to the disk; a block that somebody has cut off is
+/// appended again.
 ///
 /// # Errors
 /// Of the file system, or the record is larger than its block.
-pub(super) fn write(file: &File, author: &Author, patches: &[Patch]) -> io::Result<()> {
-    write_block(file, structure_bytes(file)?, &encode(author, patches))
+pub(super) fn write(file: &File, author: &Author, patches: &[Patch], sync: bool) -> io::Result<()> {
+    let structure_bytes = structure_bytes(file)?;
+    let bytes = block(structure_bytes, &encode(author, patches))?;
+    let write = if sync { disk::write_through } else { disk::write };
+    write(file, &bytes, structure_bytes)
 }
 
 /// The record that is there, whole.
@@ -81,7 +86,7 @@ struct Block {
     payload: Option<Vec<u8>>,
 }
 
-fn write_block(file: &File, structure_bytes: u64, payload: &[u8]) -> io::Result<()> {
+fn block(structure_bytes: u64, payload: &[u8]) -> io::Result<Vec<u8>> {
     if HEAD_BYTES + payload.len() > RECORD_BYTES as usize {
         return Err(io::Error::other(format!("a record of {} bytes does not fit into its block", payload.len())));
     }
@@ -92,7 +97,7 @@ fn write_block(file: &File, structure_bytes: u64, payload: &[u8]) -> io::Result<
     bytes.extend(sum(payload).to_le_bytes());
     bytes.extend(payload);
     bytes.resize(RECORD_BYTES as usize, 0);
-    disk::write(file, &bytes, structure_bytes)
+    Ok(bytes)
 }
 
 /// The file's last bytes, if they are such a block.
@@ -115,7 +120,7 @@ fn parse_block(mut bytes: &[u8]) -> Option<Block> {
 }
 
 fn encode(author: &Author, patches: &[Patch]) -> Vec<u8> {
-    let mut bytes = author.job.to_le_bytes().to_vec();
+    let mut bytes = [author.job, author.file_id].map(u64::to_le_bytes).concat();
     append_counted(&mut bytes, author.writer.as_bytes());
     for patch in patches {
         bytes.extend(patch.offset.to_le_bytes());
@@ -131,13 +136,13 @@ fn append_counted(bytes: &mut Vec<u8>, content: &[u8]) {
 
 fn decode(mut bytes: &[u8]) -> Option<Record> {
     let bytes = &mut bytes;
-    let job = number(bytes)?;
+    let (job, file_id) = (number(bytes)?, number(bytes)?);
     let writer = String::from_utf8(counted(bytes)?.to_vec()).ok()?;
     let mut patches = Vec::new();
     while !bytes.is_empty() {
         patches.push(Patch { offset: number(bytes)?, bytes: counted(bytes)?.to_vec() });
     }
-    Some(Record { author: Author { job, writer }, patches })
+    Some(Record { author: Author { job, writer, file_id }, patches })
 }
 
 fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Option<&'b [u8]> {
@@ -167,7 +172,7 @@ mod tests {
     const STRUCTURE_BYTES: u64 = 5000;
 
     fn author() -> Author {
-        Author { job: 7, writer: "x01/writer".to_owned() }
+        Author { job: 7, writer: "x01/writer".to_owned(), file_id: 9 }
     }
 
     fn patches() -> Vec<Patch> {
@@ -192,14 +197,14 @@ mod tests {
         let file = file_with_room();
         assert_eq!(read(&file).unwrap(), None);
         assert_eq!(structure_bytes(&file).unwrap(), STRUCTURE_BYTES);
-        write(&file, &author(), &patches()).unwrap();
+        write(&file, &author(), &patches(), false).unwrap();
         assert_eq!(file.metadata().unwrap().len(), STRUCTURE_BYTES + RECORD_BYTES);
         assert_eq!(read(&file).unwrap(), Some(Record { author: author(), patches: patches() }));
         clear(&file).unwrap();
         clear(&file).unwrap();
         assert_eq!(file.metadata().unwrap().len(), STRUCTURE_BYTES);
         assert_eq!(read(&file).unwrap(), None);
-        write(&file, &author(), &patches()).unwrap();
+        write(&file, &author(), &patches(), true).unwrap();
         assert_eq!(read(&file).unwrap().map(|record| record.patches), Some(patches()));
     }
 
@@ -207,7 +212,7 @@ mod tests {
     fn record_torn_at_any_byte_counts_as_none_and_keeps_its_block() {
         let file = file_with_room();
         let empty = bytes_of(&file);
-        write(&file, &author(), &patches()).unwrap();
+        write(&file, &author(), &patches(), false).unwrap();
         let full = bytes_of(&file);
         let last = full.iter().zip(&empty).rposition(|(full, empty)| full != empty).unwrap();
         let first = full.iter().zip(&empty).position(|(full, empty)| full != empty).unwrap();
@@ -225,11 +230,11 @@ mod tests {
     fn record_that_points_out_of_the_file_or_is_too_large_is_none() {
         let file = file_with_room();
         for offset in [STRUCTURE_BYTES, u64::MAX] {
-            write(&file, &author(), &[Patch { offset, bytes: vec![1] }]).unwrap();
+            write(&file, &author(), &[Patch { offset, bytes: vec![1] }], false).unwrap();
             assert_eq!(read(&file).unwrap(), None);
         }
         let large = Patch { offset: 0, bytes: vec![0; RECORD_BYTES as usize] };
-        assert!(write(&file, &author(), &[large]).is_err());
+        assert!(write(&file, &author(), &[large], false).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{
     cut::apply,
     error::RecoverError,
+    finish::sync,
     image_file::ImageFile,
     layout::{Layout, open_in_library, with_library},
     ledger::{LedgerField, read_end_state, read_ledger, read_number, read_text},
@@ -59,11 +60,16 @@ pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recov
     let found = Author {
         job: read_number(&file, &layout, LedgerField::Job).map_err(wrong)?,
         writer: read_text(&file, &layout, LedgerField::Writer).map_err(wrong)?,
+        file_id: read_number(&file, &layout, LedgerField::FileId).map_err(wrong)?,
     };
     if found != *author {
         return Ok(None);
     }
     if let Some(state) = read_end_state(&file, &layout).map_err(wrong)? {
+        if end.sync {
+            // Its writer may have been killed just before it had synced what it wrote.
+            sync(&file, output).map_err(wrong)?;
+        }
         return recovered_earlier(&file, &layout, output, state).map_err(wrong).map(Some);
     }
     let asked = read_number(&file, &layout, LedgerField::Asked).map_err(wrong)?;

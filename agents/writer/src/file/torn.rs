@@ -230,7 +230,7 @@ fn structure_torn_in_any_way_is_mended_to_the_byte_by_recovery() {
         let grain = [PAGE_BYTES, SECTOR_BYTES, 7, 1][round % 4] as usize;
         fs::write(&ended.output, mix(&old, &new, grain, &mut random)).unwrap();
         did_not_open += u32::from(opens(&ended.output).is_err());
-        let recovered = recover(&ended.output, &author(JOB), &End { sync: true, ..end_of_file() }).unwrap();
+        let recovered = recover(&ended.output, &author(JOB), &end_of_file()).unwrap();
         assert!(recovered.is_some(), "round {round}");
         assert!(fs::read(&ended.output).unwrap() == ended.after, "round {round}: another file than undisturbed");
     }

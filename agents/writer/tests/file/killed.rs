@@ -172,7 +172,9 @@ fn recovery_leaves_the_file_of_another_job_alone_and_removes_its_own_temporary_f
     let end = end(EndState::Failed, LossCause::WriterDown);
     let other_job = author(JOB + 1);
     let same_job_of_another_writer = Author { writer: "x01/writer-1".to_owned(), ..author(JOB) };
-    for (other, name) in [(other_job, "8.x01.writer"), (same_job_of_another_writer, "7.x01.writer-1")] {
+    let another_attempt = Author { file_id: 1, ..author(JOB) };
+    let names = ["8.123456789abcdef0", "7.123456789abcdef0", "7.0000000000000001"];
+    for (other, name) in [other_job, same_job_of_another_writer, another_attempt].into_iter().zip(names) {
         fs::write(folder.path().join(format!(".run.h5.{name}.tmp")), "x").unwrap();
         assert_eq!(recover(&output, &other, &end).unwrap(), None);
         assert_eq!(files_in(folder.path()), ["run.h5"]);

@@ -1,6 +1,7 @@
 //! A file that a killed writer left behind.
 
 use super::{
+    check::IMAGES_MAX,
     cut::apply,
     error::RecoverError,
     finish::sync,
@@ -88,7 +89,7 @@ fn read_layout(file: &File) -> Result<Layout, String> {
 
 /// A damaged ledger must not make the sums of a recovery overflow.
 fn check_numbers(asked: u64, first_id: u64, layout: &Layout) -> Result<(), String> {
-    let ids_fit = asked > 0 && first_id.checked_add(asked - 1).is_some();
+    let ids_fit = (1..=IMAGES_MAX).contains(&asked) && first_id.checked_add(asked - 1).is_some();
     if ids_fit && layout.rows_longest <= asked {
         return Ok(());
     }

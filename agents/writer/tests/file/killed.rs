@@ -197,3 +197,29 @@ fn recovery_of_something_that_is_no_such_file_is_an_error_and_changes_nothing() 
         assert!(fs::read(&output).unwrap() == bad, "{} bytes were changed", bad.len());
     }
 }
+
+#[test]
+fn recovery_of_a_file_whose_ledger_is_damaged_is_an_error_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run.h5");
+    let mut file = create(&spec(&output, IMAGES), FIRST_ID);
+    write_some(&mut file, &output, &mut std::io::sink());
+    drop(file); // as a kill leaves it
+    let good = fs::read(&output).unwrap();
+    let place_of = |name: &str| {
+        hdf5_metno::sync::sync(|| {
+            let file = hdf5_metno::File::open(&output).unwrap();
+            file.dataset(&format!("entry/ledger/{name}")).unwrap().offset().unwrap() as usize
+        })
+    };
+    for (name, number) in [("asked", 0), ("asked", u64::MAX), ("asked", u64::MAX / 1000), ("first_id", u64::MAX - 9)] {
+        let mut bad = good.clone();
+        let place = place_of(name);
+        bad[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        fs::write(&output, &bad).unwrap();
+        let result = recover(&output, &author(JOB), &end(EndState::Failed, LossCause::WriterDown));
+        assert!(result.is_err(), "{result:?} for {name} = {number}");
+        assert!(fs::read(&output).unwrap() == bad, "{name} = {number}: the file was changed");
+        fs::write(&output, &good).unwrap();
+    }
+}

@@ -2,6 +2,9 @@
 //!
 //! One small JSON file, replaced as a whole. It is written before the job's file is made and stays until
 //! the next job replaces it: a kill before the broker has heard of the end is made good by telling it again.
+//!
+//! Who recovers must be sure that the one before is dead, or it would end a file that is being written. So each
+//! process holds a lock beside the journal, which the kernel gives back when it has gone, and not before.
 
 use crate::file::{Author, End, EndState, recover};
 use ecs_schemas::{
@@ -14,8 +17,11 @@ use ecs_schemas::{
 use ecs_sdk::JobEnd;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    hash::{BuildHasher, RandomState},
+    io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 /// Where the entry of one writer process is kept.
@@ -29,8 +35,24 @@ pub struct Journal {
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     job: JobId,
+    file_id: u64,
     output: PathBuf,
     images: u64,
+}
+
+/// The right to use a journal; given back with the process.
+#[derive(Debug)]
+pub struct JournalLock {
+    _file: File,
+}
+
+/// Why a journal was not locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another process is the writer {writer} and may be writing a file: it holds {}; stop it first", path.display())]
+    Held { writer: String, path: PathBuf },
+    #[error("cannot lock {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
 }
 
 impl Journal {
@@ -40,15 +62,30 @@ impl Journal {
         Self { path, writer: name.to_owned() }
     }
 
+    /// Makes this process the only one that uses the journal.
+    ///
+    /// # Errors
+    /// Another process has it, or the state folder cannot be written.
+    pub fn lock(&self) -> Result<JournalLock, LockError> {
+        let path = self.path.with_extension("lock");
+        let wrong = |source| LockError::Io { path: path.clone(), source };
+        let file = File::options().create(true).append(true).open(&path).map_err(wrong)?;
+        match file.try_lock() {
+            Ok(()) => Ok(JournalLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held { writer: self.writer.clone(), path }),
+            Err(TryLockError::Error(source)) => Err(wrong(source)),
+        }
+    }
+
     /// Notes the job before its file is made.
     ///
     /// # Errors
     /// The state folder cannot be written.
-    pub fn begin(&self, job: JobId, output: &Path, images: u64) -> io::Result<()> {
-        let entry = Entry { job, output: output.to_owned(), images };
+    pub fn begin(&self, author: &Author, output: &Path, images: u64) -> io::Result<()> {
+        let entry = Entry { job: JobId(author.job), file_id: author.file_id, output: output.to_owned(), images };
         let text = serde_json::to_vec(&entry).map_err(io::Error::other)?;
         let unfinished = self.path.with_extension("new");
-        let file = fs::File::create(&unfinished)?;
+        let file = File::create(&unfinished)?;
         io::Write::write_all(&mut &file, &text)?;
         file.sync_all()?;
         fs::rename(&unfinished, &self.path)
@@ -63,9 +100,13 @@ impl Journal {
         }
     }
 
-    /// Who writes the file of this job.
+    /// Who writes a new file for this job.
     pub fn author(&self, job: JobId) -> Author {
-        Author { job: job.0, writer: self.writer.clone() }
+        self.author_of(job, RandomState::new().hash_one(Instant::now()))
+    }
+
+    fn author_of(&self, job: JobId, file_id: u64) -> Author {
+        Author { job: job.0, writer: self.writer.clone(), file_id }
     }
 
     /// Ends what the process before left behind. Returns the job and how it ended, to be reported.
@@ -80,7 +121,7 @@ impl Journal {
         };
         let reason = "the writer was killed while it wrote this file".to_owned();
         let end = End { state: EndState::Failed, reason, pending_cause: LossCause::WriterDown, sync: true };
-        let recovered = recover(&entry.output, &self.author(entry.job), &end);
+        let recovered = recover(&entry.output, &self.author_of(entry.job, entry.file_id), &end);
         tracing::debug!(job = entry.job.0, output = %entry.output.display(), "told again how the last job ended");
         Some((entry.job, job_end(&entry, recovered)))
     }
@@ -122,7 +163,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let journal = Journal::new(folder.path(), "x01/writer");
         assert!(journal.recover().is_none());
-        journal.begin(JobId(7), &folder.path().join("run.h5"), 10).expect("written");
+        journal.begin(&journal.author(JobId(7)), &folder.path().join("run.h5"), 10).expect("written");
         let (job, end) = journal.recover().expect("an entry");
         assert_eq!(job, JobId(7));
         let JobEnd::Failed { failure, result: Some(result) } = end else { panic!("{end:?}") };
@@ -131,5 +172,24 @@ mod tests {
         assert!(ledger.is_balanced() && ledger.lost_total() == 10, "{ledger:?}");
         journal.forget();
         assert!(journal.recover().is_none());
+    }
+
+    #[test]
+    fn second_process_of_a_writer_is_refused_until_the_first_has_gone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let journal = Journal::new(folder.path(), "x01/writer");
+        let first = journal.lock().expect("nobody has it");
+        let error = journal.lock().expect_err("the first has it");
+        assert!(matches!(error, LockError::Held { .. }), "{error}");
+        assert!(error.to_string().contains("x01/writer"), "{error}");
+        Journal::new(folder.path(), "x01/writer-1").lock().expect("another writer");
+        drop(first);
+        journal.lock().expect("the first has gone");
+    }
+
+    #[test]
+    fn every_file_of_a_job_has_an_id_of_its_own() {
+        let journal = Journal::new(Path::new("/nowhere"), "x01/writer");
+        assert_ne!(journal.author(JobId(7)), journal.author(JobId(7)));
     }
 }

@@ -17,6 +17,10 @@
 //! The reader in the ring is reliable: while a job runs, the ring keeps what the writer has still to
 //! read, and what it cannot keep is lost by count, never by silence.
 
+// The tests of `file` share their helpers with `tests/file`, which know the crate by its name.
+#[cfg(test)]
+extern crate self as ecs_writer;
+
 pub mod file;
 mod journal;
 mod run;

@@ -1,7 +1,7 @@
 //! The process: ends what an earlier one left behind, then takes jobs until it is stopped.
 
 use crate::{
-    journal::Journal,
+    journal::{Journal, LockError},
     service::{Totals, WriteService},
 };
 use ecs_schemas::{beamline::Beamline, registry::AgentState, value::Value};
@@ -23,6 +23,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(8);
 pub enum WriterError {
     #[error("cannot make the state folder {path}: {source}")]
     StateFolder { path: PathBuf, source: io::Error },
+    /// Another process of this name is there.
+    #[error(transparent)]
+    Journal(#[from] LockError),
     #[error(transparent)]
     Agent(#[from] StartError),
 }
@@ -37,6 +40,7 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), WriterErr
     let slot = beamline.agents().into_iter().find(|agent| agent.kind == "writer" && agent.index == index);
     let name = slot.map_or_else(|| format!("{}/writer-{index}", beamline.name), |agent| agent.name);
     let journal = Journal::new(folder, &name);
+    let _lock = journal.lock()?;
     let totals = Arc::new(Totals::default());
     let service = WriteService::new(beamline, &name, journal.clone(), Arc::clone(&totals));
     let config = AgentConfig {
@@ -70,5 +74,39 @@ fn tell_until_stopped(agent: &Agent, totals: &Totals, stop: &Stop) {
         .collect();
         (then, before) = (Instant::now(), now);
         agent.publish(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ecs_schemas::job::JobId;
+
+    const DETECTOR: &str = include_str!("../../../tests/data/eiger-500k/detector.json");
+
+    #[test]
+    fn second_process_of_a_writer_ends_before_it_touches_the_file_of_the_first() {
+        // The first is played by its lock and its journal; what it writes is its temporary file.
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let text = "[beamline]\nname = \"x01\"\n[detector]\nconfig = \"detector.json\"\n";
+        let load = |_: &std::path::Path| Ok(DETECTOR.to_owned());
+        let beamline = Beamline::parse(text, &folder.path().join("x01.toml"), &load).expect("valid");
+        fs::create_dir_all(&beamline.state_folder).expect("made");
+        let name = beamline.agents().into_iter().find(|agent| agent.kind == "writer").expect("a writer").name;
+        let journal = Journal::new(&beamline.state_folder, &name);
+        let author = journal.author(JobId(7));
+        journal.begin(&author, &folder.path().join("run.h5"), 10).expect("written");
+        let temporary = folder.path().join(format!(".run.h5.7.{:016x}.tmp", author.file_id));
+        fs::write(&temporary, "").expect("written");
+
+        let stop = Stop::new();
+        stop.request();
+        let first = journal.lock().expect("nobody has it");
+        let error = run(&beamline, 0, &stop).expect_err("the first is there");
+        assert!(matches!(error, WriterError::Journal(LockError::Held { .. })), "{error}");
+        assert!(temporary.exists());
+        drop(first);
+        let _ = run(&beamline, 0, &stop); // without a broker; recovery comes first
+        assert!(!temporary.exists(), "the next process recovers");
     }
 }

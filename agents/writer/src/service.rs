@@ -69,7 +69,7 @@ impl WriteService {
             |error: std::io::Error| Failure::new(ErrorCode::Output, format!("cannot write the journal: {error}"));
         // A file that could not be ended before is ended now, or its only note would be replaced.
         let _ = self.journal.recover();
-        self.journal.begin(job.id(), &spec.output, spec.images).map_err(io_failed)?;
+        self.journal.begin(&spec.author, &spec.output, spec.images).map_err(io_failed)?;
         let file = ImageFile::create(&spec).map_err(|error: CreateError| {
             self.journal.forget();
             Failure::from(&error)

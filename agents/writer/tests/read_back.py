@@ -1,6 +1,6 @@
 """Reads a file of the writer with plain h5py and checks everything that must hold of it at any time.
 
-    read_back.py FILE            checks FILE and prints what it holds as one line of JSON
+    read_back.py FILE...         checks each FILE and prints what it holds as one line of JSON
     read_back.py FILE --hold     the same, then keeps FILE open until standard input ends
 
 Pixels follow the pattern of tests/file/support.rs, computed here again from the image id. Pixel p of an
@@ -115,7 +115,7 @@ def as_json(value):
     return value
 
 
-def main(path, hold):
+def read_back(path, hold):
     with h5py.File(path) as file:
         group = check_structure(file)
         ledger = read_ledger(file)
@@ -124,9 +124,7 @@ def main(path, hold):
         fill = int(file["entry/detector/fill_value"][()])
         rows = len(group["data"])
         ids, status = check_rows(group, packets, fill, ended, ledger["reason"])
-        # A writer that was killed while it cut the tail may have left no ids there.
-        known = np.flatnonzero(status != PENDING)
-        np.testing.assert_array_equal(ids[known], known.astype(np.uint64) + np.uint64(ledger["first_id"]))
+        np.testing.assert_array_equal(ids, np.arange(rows, dtype=np.uint64) + np.uint64(ledger["first_id"]))
         if ended:
             assert all(len(group[name]) == rows for name in COLUMNS)
             check_ledger(ledger, group)
@@ -145,4 +143,10 @@ def main(path, hold):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--hold" in sys.argv[2:])
+    for path in sys.argv[1:]:
+        if path != "--hold":
+            try:
+                read_back(path, "--hold" in sys.argv)
+            except Exception:
+                print(path, file=sys.stderr)
+                raise

@@ -61,7 +61,7 @@ fn write_hdf5<'a>(
     let bitmap = vec![u64::MAX; packets.div_ceil(64)];
     let mut file = ImageFile::create(&FileSpec {
         output: output.to_owned(),
-        author: Author { job: 1, writer: "bench".to_owned() },
+        author: Author { job: 1, writer: "bench".to_owned(), file_id: 1 },
         images,
         height: placement.height,
         width: placement.width,

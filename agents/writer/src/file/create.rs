@@ -99,6 +99,7 @@ fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
         describe(&dataset, None, field.description())?;
         match field {
             LedgerField::Job => dataset.write_scalar(&spec.author.job)?,
+            LedgerField::FileId => dataset.write_scalar(&spec.author.file_id)?,
             LedgerField::Asked => dataset.write_scalar(&spec.images)?,
             LedgerField::LostByCause => {
                 texts_attribute(&dataset, "names", &LossCause::ALL.map(LossCause::as_str))?;

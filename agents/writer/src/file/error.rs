@@ -1,5 +1,6 @@
 //! Why a file could not be created, written, ended or recovered: one enum each, and its form on the wire.
 
+use super::cut::CutError;
 use ecs_schemas::error_code::{ErrorCode, Failure};
 use std::{io, path::PathBuf};
 
@@ -52,8 +53,8 @@ pub enum WriteError {
 pub enum FinishError {
     #[error("cannot read or write {what} of {}: {source}", path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
-    #[error("cannot cut {} to {images} images: {reason}", path.display())]
-    Cut { path: PathBuf, images: u64, reason: String },
+    #[error("cannot cut {} to {images} images: {source}", path.display())]
+    Cut { path: PathBuf, images: u64, source: CutError },
 }
 
 /// Why a file that a writer left behind could not be recovered.
@@ -117,6 +118,7 @@ impl From<&FinishError> for Failure {
     fn from(error: &FinishError) -> Self {
         match error {
             FinishError::Io { source, .. } => failure_of_io(source, error.to_string()),
+            FinishError::Cut { source: CutError::Io(source), .. } => failure_of_io(source, error.to_string()),
             FinishError::Cut { .. } => Self::new(ErrorCode::Output, error.to_string()),
         }
     }

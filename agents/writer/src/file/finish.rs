@@ -1,16 +1,18 @@
 //! The end of a file: fill what is lost, count, write the ledger, cut the tail, write the state.
 
 use super::{
+    cut::cut,
+    disk,
     error::{FinishError, WriteError},
     image_file::ImageFile,
-    layout::{Layout, cut},
+    layout::Layout,
     ledger::{LedgerField, write_counts, write_text},
+    record,
     spec::End,
     survey::Survey,
 };
 use ecs_schemas::{detector::PixelType, image::LossCause, write_job::Ledger};
-use rustix::fs::{FallocateFlags, fallocate};
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io, ops::Range, path::Path};
 
 impl ImageFile {
     /// Ends the file. Images of which nothing was said are lost for `end.pending_cause`: those before
@@ -41,7 +43,7 @@ impl ImageFile {
         let reason = reason.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
         write_counts(&self.file, &self.layout, &ledger).map_err(|source| self.io_error("the ledger", source))?;
         self.write_text(LedgerField::Reason, &reason)?;
-        self.cut_tail(rows_kept)?;
+        self.cut_tail(rows_kept, end.sync)?;
         self.write_text(LedgerField::State, end.state.as_str())?; // rule F5
         if end.sync {
             sync(&self.file, &self.output).map_err(|source| self.io_error("the last bytes", source))?;
@@ -95,19 +97,16 @@ impl ImageFile {
 
     /// Cuts off the rows from `rows_kept` on and gives their space back. The file's size stays: HDF5
     /// keeps such a run of chunks as one block, so the tail becomes a hole.
-    fn cut_tail(&self, rows_kept: u64) -> Result<(), FinishError> {
-        if rows_kept == self.layout.rows_longest {
-            return Ok(());
+    fn cut_tail(&self, rows_kept: u64, sync: bool) -> Result<(), FinishError> {
+        let cut_error = |source| FinishError::Cut { path: self.output.clone(), images: rows_kept, source };
+        if rows_kept < self.layout.rows_longest {
+            cut(&self.file, &self.layout, self.asked, rows_kept, &self.author, sync).map_err(cut_error)?;
         }
-        cut(&self.file, &self.layout, rows_kept).map_err(|reason| FinishError::Cut {
-            path: self.output.clone(),
-            images: rows_kept,
-            reason,
-        })?;
-        let tail = self.layout.image_offset(rows_kept)..self.layout.image_offset(self.asked);
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // Where the file system has no holes, none was reserved either.
-        let _ = fallocate(&self.file, hole, tail.start, tail.end - tail.start);
+        record::clear(&self.file).map_err(|error| cut_error(error.into()))?;
+        // Also where an earlier process had cut: the kill may have come before it gave the space back.
+        if rows_kept < self.asked {
+            disk::give_back(&self.file, self.layout.image_offset(rows_kept)..self.layout.image_offset(self.asked));
+        }
         Ok(())
     }
 
@@ -145,13 +144,13 @@ fn fill<'r>(
         if !may_fill() {
             return Err(io::Error::other("there was no time to write it"));
         }
-        file.write_all_at(&image, layout.image_offset(row))?;
+        disk::write(file, &image, layout.image_offset(row))?;
     }
     Ok(())
 }
 
 /// Returns once the file and its name are on the disk.
-fn sync(file: &File, output: &Path) -> io::Result<()> {
+pub(super) fn sync(file: &File, output: &Path) -> io::Result<()> {
     file.sync_data()?;
     match output.parent() {
         Some(folder) => File::open(folder)?.sync_all(),

@@ -4,12 +4,14 @@ use super::{
     check::{bytes_needed, check, folder_of, free_bytes},
     columns::{Column, Row},
     create::lay_out,
+    disk,
     error::{CreateError, WriteError},
     layout::Layout,
     ledger::{LedgerField, STATE_WRITING, write_number, write_text},
     publish::{publish, temporary_path},
+    record,
     rows::RowBatch,
-    spec::{FileSpec, ImageRow},
+    spec::{Author, FileSpec, ImageRow},
 };
 use ecs_schemas::image::{ImageStatus, LossCause};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -17,7 +19,6 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     ops::Range,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -35,6 +36,7 @@ pub struct ImageFile {
     pub(super) output: PathBuf,
     /// Its name until it is published.
     pub(super) temporary: Option<PathBuf>,
+    pub(super) author: Author,
     pub(super) asked: u64,
     pub(super) first_id: Option<u64>,
     pub(super) batch: RowBatch,
@@ -66,6 +68,7 @@ impl ImageFile {
             layout,
             output: spec.output.clone(),
             temporary: Some(temporary),
+            author: spec.author.clone(),
             asked: spec.images,
             first_id: None,
             started: None,
@@ -79,7 +82,7 @@ impl ImageFile {
         for (field, text) in [(LedgerField::Writer, spec.author.writer.as_str()), (LedgerField::State, STATE_WRITING)] {
             write_text(file, &layout, field, text).map_err(|source| CreateError::Io { path: path(), source })?;
         }
-        match reserve(file, &layout) {
+        match reserve(file, &layout).and_then(|()| record::reserve(file)) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(no_space(spec)),
             Err(source) => Err(CreateError::Io { path: path(), source }),
             Ok(()) => Ok(layout),
@@ -87,13 +90,14 @@ impl ImageFile {
     }
 
     /// A published file that another process left behind.
-    pub(super) fn adopt(file: File, layout: Layout, output: &Path, asked: u64, first_id: u64) -> Self {
+    pub(super) fn adopt(file: File, layout: Layout, output: &Path, author: &Author, asked: u64, first_id: u64) -> Self {
         Self {
             batch: RowBatch::new(layout.packets_per_image),
             file,
             layout,
             output: output.to_owned(),
             temporary: None,
+            author: author.clone(),
             asked,
             first_id: Some(first_id),
             started: None,
@@ -134,7 +138,7 @@ impl ImageFile {
         assert_eq!(pixels.len() as u64, self.layout.image_bytes(), "pixels of another size");
         let row = self.row_of(image.image_id);
         self.started.get_or_insert_with(Instant::now);
-        self.file.write_all_at(pixels, self.layout.image_offset(row)).map_err(|source| WriteError::Pixels {
+        disk::write(&self.file, pixels, self.layout.image_offset(row)).map_err(|source| WriteError::Pixels {
             path: self.output.clone(),
             image_id: image.image_id,
             source,
@@ -245,7 +249,7 @@ fn write_image_ids(file: &File, layout: &Layout, ids: std::ops::RangeInclusive<u
     for row in (0..=last_id - first_id).step_by(BLOCK_IDS as usize) {
         let end_row = (row + BLOCK_IDS).min(last_id - first_id + 1);
         let bytes: Vec<u8> = (row..end_row).flat_map(|row| (first_id + row).to_le_bytes()).collect();
-        file.write_all_at(&bytes, layout.row_offset(Column::ImageId, row))?;
+        disk::write(file, &bytes, layout.row_offset(Column::ImageId, row))?;
     }
     Ok(())
 }

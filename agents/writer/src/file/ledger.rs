@@ -1,6 +1,6 @@
 //! The ledger in the file: fixed places for numbers and texts, under `/entry/ledger`.
 
-use super::{layout::Layout, spec::EndState};
+use super::{disk, layout::Layout, spec::EndState};
 use ecs_schemas::{image::LossCause, write_job::Ledger};
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 
@@ -15,6 +15,7 @@ pub(super) const STATE_WRITING: &str = "writing";
 pub(super) enum LedgerField {
     Job,
     Writer,
+    FileId,
     Asked,
     FirstId,
     Written,
@@ -27,10 +28,11 @@ pub(super) enum LedgerField {
 }
 
 impl LedgerField {
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Job,
         Self::Writer,
+        Self::FileId,
         Self::Asked,
         Self::FirstId,
         Self::Written,
@@ -46,6 +48,7 @@ impl LedgerField {
         match self {
             Self::Job => "job",
             Self::Writer => "writer",
+            Self::FileId => "file_id",
             Self::Asked => "asked",
             Self::FirstId => "first_id",
             Self::Written => "written",
@@ -62,6 +65,7 @@ impl LedgerField {
         match self {
             Self::Job => "number of the job that wrote the file",
             Self::Writer => "name of the writer that took the job",
+            Self::FileId => "drawn anew for each file: tells the attempts at a job apart",
             Self::Asked => "images asked for: written + partial + lost",
             Self::FirstId => "first image id asked for",
             Self::Written => "images with every packet in its place",
@@ -77,7 +81,7 @@ impl LedgerField {
 
 /// Writes one number of the ledger.
 pub(super) fn write_number(file: &File, layout: &Layout, field: LedgerField, value: u64) -> io::Result<()> {
-    file.write_all_at(&value.to_le_bytes(), layout.ledger_offset(field))
+    disk::write(file, &value.to_le_bytes(), layout.ledger_offset(field))
 }
 
 /// Writes the counts; the state is left as it is.
@@ -89,7 +93,7 @@ pub(super) fn write_counts(file: &File, layout: &Layout, ledger: &Ledger) -> io:
     number(LedgerField::MissingPackets, ledger.missing_packets)?;
     let counts = LossCause::ALL.map(|cause| ledger.lost.get(&cause).copied().unwrap_or(0));
     let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
-    file.write_all_at(&bytes, layout.ledger_offset(LedgerField::LostByCause))
+    disk::write(file, &bytes, layout.ledger_offset(LedgerField::LostByCause))
 }
 
 /// Writes a text into its field of `field_bytes`, cut at a character where it is too long.
@@ -100,7 +104,7 @@ pub(super) fn write_text(file: &File, layout: &Layout, field: LedgerField, text:
         end -= 1;
     }
     bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-    file.write_all_at(&bytes, layout.ledger_offset(field))
+    disk::write(file, &bytes, layout.ledger_offset(field))
 }
 
 /// The text of a field, up to its padding.

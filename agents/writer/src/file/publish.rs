@@ -11,11 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// `.<name>.<job>.<writer>.tmp` beside the output.
+/// `.<name>.<job>.<file id>.tmp` beside the output, the id in 16 hexadecimal digits.
 pub(super) fn temporary_path(output: &Path, author: &Author) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(output.file_name().unwrap_or_default());
-    name.push(format!(".{}.{}.tmp", author.job, author.writer.replace('/', ".")));
+    name.push(format!(".{}.{:016x}.tmp", author.job, author.file_id));
     output.with_file_name(name)
 }
 

@@ -1,11 +1,15 @@
 //! A file that a killed writer left behind.
 
 use super::{
+    check::IMAGES_MAX,
+    cut::apply,
     error::RecoverError,
+    finish::sync,
     image_file::ImageFile,
     layout::{Layout, open_in_library, with_library},
     ledger::{LedgerField, read_end_state, read_ledger, read_number, read_text},
     publish::temporary_path,
+    record,
     spec::{Author, End, EndState},
 };
 use ecs_schemas::write_job::Ledger;
@@ -46,15 +50,27 @@ pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recov
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(wrong)?,
     };
+    // Before the library looks at it: a cut that was not completed may have left nothing that it could open.
+    if let Some(record) = record::read(&file).map_err(wrong)? {
+        if record.author != *author {
+            return Ok(None);
+        }
+        apply(&file, &record.patches, end.sync).map_err(wrong)?;
+    }
     let layout = read_layout(&file).map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
     let found = Author {
         job: read_number(&file, &layout, LedgerField::Job).map_err(wrong)?,
         writer: read_text(&file, &layout, LedgerField::Writer).map_err(wrong)?,
+        file_id: read_number(&file, &layout, LedgerField::FileId).map_err(wrong)?,
     };
     if found != *author {
         return Ok(None);
     }
     if let Some(state) = read_end_state(&file, &layout).map_err(wrong)? {
+        if end.sync {
+            // Its writer may have been killed just before it had synced what it wrote.
+            sync(&file, output).map_err(wrong)?;
+        }
         return recovered_earlier(&file, &layout, output, state).map_err(wrong).map(Some);
     }
     let asked = read_number(&file, &layout, LedgerField::Asked).map_err(wrong)?;
@@ -63,7 +79,7 @@ pub fn recover(output: &Path, author: &Author, end: &End) -> Result<Option<Recov
         .map_err(|reason| RecoverError::Layout { path: output.to_owned(), reason })?;
     let begun = Instant::now();
     let may_fill = || begun.elapsed() < FILL_PATIENCE;
-    let ledger = ImageFile::adopt(file, layout, output, asked, first_id).finish_while(end, &may_fill)?;
+    let ledger = ImageFile::adopt(file, layout, output, author, asked, first_id).finish_while(end, &may_fill)?;
     Ok(Some(Recovered { state: end.state, reason: end.reason.clone(), ledger }))
 }
 
@@ -73,7 +89,7 @@ fn read_layout(file: &File) -> Result<Layout, String> {
 
 /// A damaged ledger must not make the sums of a recovery overflow.
 fn check_numbers(asked: u64, first_id: u64, layout: &Layout) -> Result<(), String> {
-    let ids_fit = asked > 0 && first_id.checked_add(asked - 1).is_some();
+    let ids_fit = (1..=IMAGES_MAX).contains(&asked) && first_id.checked_add(asked - 1).is_some();
     if ids_fit && layout.rows_longest <= asked {
         return Ok(());
     }

@@ -2,9 +2,10 @@
 
 use super::{
     columns::{Column, Row},
+    disk,
     layout::Layout,
 };
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io};
 
 /// Rows are written when this many wait: few enough that a kill loses little, enough that their small
 /// writes cost nothing beside the pixels.
@@ -53,7 +54,7 @@ impl RowBatch {
     /// Of the file system; the rows stay, to be written again.
     pub fn flush(&mut self, file: &File, layout: &Layout) -> io::Result<()> {
         for (column, bytes) in Column::ALL.into_iter().zip(&self.bytes).skip(1) {
-            file.write_all_at(bytes, layout.row_offset(column, self.first_row))?;
+            disk::write(file, bytes, layout.row_offset(column, self.first_row))?;
         }
         self.bytes.iter_mut().for_each(Vec::clear);
         self.len = 0;

@@ -34,13 +34,16 @@ impl FileSpec {
     }
 }
 
-/// Who writes a file, and for which job. Both are in the file and in the name of the temporary one, so that
-/// [`recover`](super::recover()) knows its own: a job that is given to another writer has the same number.
+/// Who writes a file, and for which job. All of it is in the file, so that [`recover`](super::recover()) knows its
+/// own: a job that is repeated, by another writer or by the same, has the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
     pub job: u64,
     /// Name of the agent, at most 256 bytes.
     pub writer: String,
+    /// Drawn anew for each file, and part of its temporary name: no two files share one, of whichever writers,
+    /// hosts or attempts at a job.
+    pub file_id: u64,
 }
 
 /// What is known of an image beside its pixels. It is complete where `missing_packets` is 0, partial

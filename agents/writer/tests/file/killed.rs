@@ -172,7 +172,9 @@ fn recovery_leaves_the_file_of_another_job_alone_and_removes_its_own_temporary_f
     let end = end(EndState::Failed, LossCause::WriterDown);
     let other_job = author(JOB + 1);
     let same_job_of_another_writer = Author { writer: "x01/writer-1".to_owned(), ..author(JOB) };
-    for (other, name) in [(other_job, "8.x01.writer"), (same_job_of_another_writer, "7.x01.writer-1")] {
+    let another_attempt = Author { file_id: 1, ..author(JOB) };
+    let names = ["8.123456789abcdef0", "7.123456789abcdef0", "7.0000000000000001"];
+    for (other, name) in [other_job, same_job_of_another_writer, another_attempt].into_iter().zip(names) {
         fs::write(folder.path().join(format!(".run.h5.{name}.tmp")), "x").unwrap();
         assert_eq!(recover(&output, &other, &end).unwrap(), None);
         assert_eq!(files_in(folder.path()), ["run.h5"]);
@@ -188,10 +190,36 @@ fn recovery_of_something_that_is_no_such_file_is_an_error_and_changes_nothing() 
     let temporary = folder.path().join(files_in(folder.path()).pop().unwrap());
     let good = fs::read(temporary).unwrap();
     drop(file);
-    for bad in [&b""[..], b"not HDF5", &good[..2000], &good[..good.len() - 1]] {
+    for bad in [&b""[..], b"not HDF5", &good[..2000], &good[..good.len() - RECORD_BYTES as usize - 1]] {
         fs::write(&output, bad).unwrap();
         let result = recover(&output, &author(JOB), &end(EndState::Failed, LossCause::WriterDown));
         assert!(result.is_err(), "{result:?} for {} bytes", bad.len());
-        assert_eq!(fs::read(&output).unwrap(), bad);
+        assert!(fs::read(&output).unwrap() == bad, "{} bytes were changed", bad.len());
+    }
+}
+
+#[test]
+fn recovery_of_a_file_whose_ledger_is_damaged_is_an_error_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run.h5");
+    let mut file = create(&spec(&output, IMAGES), FIRST_ID);
+    write_some(&mut file, &output, &mut std::io::sink());
+    drop(file); // as a kill leaves it
+    let good = fs::read(&output).unwrap();
+    let place_of = |name: &str| {
+        hdf5_metno::sync::sync(|| {
+            let file = hdf5_metno::File::open(&output).unwrap();
+            file.dataset(&format!("entry/ledger/{name}")).unwrap().offset().unwrap() as usize
+        })
+    };
+    for (name, number) in [("asked", 0), ("asked", u64::MAX), ("asked", u64::MAX / 1000), ("first_id", u64::MAX - 9)] {
+        let mut bad = good.clone();
+        let place = place_of(name);
+        bad[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        fs::write(&output, &bad).unwrap();
+        let result = recover(&output, &author(JOB), &end(EndState::Failed, LossCause::WriterDown));
+        assert!(result.is_err(), "{result:?} for {name} = {number}");
+        assert!(fs::read(&output).unwrap() == bad, "{name} = {number}: the file was changed");
+        fs::write(&output, &good).unwrap();
     }
 }

@@ -9,10 +9,13 @@ use std::{
 };
 
 pub const JOB: u64 = 7;
+pub const FILE_ID: u64 = 0x1234_5678_9abc_def0;
 pub const PACKETS: usize = 10;
+/// What a file has behind its end until it has ended: room for the record of a cut.
+pub const RECORD_BYTES: u64 = 16 * 1024;
 
 pub fn author(job: u64) -> Author {
-    Author { job, writer: "x01/writer".to_owned() }
+    Author { job, writer: "x01/writer".to_owned(), file_id: FILE_ID }
 }
 
 pub fn spec(output: &Path, images: u64) -> FileSpec {

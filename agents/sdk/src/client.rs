@@ -150,7 +150,8 @@ impl Client {
             Some(link) => link,
             None => Link::connect(&self.endpoint, self.key.as_ref())?,
         };
-        if !link.wait_writable(CONNECT_PATIENCE.min(timeout)) || !link.send(&header, &body) {
+        let may_go = || link.send(&header, &body);
+        if !may_go() && !(link.wait_writable(CONNECT_PATIENCE.min(timeout)) && may_go()) {
             let error = self.no_connection(link.handshake());
             if matches!(error, CallError::NoBroker { .. }) {
                 state.link = Some(link); // it goes on trying; one that was refused does not

@@ -131,7 +131,7 @@ impl Link {
 
     /// Whether there is a connection now.
     pub fn is_writable(&self) -> bool {
-        self.socket.poll(zmq::POLLOUT, 0).is_ok_and(|events| events > 0)
+        self.socket.get_events().is_ok_and(|events| events.contains(zmq::POLLOUT))
     }
 
     /// Waits for a connection, at most for `patience`, and not after the broker has refused it; true when there
@@ -217,13 +217,15 @@ fn system(error: zmq::Error) -> LinkError {
 fn receive(socket: &zmq::Socket) -> Option<Vec<Vec<u8>>> {
     let mut parts = Vec::new();
     loop {
-        match socket.recv_bytes(zmq::DONTWAIT) {
-            Ok(part) if parts.len() < PARTS_MAX => parts.push(part),
-            Ok(_) => {}
+        let part = match socket.recv_msg(zmq::DONTWAIT) {
+            Ok(part) => part,
             Err(zmq::Error::EINTR) => continue,
             Err(_) => return None, // nothing waits; parts come all together
+        };
+        if parts.len() < PARTS_MAX {
+            parts.push(part.to_vec());
         }
-        if !socket.get_rcvmore().unwrap_or(false) {
+        if !part.get_more() {
             return Some(parts);
         }
     }

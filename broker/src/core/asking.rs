@@ -80,7 +80,7 @@ impl Core {
 
     fn open(&mut self, exchange: Exchange) -> u64 {
         self.once = true; // rule C5: what was asked was asked
-        self.traces.about(exchange.origin.span, exchange.ask.subject());
+        self.traces.about(exchange.origin.number, exchange.ask.subject());
         self.exchanges.open(exchange)
     }
 
@@ -97,8 +97,8 @@ impl Core {
             return;
         };
         let trace = self.traces.child(origin);
-        self.traces.begin(trace, kind, subject, from, subsystem, now_ns);
-        self.exchanges.note_asked(number, index, id, trace.span);
+        let span = self.traces.begin(trace, kind, subject, from, subsystem, now_ns);
+        self.exchanges.note_asked(number, index, id, span);
         let rest_ms = deadline_ns.saturating_sub(now_ns) / 1_000_000;
         let deadline_ms = u32::try_from(rest_ms).unwrap_or(u32::MAX);
         let header = Header { trace: Some(trace), ..Header::request(kind, id, deadline_ms) };
@@ -321,7 +321,7 @@ impl Core {
         let failed =
             exchange.targets.iter().filter_map(|target| target.end.as_ref()).find(|end| end.end != TargetEnd::Ok);
         let outcome = failed.map_or("ok", |end| end.end.as_str());
-        spans.into_iter().chain([exchange.origin.span]).for_each(|span| self.traces.end(span, outcome, now_ns));
+        spans.into_iter().chain([exchange.origin.number]).for_each(|span| self.traces.end(span, outcome, now_ns));
         if let Ask::Event { name } = &exchange.ask {
             let by = &exchange.by;
             for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
@@ -396,7 +396,7 @@ impl Core {
         for number in self.exchanges.of_caller(session) {
             if let Some((exchange, spans)) = self.exchanges.close(number, now_ns) {
                 self.free.extend(exchange.cancels(|agent| self.registry.session_of(agent).cloned()));
-                let all = spans.into_iter().chain([exchange.origin.span]);
+                let all = spans.into_iter().chain([exchange.origin.number]);
                 all.for_each(|span| self.traces.end(span, "caller_gone", now_ns));
             }
         }

@@ -14,7 +14,11 @@
 //!     again that nobody waits, and answers also if it never had the call: so no worker stays busy by a lost message.
 //! E3  The number of open exchanges is limited, of one caller and of all, and so is each queue of calls.
 
-use super::{Outgoing, Session, nanoseconds, subsystems::ItemPath, traces::Origin};
+use super::{
+    Outgoing, Session, nanoseconds,
+    subsystems::ItemPath,
+    traces::{Origin, SpanNumber},
+};
 use crate::limits::{
     EXCHANGES_MAX, EXCHANGES_OF_SESSION_MAX, QUEUED_BYTES_MAX, QUEUED_CALLS_MAX, REPEAT_INTERVAL, RESULTS_BYTES_MAX,
 };
@@ -91,7 +95,7 @@ struct Asked {
     /// When the agent is told again that nobody waits; 0 while somebody does.
     cancel_at_ns: u64,
     /// In the trace.
-    span: u64,
+    span: SpanNumber,
 }
 
 #[derive(Default)]
@@ -159,7 +163,7 @@ impl Exchanges {
     }
 
     /// Target `index` of an exchange is asked by `id`.
-    pub fn note_asked(&mut self, number: u64, index: usize, id: u64, span: u64) {
+    pub fn note_asked(&mut self, number: u64, index: usize, id: u64, span: SpanNumber) {
         let Some(exchange) = self.open.get_mut(&number) else { return };
         let target = &mut exchange.targets[index];
         target.asked_id = id;

@@ -170,12 +170,12 @@ impl Core {
     /// The requests that do something: each is a span of its trace, from here to its answer.
     fn traced(&mut self, call: &Call<'_>, kind: &str, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
         let from = self.by(call);
-        self.traces.begin(call.origin, kind, String::new(), from, "broker".to_owned(), call.now_ns);
+        self.traces.begin(call.origin.at, kind, String::new(), from, "broker".to_owned(), call.now_ns);
         let answered = self.change_request(call, body, out);
         match &answered {
-            Ok(Some(_)) => self.traces.end(call.origin.span, "ok", call.now_ns),
+            Ok(Some(_)) => self.traces.end(call.origin.number, "ok", call.now_ns),
             Ok(None) => {}
-            Err(failure) => self.traces.end(call.origin.span, failure.code.as_str(), call.now_ns),
+            Err(failure) => self.traces.end(call.origin.number, failure.code.as_str(), call.now_ns),
         }
         answered
     }

@@ -2,19 +2,24 @@
 
 use crate::limits::SPANS_MAX;
 use ecs_schemas::trace::{Span, Spans, Trace};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-/// Where an exchange or job stands in its trace.
-pub type Origin = Trace;
+/// Number of a span, counted from the first ever.
+pub type SpanNumber = u64;
+
+/// Where an exchange stands in its trace.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    pub at: Trace,
+    pub number: SpanNumber,
+}
 
 #[derive(Default)]
 pub struct Traces {
     /// State of the generator of ids.
     state: u64,
     spans: VecDeque<(u64, Span)>,
-    /// Number of each remembered span, counted from the first ever, by its id.
-    numbers: HashMap<u64, u64>,
-    forgotten: u64,
+    forgotten: SpanNumber,
 }
 
 impl Traces {
@@ -31,25 +36,35 @@ impl Traces {
         (mixed ^ mixed >> 31).max(1)
     }
 
-    /// The place of a message that came with `given`, or with none (rule T1).
+    /// The place of a message that came with `given`, or with none (rule T1). If it has a span, that is the next to begin.
     pub fn origin(&mut self, given: Option<Trace>) -> Origin {
-        match given {
-            Some(given) if given.trace != 0 && given.span != 0 => given,
-            _ => {
-                let id = self.next_id();
-                Trace { trace: id, span: id, parent: 0 }
-            }
-        }
+        let at = given.filter(|given| given.trace != 0 && given.span != 0).unwrap_or_else(|| {
+            let id = self.next_id();
+            Trace { trace: id, span: id, parent: 0 }
+        });
+        Origin { at, number: self.next_number() }
+    }
+
+    fn next_number(&self) -> SpanNumber {
+        self.forgotten + self.spans.len() as u64
     }
 
     /// The place of a message that the broker sends because of another.
     pub fn child(&mut self, of: Origin) -> Trace {
-        Trace { trace: of.trace, span: self.next_id(), parent: of.span }
+        Trace { trace: of.at.trace, span: self.next_id(), parent: of.at.span }
     }
 
     /// A message begins.
-    pub fn begin(&mut self, at: Trace, kind: &str, subject: String, from: String, to: String, now_ns: u64) {
-        let number = self.forgotten + self.spans.len() as u64;
+    pub fn begin(
+        &mut self,
+        at: Trace,
+        kind: &str,
+        subject: String,
+        from: String,
+        to: String,
+        now_ns: u64,
+    ) -> SpanNumber {
+        let number = self.next_number();
         let span = Span {
             span: at.span,
             parent: at.parent,
@@ -62,34 +77,30 @@ impl Traces {
             outcome: String::new(),
         };
         self.spans.push_back((at.trace, span));
-        self.numbers.insert(at.span, number);
-        if self.spans.len() > SPANS_MAX
-            && let Some((_, oldest)) = self.spans.pop_front()
-        {
-            if self.numbers.get(&oldest.span) == Some(&self.forgotten) {
-                self.numbers.remove(&oldest.span);
-            }
+        if self.spans.len() > SPANS_MAX {
+            self.spans.pop_front();
             self.forgotten += 1;
         }
+        number
     }
 
     /// What a message is about, once it was read.
-    pub fn about(&mut self, span: u64, subject: String) {
+    pub fn about(&mut self, span: SpanNumber, subject: String) {
         if let Some(span) = self.span_mut(span) {
             span.subject = subject;
         }
     }
 
     /// It has ended.
-    pub fn end(&mut self, span: u64, outcome: &str, now_ns: u64) {
+    pub fn end(&mut self, span: SpanNumber, outcome: &str, now_ns: u64) {
         if let Some(span) = self.span_mut(span).filter(|span| span.end_ns == 0) {
             (span.end_ns, span.outcome) = (now_ns, outcome.to_owned());
         }
     }
 
-    fn span_mut(&mut self, span: u64) -> Option<&mut Span> {
-        let number = self.numbers.get(&span)?;
-        self.spans.get_mut((number - self.forgotten) as usize).map(|(_, span)| span)
+    fn span_mut(&mut self, number: SpanNumber) -> Option<&mut Span> {
+        let index = number.checked_sub(self.forgotten)?;
+        self.spans.get_mut(index as usize).map(|(_, span)| span)
     }
 
     /// All spans of the trace that `id` names, or that the span `id` is of.
@@ -112,21 +123,22 @@ mod tests {
     fn spans_beyond_the_limit_push_out_the_oldest_and_ends_find_their_span() {
         let mut traces = Traces::new(1);
         let first = traces.origin(None);
-        traces.begin(first, "kv.set", String::new(), String::new(), String::new(), 1);
+        assert_eq!(traces.begin(first.at, "kv.set", String::new(), String::new(), String::new(), 1), first.number);
         let child = traces.child(first);
-        traces.begin(child, "kv.write", String::new(), String::new(), String::new(), 2);
-        traces.end(child.span, "ok", 3);
-        traces.end(child.span, "timeout", 4);
+        let number = traces.begin(child, "kv.write", String::new(), String::new(), String::new(), 2);
+        traces.end(number, "ok", 3);
+        traces.end(number, "timeout", 4);
         let found = traces.find(child.span).unwrap();
-        assert_eq!((found.trace, found.spans.len()), (first.trace, 2));
-        assert_eq!((found.spans[1].parent, found.spans[1].outcome.as_str()), (first.span, "ok"));
+        assert_eq!((found.trace, found.spans.len()), (first.at.trace, 2));
+        assert_eq!((found.spans[1].parent, found.spans[1].outcome.as_str()), (first.at.span, "ok"));
         for _ in 0..SPANS_MAX {
             let next = traces.origin(None);
-            traces.begin(next, "kv.get", String::new(), String::new(), String::new(), 5);
-            traces.end(next.span, "ok", 6);
+            traces.begin(next.at, "kv.get", String::new(), String::new(), String::new(), 5);
+            traces.end(next.number, "ok", 6);
         }
-        assert_eq!((traces.spans.len(), traces.numbers.len()), (SPANS_MAX, SPANS_MAX));
-        assert!(traces.find(first.trace).is_none());
+        assert_eq!(traces.spans.len(), SPANS_MAX);
+        assert!(traces.find(first.at.trace).is_none());
+        traces.end(number, "forgotten", 7);
         assert!(traces.spans.iter().all(|(_, span)| span.outcome == "ok"));
     }
 }

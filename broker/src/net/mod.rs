@@ -142,7 +142,9 @@ impl Net {
     pub fn receive(&mut self) -> Result<Vec<Input>, NetError> {
         let (mut inputs, mut bytes) = (self.take_revoked()?, 0);
         while inputs.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
-            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1, self.lock.is_some())? else { break };
+            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1, self.lock.is_some())? else {
+                break;
+            };
             bytes += parts.iter().map(Vec::len).sum::<usize>();
             let session = Session(parts.remove(0)); // the ROUTER always puts it in front
             let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
@@ -267,19 +269,19 @@ type Received = (Vec<Vec<u8>>, Option<String>);
 fn receive_parts(socket: &zmq::Socket, parts_max: usize, has_key: bool) -> Result<Option<Received>, NetError> {
     let (mut parts, mut key) = (Vec::with_capacity(PARTS_USUAL), None);
     loop {
-        match socket.recv_msg(zmq::DONTWAIT) {
-            Ok(mut part) if parts.len() < parts_max => {
-                if has_key && key.is_none() {
-                    key = part.gets(KEY_PROPERTY).map(str::to_owned);
-                }
-                parts.push(part.to_vec());
-            }
-            Ok(_) => {}
+        let mut part = match socket.recv_msg(zmq::DONTWAIT) {
+            Ok(part) => part,
             Err(zmq::Error::EINTR) => continue,
             Err(zmq::Error::EAGAIN) => return Ok(None), // parts come all together or not at all
             Err(error) => return Err(error.into()),
+        };
+        if parts.len() < parts_max {
+            if has_key && key.is_none() {
+                key = part.gets(KEY_PROPERTY).map(str::to_owned);
+            }
+            parts.push(part.to_vec());
         }
-        if !socket.get_rcvmore()? {
+        if !part.get_more() {
             return Ok(Some((parts, key)));
         }
     }

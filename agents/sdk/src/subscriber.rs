@@ -16,6 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A message as it was published; its payload is not looked at yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    pub topic: String,
+    pub header: PubHeader,
+    /// One encoded value.
+    pub payload: Vec<u8>,
+    /// Length of the three parts together.
+    pub bytes: usize,
+}
+
 /// Listens to all topics that begin with one of some prefixes. It connects and reconnects by itself, and
 /// gets the last value of each topic when it does.
 pub struct Subscriber {
@@ -56,9 +67,22 @@ impl Subscriber {
     pub fn next(&mut self, timeout: Duration) -> Option<(String, PubHeader, Value)> {
         let deadline = Instant::now() + timeout;
         loop {
+            let Published { topic, header, payload, .. } =
+                self.next_published(deadline.saturating_duration_since(Instant::now()))?;
+            match decode(&payload) {
+                Ok(value) => return Some((topic, header, value)),
+                Err(_) => self.malformed += 1,
+            }
+        }
+    }
+
+    /// As [`Subscriber::next`], without decoding the payload: for who counts messages and does not read them.
+    pub fn next_published(&mut self, timeout: Duration) -> Option<Published> {
+        let deadline = Instant::now() + timeout;
+        loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            match self.feed.next(rest).map(|parts| read(&parts)) {
-                Some(Some(message)) if self.is_repeat(&message.0, &message.1) => {}
+            match self.feed.next(rest).map(read) {
+                Some(Some(message)) if self.is_repeat(&message.topic, &message.header) => {}
                 Some(Some(message)) => return Some(message),
                 Some(None) => self.malformed += 1,
                 None if rest.is_zero() => return None,
@@ -88,9 +112,9 @@ impl Subscriber {
     }
 }
 
-fn read(parts: &[Vec<u8>]) -> Option<(String, PubHeader, Value)> {
-    let [topic, header, payload] = parts else { return None };
-    let topic = String::from_utf8(topic.clone()).ok()?;
-    let header = decode(header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
-    Some((topic, header, decode(payload).ok()?))
+fn read(parts: Vec<Vec<u8>>) -> Option<Published> {
+    let [topic, header, payload] = <[Vec<u8>; 3]>::try_from(parts).ok()?;
+    let bytes = topic.len() + header.len() + payload.len();
+    let header = decode(&header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
+    Some(Published { topic: String::from_utf8(topic).ok()?, header, payload, bytes })
 }

@@ -1,12 +1,14 @@
 //! `ecs-cli jobs`: the newest jobs, or those that are looked for.
 
 use crate::{
+    completing,
     connection::{Connection, call},
     exit::Exit,
     human, report, times,
 };
 use anyhow::anyhow;
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::job::{JobList, JobState, LIST_MAX, ListJobs};
 use ecs_sdk::{CallError, Client};
 use std::io::Write;
@@ -25,10 +27,10 @@ A text is looked for in the key, the parameters, the reason and the agent's name
 #[command(after_help = EXAMPLES)]
 pub struct Jobs {
     /// In this state; may be repeated
-    #[arg(long, value_name = "STATE", value_parser = state)]
+    #[arg(long, value_name = "STATE", value_parser = state, add = ArgValueCompleter::new(completing::job_states))]
     state: Vec<JobState>,
     /// Of this service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(completing::services))]
     service: Option<String>,
     /// Submitted at this time or later: RFC 3339, or an age such as 10m, 2h, 1d
     #[arg(long, value_name = "TIME", value_parser = time_ns)]

@@ -1,12 +1,14 @@
 //! `ecs-cli ls`: the subsystems.
 
 use crate::{
+    completing,
     connection::Connection,
     exit::Exit,
     human, report,
     table::{Cell, Mood, Table},
 };
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
     registry::AgentState,
     subsystem::{ListSubsystems, Listed},
@@ -23,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Ls {
     /// Only names that begin so
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = ArgValueCompleter::new(completing::subsystems))]
     prefix: String,
     /// Print them as JSON
     #[arg(long)]

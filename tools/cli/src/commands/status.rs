@@ -1,6 +1,7 @@
 //! `ecs-cli status`: who is there, how they are, and where images are lost.
 
 use crate::{
+    commands::topic,
     connection::{Connection, call},
     exit::Exit,
     human, report,
@@ -52,7 +53,7 @@ impl Status {
         if self.json {
             report::print_json(&answer)?;
         } else {
-            print(&answer)?;
+            print(&lasting(answer.clone()))?;
         }
         let is_late = self.wait.is_some() && !answer.ready;
         Ok(if is_late { Exit::Error } else { Exit::Ok })
@@ -70,6 +71,12 @@ fn wait_until_ready(client: &Client, seconds: f64) -> Result<Answer, CallError> 
             _ => thread::sleep(POLL),
         }
     }
+}
+
+/// Without those that were there only for the time: a value that somebody published by hand.
+fn lasting(mut answer: Answer) -> Answer {
+    answer.agents.retain(|agent| agent.kind != topic::PUBLISHER_KIND || agent.state != AgentState::Gone);
+    answer
 }
 
 fn print(answer: &Answer) -> io::Result<()> {

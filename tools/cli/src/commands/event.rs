@@ -14,6 +14,7 @@ use crate::{
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
+    error_code::Failure,
     exchange::{CallEvent, EventResults, TargetEnd},
     telemetry::PubHeader,
     value::Value,
@@ -132,6 +133,7 @@ fn table(results: &EventResults) -> Table {
             _ => Mood::Bad,
         };
         let answer = match &result.reason {
+            Some(Failure { message, hint: Some(hint), .. }) => format!("{message}: {hint}"),
             Some(reason) => reason.message.clone(),
             None if result.value == Value::Null => String::new(),
             None => shown(&result.value, &ValueType::default()),

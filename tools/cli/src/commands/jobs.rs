@@ -2,9 +2,11 @@
 
 use crate::{
     completing,
-    connection::{Connection, call},
+    connection::{CALL_TIMEOUT, Connection, call},
     exit::Exit,
-    human, report, times,
+    human,
+    registered::{Registered, near},
+    report, times,
 };
 use anyhow::anyhow;
 use clap::Args;
@@ -55,17 +57,29 @@ impl Jobs {
     pub fn run(self) -> anyhow::Result<Exit> {
         let query = self.query();
         let is_any = ListJobs { limit: self.limit, ..ListJobs::default() } == query;
-        let list = collect(&self.connection.client()?, query)?;
+        let client = self.connection.client()?;
+        let list = collect(&client, query)?;
         if self.json {
             report::print_json(&list)?;
         } else if list.jobs.is_empty() && is_any {
             writeln!(std::io::stdout(), "no jobs; submit one with: ecs-cli submit write --output FILE --images N")?;
         } else if list.jobs.is_empty() {
-            writeln!(std::io::stdout(), "no such jobs")?;
+            writeln!(std::io::stdout(), "no such jobs{}", self.near_service(&client))?;
         } else {
             report::table(&list.jobs).print()?;
         }
         Ok(Exit::Ok)
+    }
+
+    /// What to say where there is no job of a service: of which one there may be.
+    fn near_service(&self, client: &Client) -> String {
+        let Some(service) = &self.service else { return String::new() };
+        let agents = Registered::new(client, CALL_TIMEOUT).status().map(|status| status.agents).unwrap_or_default();
+        let offers: Vec<&str> = agents.iter().flat_map(|its| &its.services).map(|offer| offer.name.as_str()).collect();
+        match offers.contains(&service.as_str()) {
+            true => String::new(),
+            false => format!("; nobody offers {service:?} now{}", near(service, offers.into_iter())),
+        }
     }
 
     fn query(&self) -> ListJobs {

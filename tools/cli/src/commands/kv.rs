@@ -14,12 +14,14 @@ use crate::{
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
-    kv::{Get, Item, ListItems, Reading, Set},
+    kv::{Get, Item, ListItems, ListedItem, Reading, Set},
     subsystem::GetSubsystem,
+    value_type::ValueType,
 };
 use ecs_sdk::{Client, Watcher};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     time::Duration,
 };
@@ -169,7 +171,9 @@ impl WatchItems {
     fn run(self) -> anyhow::Result<Exit> {
         self.paths.iter().try_for_each(|path| split_path(path).map(drop))?;
         let client = self.connection.client()?;
-        tell_unknown(&client, &self.paths)?; // which also says whether there is a broker
+        let items = Registered::new(&client, CALL_TIMEOUT).items("")?.items; // and whether there is a broker
+        tell_unknown(&items, &self.paths);
+        let kinds: BTreeMap<String, ValueType> = items.iter().map(|its| (path(its), its.item.kind.clone())).collect();
         let endpoint = self.connection.endpoints()?.request_endpoint;
         let mut watcher = Watcher::new(&endpoint, self.paths, self.hz)?;
         loop {
@@ -179,28 +183,28 @@ impl WatchItems {
                 writeln!(out, "{}", json!(update))?;
             } else {
                 let missed = if update.missed > 0 { format!("  (missed {})", update.missed) } else { String::new() };
-                let shown = shown(&update.value, &ecs_schemas::value_type::ValueType::default());
-                writeln!(out, "{} {}/{} {shown}{missed}", human::clock(update.time_ns), update.subsystem, update.item)?;
+                let path = format!("{}/{}", update.subsystem, update.item);
+                let shown = shown(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
+                writeln!(out, "{} {path} {shown}{missed}", human::clock(update.time_ns))?;
             }
             out.flush()?;
         }
     }
 }
 
+fn path(its: &ListedItem) -> String {
+    format!("{}/{}", its.subsystem, its.item.name)
+}
+
 /// Says on stderr which items are not there yet: a slip of the finger would wait for ever.
-fn tell_unknown(client: &Client, paths: &[String]) -> anyhow::Result<()> {
-    let items = Registered::new(client, CALL_TIMEOUT).items("")?.items;
-    let known: Vec<String> = items.iter().map(|its| format!("{}/{}", its.subsystem, its.item.name)).collect();
+fn tell_unknown(items: &[ListedItem], paths: &[String]) {
+    let known: Vec<String> = items.iter().map(path).collect();
     for path in paths.iter().filter(|path| !known.contains(path)) {
         eprintln!("{path} is not there yet{}", near(path, known.iter().map(String::as_str)));
     }
-    for its in items.iter().filter(|its| !its.item.published) {
-        let path = format!("{}/{}", its.subsystem, its.item.name);
-        if paths.contains(&path) {
-            eprintln!("{path} is not published, so that no change is told; `ecs-cli kv get` asks its owner");
-        }
+    for silent in items.iter().filter(|its| !its.item.published).map(path).filter(|path| paths.contains(path)) {
+        eprintln!("{silent} is not published, so that no change is told; `ecs-cli kv get` asks its owner");
     }
-    Ok(())
 }
 
 impl LsItems {

@@ -4,7 +4,9 @@ use crate::{
     completing,
     connection::Connection,
     exit::Exit,
-    human, report,
+    human,
+    registered::near,
+    report,
     table::{Cell, Mood, Table},
 };
 use clap::Args;
@@ -40,12 +42,27 @@ impl Ls {
         if self.json {
             report::print_json(&list)?;
         } else if list.subsystems.is_empty() {
-            let which = if self.prefix.is_empty() { String::new() } else { format!(" begins with {:?}", self.prefix) };
+            let which = self.which_not();
             writeln!(std::io::stdout(), "no subsystem{which}; agents bring them: see `ecs-cli status`")?;
         } else {
             table(&list.subsystems).print()?;
         }
         Ok(Exit::Ok)
+    }
+}
+
+impl Ls {
+    /// That none begins so, and which one is near.
+    fn which_not(&self) -> String {
+        let all = self
+            .connection
+            .call(&ListSubsystems { prefix: String::new() })
+            .map(|list| list.subsystems)
+            .unwrap_or_default();
+        match self.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!(" begins with {prefix:?}{}", near(prefix, all.iter().map(|its| its.name.as_str()))),
+        }
     }
 }
 

@@ -85,11 +85,12 @@ fn print(answer: &Answer) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "beamline {}: broker {} (process {}) up {uptime}, {} jobs open, {} messages in, {} malformed, {} undeliverable",
+        "beamline {}: broker {} (process {}) up {uptime}, {} {} open, {} messages in, {} malformed, {} undeliverable",
         broker.beamline,
         broker.version,
         broker.pid,
         broker.jobs_open,
+        if broker.jobs_open == 1 { "job" } else { "jobs" },
         broker.received,
         broker.malformed,
         broker.undeliverable,

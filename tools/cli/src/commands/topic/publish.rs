@@ -9,7 +9,7 @@
 //! P2  Nor is a name taken that somebody will come back to: of an agent of the configuration, of a subsystem that is
 //!     gone. Describing it here would drop what is kept of it.
 //! P3  Each publication is answered before the next: what the broker refuses ends the command with its reason.
-//! P4  A broker that has restarted is told all of it again.
+//! P4  A broker that is away is waited for, and told all of it again when it is back.
 
 use crate::{
     connection::{CALL_TIMEOUT, Connection},
@@ -24,7 +24,7 @@ use ecs_schemas::{
     envelope::Request,
     error_code::ErrorCode,
     kv::{self, Item},
-    registry::{AgentState, Heartbeat, Leave, Register, Registered as Welcome},
+    registry::{AgentState, AgentStatus, Heartbeat, Leave, Register, Registered as Welcome},
     subsystem::Description,
     value::Value,
     value_type::{Form, ValueType},
@@ -32,7 +32,6 @@ use ecs_schemas::{
 use ecs_sdk::{CallError, Client, stop};
 use std::{
     hash::{BuildHasher, RandomState},
-    io::{self, Write},
     time::{Duration, Instant},
 };
 
@@ -138,11 +137,11 @@ impl Publish {
             }
             if due.is_some_and(|due| now >= due) {
                 let revision = hosted.publish()?;
-                published += 1;
+                published += u64::from(revision.is_some());
                 // What could not be kept up with is left out, not made up for.
                 due = interval.map(|interval| due.map_or(now, |due| due + interval).max(Instant::now()));
-                if published == 1 {
-                    hosted.tell(revision, interval)?;
+                if let (1, Some(revision)) = (published, revision) {
+                    hosted.tell(revision, interval);
                 }
             }
             let until = [due, end, Some(hosted.heartbeat_at)].into_iter().flatten().min().unwrap_or(now);
@@ -187,7 +186,11 @@ fn check_free(client: &Client, name: &str) -> anyhow::Result<()> {
             "{name} is held by {by}, which is {state}: stop it, or choose another name; `ecs-cli ls` lists those that are taken"
         )
     };
-    if let Some(agent) = status.agents.iter().find(|agent| agent.name == name && agent.kind != KIND) {
+    let is_name = |agent: &&AgentStatus| agent.name == name;
+    if status.agents.iter().find(is_name).is_some_and(|agent| agent.state == AgentState::Missing) {
+        bail!("{name} is an agent of the beamline's file, which has not come yet: choose another name");
+    }
+    if let Some(agent) = status.agents.iter().filter(is_name).find(|agent| agent.kind != KIND) {
         return Err(held(&format!("the agent {name} (process {} on {})", agent.pid, agent.host), agent.state.as_str()));
     }
     match registered.subsystems(name)?.into_iter().find(|its| its.name == name && !its.temporary) {
@@ -227,54 +230,78 @@ struct Hosted {
     publish: kv::Publish,
     heartbeat: Duration,
     heartbeat_at: Instant,
+    /// A broker that needed another one does not know the value.
+    registrations: u64,
+    /// Said on stderr, so that it is said once.
+    is_away: bool,
 }
 
 impl Hosted {
     fn begin(client: Client, register: Register, publish: kv::Publish) -> anyhow::Result<Self> {
-        let mut hosted = Self { client, register, publish, heartbeat: Duration::ZERO, heartbeat_at: Instant::now() };
+        let mut hosted = Self {
+            client,
+            register,
+            publish,
+            heartbeat: Duration::ZERO,
+            heartbeat_at: Instant::now(),
+            registrations: 0,
+            is_away: false,
+        };
         hosted.register()?;
         Ok(hosted)
     }
 
     fn register(&mut self) -> Result<(), CallError> {
         let Welcome { heartbeat_ms, .. } = self.client.call(&self.register, CALL_TIMEOUT)?;
+        self.registrations += 1;
         self.heartbeat = Duration::from_millis(heartbeat_ms.into());
         self.heartbeat_at = Instant::now() + self.heartbeat;
         Ok(())
     }
 
-    /// Rules P3 and P4.
-    fn ask<R: Request>(&mut self, request: &R) -> Result<R::Reply, CallError> {
-        match self.client.call(request, CALL_TIMEOUT) {
-            Err(CallError::Refused(failure)) if failure.code == ErrorCode::NotRegistered => {
-                self.register()?;
-                self.client.call(request, CALL_TIMEOUT)
-            }
-            other => other,
-        }
-    }
-
-    /// The revision that the value has.
-    fn publish(&mut self) -> anyhow::Result<u64> {
+    /// The revision that the value has; none while the broker is away.
+    fn publish(&mut self) -> anyhow::Result<Option<u64>> {
         let publish = self.publish.clone();
-        let published = self.ask(&publish).with_context(|| format!("cannot publish {}", self.path()))?;
-        self.heartbeat_at = Instant::now() + self.heartbeat; // any message is a sign of life
-        Ok(published.revision)
+        Ok(self.ask(&publish)?.map(|published| published.revision))
     }
 
+    /// Shows that the agent lives, when that is due. A broker that has restarted knows neither it nor the value.
     fn keep_alive(&mut self) -> anyhow::Result<()> {
         if Instant::now() < self.heartbeat_at {
             return Ok(());
         }
-        self.heartbeat_at = Instant::now() + self.heartbeat;
-        match self.client.call(&Heartbeat { state: AgentState::Ready }, CALL_TIMEOUT) {
-            Ok(_) => Ok(()),
-            // The broker has restarted: the value is told to it again too.
+        let before = self.registrations;
+        self.ask(&Heartbeat { state: AgentState::Ready })?;
+        if self.registrations > before {
+            self.publish()?;
+        }
+        Ok(())
+    }
+
+    /// Rules P3 and P4.
+    fn ask<R: Request>(&mut self, request: &R) -> anyhow::Result<Option<R::Reply>> {
+        self.heartbeat_at = Instant::now() + self.heartbeat; // any message is a sign of life
+        let answer = match self.client.call(request, CALL_TIMEOUT) {
             Err(CallError::Refused(failure)) if failure.code == ErrorCode::NotRegistered => {
-                self.register()?;
-                self.publish().map(drop)
+                self.is_away = true; // it was, unseen
+                self.register().and_then(|()| self.client.call(request, CALL_TIMEOUT))
             }
-            Err(error) => bail!("{} is not published any more: {error}", self.path()),
+            other => other,
+        };
+        match answer {
+            Ok(reply) => {
+                if std::mem::replace(&mut self.is_away, false) {
+                    eprintln!("{} is published again", self.path());
+                }
+                Ok(Some(reply))
+            }
+            Err(error @ (CallError::NoBroker { .. } | CallError::Timeout { .. })) => {
+                if !std::mem::replace(&mut self.is_away, true) {
+                    eprintln!("{} waits for the broker: {error}", self.path());
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot publish {}", self.path())),
         }
     }
 
@@ -282,24 +309,27 @@ impl Hosted {
         format!("{}/{}", self.publish.subsystem, self.publish.item)
     }
 
-    fn tell(&self, revision: u64, interval: Option<Duration>) -> io::Result<()> {
+    fn tell(&self, revision: u64, interval: Option<Duration>) {
         let kind = &self.register.subsystems[0].items[0].kind;
         let (value, path) = (values::shown(&self.publish.value, kind), self.path());
         let how = match interval {
-            Some(interval) => format!("{:.6} times a second", 1.0 / interval.as_secs_f64()),
+            Some(interval) => format!("every {}", human_interval(interval)),
             None => "once, and keeps it".to_owned(),
         };
-        let how = how.replace(".000000", "");
-        writeln!(
-            io::stderr(),
-            "publishes {path} = {value} ({}), from seq {revision}, {how}; Ctrl-C ends it",
-            kind.form.as_str()
-        )
+        let form = kind.form.as_str();
+        eprintln!("publishes {path} = {value} ({form}), from seq {revision}, {how}; Ctrl-C ends it");
     }
 
     /// At the end nobody is left to tell that it did not work: the broker notices by itself.
     fn leave(&self) {
         let _ = self.client.call(&Leave {}, CALL_TIMEOUT);
+    }
+}
+
+fn human_interval(interval: Duration) -> String {
+    match interval.as_millis() {
+        0..1000 => format!("{} ms", interval.as_secs_f64() * 1e3),
+        _ => format!("{} s", interval.as_secs_f64()),
     }
 }
 

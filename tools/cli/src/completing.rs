@@ -102,7 +102,7 @@ fn quoted_for_bash(text: &str) -> String {
 
 /// Completes, where a shell asks for it; false where none does. To be called before anything is written.
 pub fn answer() -> bool {
-    let Some(shell) = env::var_os(VARIABLE) else { return false };
+    let Some(shell) = env::var_os(VARIABLE).filter(|shell| !shell.is_empty()) else { return false };
     let given: Vec<OsString> = env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let given: Vec<String> = given.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let output = match shell.to_str() {
@@ -156,7 +156,10 @@ fn value(candidate: &CompletionCandidate) -> String {
 }
 
 fn help(candidate: &CompletionCandidate) -> Option<String> {
-    candidate.get_help()?.to_string().lines().next().map(str::to_owned).filter(|help| !help.is_empty())
+    let text = candidate.get_help()?.to_string();
+    // An agent may say anything of itself; a terminal takes it from here.
+    let help: String = text.lines().next()?.chars().filter(|letter| !letter.is_control()).collect();
+    Some(help).filter(|help| !help.is_empty())
 }
 
 /// Words as bash takes them, without their quotes; the last one is what the cursor is at, perhaps empty.
@@ -207,6 +210,8 @@ fn candidates(words: Vec<String>, index: usize) -> Vec<CompletionCandidate> {
     if !word.starts_with('-') && !stand_alone {
         found.retain(|candidate| !is_option(candidate));
     }
+    let mut offered = BTreeSet::new();
+    found.retain(|candidate| offered.insert(value(candidate))); // `write` is a service, and a command of `submit`
     found
 }
 

@@ -160,6 +160,10 @@ impl Meters {
     }
 }
 
+/// A line that is longer than the screen is cut, or the next figures would not find back to the first line.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
 /// Where the figures appear: at a terminal each second in place of those before.
 struct Screen {
     json: bool,
@@ -186,10 +190,13 @@ impl Screen {
             if self.is_terminal && self.lines_shown > 0 {
                 write!(out, "\x1b[{}A\x1b[J", self.lines_shown)?; // up, and clear what is below
             }
+            let (no_wrap, wrap) = if self.is_terminal { (NO_WRAP, WRAP) } else { ("", "") };
+            write!(out, "{no_wrap}")?;
             drop(out);
             (self.to_table)(&figures).print()?;
             self.lines_shown = figures.len() + 1;
             out = io::stdout().lock();
+            write!(out, "{wrap}")?;
         }
         Ok(out.flush()?)
     }

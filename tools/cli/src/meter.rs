@@ -200,7 +200,7 @@ mod tests {
             meter.message(ms(at), seq, 1);
         }
         let figures = meter.figures(ms(6));
-        assert_eq!((figures.messages, figures.gaps, figures.missed), (7, 2, 2 + u64::MAX - 3));
+        assert_eq!((figures.messages, figures.gaps, figures.missed), (7, 2, 2 + (u64::MAX - 3)));
         let mut after_value = Meter::new(ms(10_000));
         after_value.last_value(5);
         assert_eq!(after_value.figures(ms(9)).messages, 0, "a last value is no message");

@@ -241,7 +241,7 @@ fn wrong_command_line_exits_2_and_says_what_is_wrong() {
         (&["topic", "pub", "x/test/item"], "VALUE"),
         (&["topic", "pub", "x/test/item", "1", "--type", "enum"], "bool, i64, f64"),
         (&["topic", "pub", "x/test/item", "1", "--rate", "0"], "up to 1000 per second"),
-        (&["topic", "hz", "--window", "-1"], "--window"),
+        (&["topic", "hz", "--window", "0"], "--window"),
     ];
     for (args, expected) in cases {
         let output = run(folder.path(), args);

@@ -179,3 +179,14 @@ fn tab_at_a_terminal_completes_a_name() {
     assert!(screen.stdout.contains(&wanted), "{}", screen.stdout);
     assert!(screen.took < PATIENCE, "the script gives up by itself");
 }
+
+#[test]
+fn names_of_keys_are_completed_without_a_broker() {
+    let beamline = Beamline::configured(Detector::Quadrant, "");
+    let shell = Shell { beamline: &beamline };
+    assert_eq!(shell.offers("ecs-cli keys revoke "), [""; 0], "there is no key folder yet");
+    beamline.call(&["keys", "init"]).ok();
+    beamline.call(&["keys", "add", "anna", "--role", "operator"]).ok();
+    assert_eq!(shell.offers("ecs-cli keys revoke "), ["agents", "anna"]);
+    assert_eq!(shell.offers("ecs-cli keys revoke an"), ["anna"]);
+}

@@ -421,6 +421,7 @@ pub fn job_states(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Names of keys: no broker is asked, since they are files.
 pub fn keys(current: &OsStr) -> Vec<CompletionCandidate> {
+    WANTS_NAME.store(true, Ordering::Relaxed);
     let find = || {
         let named = Where::of_line()?.connection.config();
         let beamline = beamline_file::load(&beamline_file::find(named.as_deref())?).ok()?;

@@ -3,7 +3,7 @@
 use crate::support::{Outcome, ecs};
 use std::fs;
 
-const COMMANDS: [&[&str]; 37] = [
+const COMMANDS: [&[&str]; 41] = [
     &[],
     &["up"],
     &["status"],
@@ -24,7 +24,11 @@ const COMMANDS: [&[&str]; 37] = [
     &["call"],
     &["alarms"],
     &["trace"],
+    &["topic", "ls"],
     &["topic", "echo"],
+    &["topic", "hz"],
+    &["topic", "bw"],
+    &["topic", "pub"],
     &["sim", "eiger"],
     &["sim", "replay"],
     &["broker"],
@@ -57,7 +61,8 @@ fn every_command_has_help_and_a_wrong_one_exits_with_2() {
 #[test]
 fn completions_are_printed_for_each_shell() {
     for shell in ["bash", "zsh", "fish"] {
-        assert!(Outcome::of(ecs().args(["completions", shell])).ok().stdout.contains("submit"), "{shell}");
+        let script = Outcome::of(ecs().args(["completions", shell])).ok().stdout;
+        assert!(script.contains("ECS_COMPLETE") && script.contains("ecs-cli"), "{shell}: {script}");
     }
 }
 

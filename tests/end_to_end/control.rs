@@ -42,7 +42,8 @@ impl Handler for Pump {
     }
 }
 
-fn pump(beamline: &Beamline) -> (Agent, Host) {
+/// An agent that hosts a pump with two items, two events, one call and an alarm, and is ready.
+pub fn pump(beamline: &Beamline) -> (Agent, Host) {
     let name = &beamline.name;
     let config = AgentConfig {
         name: format!("{name}/vacuum"),
@@ -118,6 +119,10 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     assert!(vetoed.stderr.contains("looking at the door"), "{}", vetoed.stderr);
     assert!(call(&["event", "call", "vent", "--to", &pump]).ok().stdout.contains("vented"));
     call(&["sync", "nobody_knows_this"]).fails_with(3, "nobody who is here handles");
+    call(&["sync", "can_begine"]).fails_with(3, "the nearest is can_begin");
+    call(&["event", "call", "vent", "--to", &format!("{}/pimp", beamline.name)]).fails_with(3, "the nearest is");
+    assert!(call(&["ls", &format!("{}/pimp", beamline.name)]).ok().stdout.contains("the nearest is"));
+    assert!(call(&["jobs", "--service", "wrote"]).ok().stdout.contains("the nearest is write"));
     assert_eq!(call(&["call", "double", "n=21"]).ok().stdout.trim(), "42.0");
     call(&["call", "double", "n=many"]).fails_with(1, "parameter n is text, not f64");
     call(&["call", "dubble", "n=1"]).fails_with(1, "the nearest is double");

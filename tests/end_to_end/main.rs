@@ -15,6 +15,8 @@
 //! | `leftovers` | however `up` ends: no process, no port, no shared memory is left |
 //! | `telemetry` | the README's Python script, and `topic echo` |
 //! | `security` | keys and roles: who may submit, who may only look, who is not let in; no secret in any log |
+//! | `topics` | topics listed, measured and published at a terminal |
+//! | `completion` | a real bash completes the names of a beamline; zsh and fish by what their functions ask |
 //! | `command_line` | help, JSON, completions, configuration errors |
 //! | `architecture` | which crate may depend on which |
 
@@ -22,6 +24,7 @@
 
 mod architecture;
 mod command_line;
+mod completion;
 mod control;
 mod garbage;
 mod jobs;
@@ -35,3 +38,4 @@ mod security;
 mod slow_writer;
 mod support;
 mod telemetry;
+mod topics;

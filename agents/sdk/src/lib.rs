@@ -82,5 +82,5 @@ pub use host::{Asked, Handler, Host, Params};
 pub use job::{Job, JobEnd, Service};
 pub use link::LinkError;
 pub use stop::Stop;
-pub use subscriber::Subscriber;
+pub use subscriber::{Published, Subscriber};
 pub use watcher::{WatchError, Watcher};

@@ -16,6 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A message as it was published; its payload is not looked at yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    pub topic: String,
+    pub header: PubHeader,
+    /// One encoded value.
+    pub payload: Vec<u8>,
+    /// Length of the three parts together.
+    pub bytes: usize,
+}
+
 /// Listens to all topics that begin with one of some prefixes. It connects and reconnects by itself, and
 /// gets the last value of each topic when it does.
 pub struct Subscriber {
@@ -54,12 +65,27 @@ impl Subscriber {
     /// The next message: topic, header and payload; none if none came within `timeout`. Last values that
     /// the broker repeats for others are skipped.
     pub fn next(&mut self, timeout: Duration) -> Option<(String, PubHeader, Value)> {
+        let message = self.next_as(timeout, |message| Some((decode(&message.payload).ok()?, message)));
+        message.map(|(value, message)| (message.topic, message.header, value))
+    }
+
+    /// As [`Subscriber::next`], without decoding the payload: for who counts messages and does not read them.
+    pub fn next_published(&mut self, timeout: Duration) -> Option<Published> {
+        self.next_as(timeout, |message| Some(((), message))).map(|((), message)| message)
+    }
+
+    /// The next message of which `read` makes something; others are malformed, whatever their sequence says.
+    fn next_as<T>(
+        &mut self,
+        timeout: Duration,
+        read: impl Fn(Published) -> Option<(T, Published)>,
+    ) -> Option<(T, Published)> {
         let deadline = Instant::now() + timeout;
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            match self.feed.next(rest).map(|parts| read(&parts)) {
-                Some(Some(message)) if self.is_repeat(&message.0, &message.1) => {}
-                Some(Some(message)) => return Some(message),
+            match self.feed.next(rest).map(|parts| published(parts).and_then(&read)) {
+                Some(Some((_, message))) if self.is_repeat(&message.topic, &message.header) => {}
+                Some(message @ Some(_)) => return message,
                 Some(None) => self.malformed += 1,
                 None if rest.is_zero() => return None,
                 None => {}
@@ -88,9 +114,9 @@ impl Subscriber {
     }
 }
 
-fn read(parts: &[Vec<u8>]) -> Option<(String, PubHeader, Value)> {
-    let [topic, header, payload] = parts else { return None };
-    let topic = String::from_utf8(topic.clone()).ok()?;
-    let header = decode(header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
-    Some((topic, header, decode(payload).ok()?))
+fn published(parts: Vec<Vec<u8>>) -> Option<Published> {
+    let [topic, header, payload] = <[Vec<u8>; 3]>::try_from(parts).ok()?;
+    let bytes = topic.len() + header.len() + payload.len();
+    let header = decode(&header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
+    Some(Published { topic: String::from_utf8(topic).ok()?, header, payload, bytes })
 }

@@ -1,10 +1,13 @@
 //! What `call`, `event call` and `sync` share: parameters, patience, and the words that come before the answer.
 
 use crate::{
-    connection::Connection,
+    completing,
+    connection::{CALL_TIMEOUT, Connection},
+    registered::{Registered, near},
     values::{parse_params, shown},
 };
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
     envelope::{Notice, Request, decode},
     exchange::{Feedback, Params},
@@ -15,6 +18,7 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 pub struct Asking {
     /// KEY=VALUE, or @FILE with a JSON object
+    #[arg(add = ArgValueCompleter::new(completing::parameters))]
     params: Vec<String>,
     /// How long to wait for the last answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = crate::options::seconds)]
@@ -34,6 +38,17 @@ impl Asking {
     /// A parameter is none.
     pub fn params(&self) -> anyhow::Result<Params> {
         parse_params(&self.params)
+    }
+
+    /// What to say of an event that nobody handles: the nearest that somebody does.
+    pub fn near_event(&self, event: &str) -> String {
+        let events = || {
+            let client = self.connection.client().ok()?;
+            Registered::new(&client, CALL_TIMEOUT).events().ok()
+        };
+        let known = events().unwrap_or_default();
+        let near = near(event, known.iter().map(|handled| handled.name.as_str()));
+        if near.is_empty() { "; `ecs-cli show SUBSYSTEM` lists what each handles".to_owned() } else { near }
     }
 
     /// Asks; feedback goes to stderr as it comes.

@@ -77,7 +77,7 @@ pub enum Command {
     Alarms(alarms::Alarms),
     /// Show which message led to which
     Trace(trace::Trace),
-    /// Watch what agents publish
+    /// List, watch and measure what is published
     Topic(topic::Topic),
     /// Draw an image of a file as PNG
     Picture(picture::Picture),
@@ -91,7 +91,7 @@ pub enum Command {
     Keys(keys::Keys),
     /// Measure, each figure with its baseline
     Bench(bench::Bench),
-    /// Print a completion script for a shell
+    /// Print what makes a shell complete commands and names
     Completions(completions::Completions),
 }
 

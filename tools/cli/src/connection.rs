@@ -22,6 +22,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The beamline's file, where one is named.
+    pub fn config(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// The broker's endpoints: what `--broker` says, else what the file says, else the defaults. From here on
     /// this process connects with its key, if it has one.
     ///

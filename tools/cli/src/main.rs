@@ -7,15 +7,18 @@ mod asking;
 mod beamline_file;
 mod cli;
 mod commands;
+mod completing;
 mod connection;
 mod exit;
 mod human;
 mod identity;
 mod logging;
+mod meter;
 mod options;
 mod params;
 mod picture;
 mod progress;
+mod registered;
 mod report;
 mod table;
 mod times;
@@ -29,6 +32,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if completing::answer() {
+        return ExitCode::SUCCESS;
+    }
     let cli = cli::Cli::parse();
     logging::install(&cli.logging, &cli.command.process_name());
     let is_service = cli.command.is_service();

@@ -87,13 +87,16 @@ impl Table {
 fn line(cells: &[Cell], widths: &[usize], in_colour: bool) -> String {
     let mut line = String::new();
     for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let is_last = index + 1 == cells.len();
+        let is_last = cells[index + 1..].iter().all(|rest| rest.text.is_empty());
         let gap = if is_last { 0 } else { width + 2 - cell.text.chars().count() };
         let (colour, plain) = match in_colour && cell.mood != Mood::Plain {
             true => (cell.mood.escape(), "\x1b[0m"),
             false => ("", ""),
         };
-        line += &format!("{colour}{}{plain}{:gap$}", cell.text, "");
+        // What is empty up to the end of the line takes no room.
+        if cells[index..].iter().any(|rest| !rest.text.is_empty()) {
+            line += &format!("{colour}{}{plain}{:gap$}", cell.text, "");
+        }
     }
     line
 }
@@ -114,5 +117,15 @@ mod tests {
         };
         assert_eq!(print(false), "name        state\nx01/writer  ready\nü           gone\n");
         assert_eq!(print(true), print(false).replace("ready", "\x1b[32mready\x1b[0m"));
+    }
+
+    #[test]
+    fn lines_end_with_their_last_word() {
+        let mut table = Table::new(["name", "", ""]);
+        table.row(["a".into(), "".into(), "help".into()]);
+        table.row(["b".into(), "".into(), "".into()]);
+        let mut out = Vec::new();
+        table.write(&mut out, false).expect("writes to memory");
+        assert_eq!(String::from_utf8(out).expect("text"), "name\na       help\nb\n");
     }
 }

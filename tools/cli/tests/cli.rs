@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 26] = [
         &[],
         &["up"],
         &["status"],
@@ -195,7 +195,11 @@ fn every_command_has_help_with_examples() {
         &["hold"],
         &["release"],
         &["move"],
+        &["topic", "ls"],
         &["topic", "echo"],
+        &["topic", "hz"],
+        &["topic", "bw"],
+        &["topic", "pub"],
         &["picture"],
         &["sim", "eiger"],
         &["sim", "replay"],
@@ -221,7 +225,7 @@ fn every_command_has_help_with_examples() {
 #[test]
 fn wrong_command_line_exits_2_and_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["submit"], "SERVICE"),
         (&["submit", "reduce", "--timeout", "3"], "--wait"),
         (&["move", "7"], "--priority"),
@@ -234,6 +238,10 @@ fn wrong_command_line_exits_2_and_says_what_is_wrong() {
         (&["submit", "write", "--output", "x.h5", "--images", "0"], "--images"),
         (&["submit", "write", "--output", "x.h5", "--images", "1", "--metadata", "x"], "KEY=VALUE"),
         (&["job", "seven"], "seven"),
+        (&["topic", "pub", "x/test/item"], "VALUE"),
+        (&["topic", "pub", "x/test/item", "1", "--type", "enum"], "bool, i64, f64"),
+        (&["topic", "pub", "x/test/item", "1", "--rate", "0"], "up to 1000 per second"),
+        (&["topic", "hz", "--window", "0"], "--window"),
     ];
     for (args, expected) in cases {
         let output = run(folder.path(), args);
@@ -246,7 +254,7 @@ fn wrong_command_line_exits_2_and_says_what_is_wrong() {
 fn without_a_broker_every_call_fails_within_two_seconds_and_names_the_endpoint() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = format!("tcp://127.0.0.1:{}", free_tcp_ports());
-    let calls: [&[&str]; 11] = [
+    let calls: [&[&str]; 14] = [
         &["hold", "1"],
         &["release", "1"],
         &["move", "1", "--priority", "-5"],
@@ -257,6 +265,9 @@ fn without_a_broker_every_call_fails_within_two_seconds_and_names_the_endpoint()
         &["job", "1"],
         &["cancel", "1"],
         &["topic", "echo", "x/"],
+        &["topic", "ls"],
+        &["topic", "hz", "x/"],
+        &["topic", "pub", "x/test/item", "1"],
         &["submit", "write", "--output", "x.h5", "--images", "1", "--wait"],
     ];
     for call in calls {
@@ -289,11 +300,11 @@ fn completions_are_printed_for_each_shell_and_a_reader_that_goes_away_is_no_erro
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let output = run(folder.path(), &["completions", shell]);
-        assert!(output.status.success() && stdout(&output).contains("submit"), "{shell}");
+        assert!(output.status.success() && stdout(&output).contains("ECS_COMPLETE"), "{shell}");
     }
     let mut child =
         ecs_cli(folder.path(), &["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take()); // the script is far longer than what a pipe takes in
+    drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
 }

@@ -1,7 +1,8 @@
 //! `ecs-cli call`: have a worker do something, and print its answer.
 
-use crate::{asking::Asking, exit::Exit, report, values::shown};
+use crate::{asking::Asking, completing, exit::Exit, report, values::shown};
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{exchange::DoCall, value_type::ValueType};
 use std::io::Write;
 
@@ -15,6 +16,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Call {
     /// Name of the call, whoever answers it
+    #[arg(add = ArgValueCompleter::new(completing::calls))]
     call: String,
     #[command(flatten)]
     asking: Asking,

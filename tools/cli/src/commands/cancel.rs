@@ -1,7 +1,8 @@
 //! `ecs-cli cancel`: ask for a job's end.
 
-use crate::{connection::Connection, exit::Exit, report};
+use crate::{completing, connection::Connection, exit::Exit, report};
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::job::{CancelJob, JobId};
 use std::io::Write;
 
@@ -16,6 +17,7 @@ A write that is cancelled keeps the images that it has; `ecs-cli job 7` shows it
 #[command(after_help = EXAMPLES)]
 pub struct Cancel {
     /// Number of the job
+    #[arg(add = ArgValueCompleter::new(completing::open_jobs))]
     id: u64,
     /// Print the job as JSON
     #[arg(long)]

@@ -2,19 +2,25 @@
 
 use crate::{
     asking::Asking,
-    connection::{Connection, call},
+    completing,
+    connection::{CALL_TIMEOUT, Connection},
     exit::Exit,
+    human,
+    registered::{Registered, near, what},
     report,
     table::{Cell, Mood, Table},
     values::shown,
 };
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
+    error_code::Failure,
     exchange::{CallEvent, EventResults, TargetEnd},
-    registry::GetStatus,
+    telemetry::PubHeader,
+    value::Value,
     value_type::ValueType,
 };
-use ecs_sdk::Subscriber;
+use ecs_sdk::{Client, Subscriber};
 use serde_json::json;
 use std::{
     io::{self, Write},
@@ -56,9 +62,10 @@ enum Action {
 #[derive(Debug, Args)]
 struct EventCall {
     /// Name of the event
+    #[arg(add = ArgValueCompleter::new(completing::events))]
     event: String,
     /// Only these subsystems; all that handle the event otherwise
-    #[arg(long = "to", value_name = "SUBSYSTEM")]
+    #[arg(long = "to", value_name = "SUBSYSTEM", add = ArgValueCompleter::new(completing::subsystems))]
     targets: Vec<String>,
     #[command(flatten)]
     asking: Asking,
@@ -69,6 +76,7 @@ struct EventCall {
 #[command(after_help = SYNC_EXAMPLES)]
 pub struct Sync {
     /// Name of the event that they wait for
+    #[arg(add = ArgValueCompleter::new(completing::events))]
     event: String,
     #[command(flatten)]
     asking: Asking,
@@ -77,7 +85,7 @@ pub struct Sync {
 #[derive(Debug, Args)]
 struct EventWatch {
     /// Only subsystems whose names begin so
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = ArgValueCompleter::new(completing::subsystems))]
     prefix: String,
     /// One JSON object a line
     #[arg(long)]
@@ -108,7 +116,7 @@ fn ask(asking: &Asking, event: String, targets: Vec<String>) -> anyhow::Result<E
     if asking.json {
         report::print_json(&results)?;
     } else if results.results.is_empty() {
-        writeln!(io::stdout(), "nobody who is here handles the event {event}")?;
+        writeln!(io::stdout(), "nobody who is here handles the event {event}{}", asking.near_event(&event))?;
     } else {
         table(&results).print()?;
     }
@@ -125,8 +133,9 @@ fn table(results: &EventResults) -> Table {
             _ => Mood::Bad,
         };
         let answer = match &result.reason {
+            Some(Failure { message, hint: Some(hint), .. }) => format!("{message}: {hint}"),
             Some(reason) => reason.message.clone(),
-            None if result.value == ecs_schemas::value::Value::Null => String::new(),
+            None if result.value == Value::Null => String::new(),
             None => shown(&result.value, &ValueType::default()),
         };
         table.row([result.target.clone().into(), Cell::new(result.end.as_str(), mood), answer.into()]);
@@ -136,26 +145,39 @@ fn table(results: &EventResults) -> Table {
 
 impl EventWatch {
     fn run(self) -> anyhow::Result<Exit> {
-        call(&self.connection.client()?, &GetStatus {})?;
+        let client = self.connection.client()?;
+        tell_unknown(&client, &self.prefix)?;
         let endpoint = self.connection.endpoints()?.publish_endpoint;
         let mut subscriber = Subscriber::new(&endpoint, [&self.prefix])?;
         loop {
             let Some((topic, header, ended)) = subscriber.next(TURN) else { continue };
-            if !topic.contains("/event/") {
-                continue;
+            if what::of(&topic) == what::EVENT {
+                self.print(&topic, &header, &ended)?;
             }
-            let mut out = io::stdout().lock();
-            match self.json {
-                true => writeln!(out, "{}", json!({"topic": topic, "time_ns": header.time_ns, "ended": ended}))?,
-                false => {
-                    let text = |name: &str| ended.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-                    let reason = ended.get("reason").and_then(|reason| reason.get("message"));
-                    let reason = reason.and_then(|message| message.as_str()).unwrap_or_default();
-                    let clock = crate::human::clock(header.time_ns);
-                    writeln!(out, "{clock} {topic} {} {reason} (asked by {})", text("end"), text("by"))?;
-                }
-            }
-            out.flush()?;
         }
     }
+
+    fn print(&self, topic: &str, header: &PubHeader, ended: &Value) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", json!({"topic": topic, "time_ns": header.time_ns, "ended": ended}))?;
+        } else {
+            let text = |name: &str| ended.get(name).and_then(|value| value.as_str()).unwrap_or_default();
+            let reason = ended.get("reason").and_then(|reason| reason.get("message"));
+            let reason = reason.and_then(|message| message.as_str()).map(|why| format!(": {why}")).unwrap_or_default();
+            let clock = human::clock(header.time_ns);
+            writeln!(out, "{clock} {topic} {}{reason} (asked by {})", text("end"), text("by"))?;
+        }
+        out.flush()
+    }
+}
+
+/// Says on stderr that no subsystem begins so, since what never comes does not say it.
+fn tell_unknown(client: &Client, prefix: &str) -> anyhow::Result<()> {
+    let all = Registered::new(client, CALL_TIMEOUT).subsystems("")?;
+    if !all.iter().any(|its| its.name.starts_with(prefix) || prefix.starts_with(&format!("{}/", its.name))) {
+        let near = near(prefix, all.iter().map(|its| its.name.as_str()));
+        eprintln!("no subsystem begins with {prefix:?}{near}; `ecs-cli ls` lists all");
+    }
+    Ok(())
 }

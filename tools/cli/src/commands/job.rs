@@ -1,6 +1,7 @@
 //! `ecs-cli job`: all that is known of one job.
 
 use crate::{
+    completing,
     connection::{Connection, call},
     exit::Exit,
     progress,
@@ -8,6 +9,7 @@ use crate::{
     report,
 };
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::job::{GetJob, JobId};
 
 const EXAMPLES: &str = "\
@@ -24,6 +26,7 @@ With --wait-all that is said of the job, of all jobs that follow it, and of thos
 #[command(after_help = EXAMPLES)]
 pub struct Job {
     /// Number of the job
+    #[arg(add = ArgValueCompleter::new(completing::all_jobs))]
     id: u64,
     #[command(flatten)]
     waiting: Waiting,

@@ -1,12 +1,16 @@
 //! `ecs-cli jobs`: the newest jobs, or those that are looked for.
 
 use crate::{
-    connection::{Connection, call},
+    completing,
+    connection::{CALL_TIMEOUT, Connection, call},
     exit::Exit,
-    human, report, times,
+    human,
+    registered::{Registered, near},
+    report, times,
 };
 use anyhow::anyhow;
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::job::{JobList, JobState, LIST_MAX, ListJobs};
 use ecs_sdk::{CallError, Client};
 use std::io::Write;
@@ -25,10 +29,10 @@ A text is looked for in the key, the parameters, the reason and the agent's name
 #[command(after_help = EXAMPLES)]
 pub struct Jobs {
     /// In this state; may be repeated
-    #[arg(long, value_name = "STATE", value_parser = state)]
+    #[arg(long, value_name = "STATE", value_parser = state, add = ArgValueCompleter::new(completing::job_states))]
     state: Vec<JobState>,
     /// Of this service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(completing::services))]
     service: Option<String>,
     /// Submitted at this time or later: RFC 3339, or an age such as 10m, 2h, 1d
     #[arg(long, value_name = "TIME", value_parser = time_ns)]
@@ -53,17 +57,29 @@ impl Jobs {
     pub fn run(self) -> anyhow::Result<Exit> {
         let query = self.query();
         let is_any = ListJobs { limit: self.limit, ..ListJobs::default() } == query;
-        let list = collect(&self.connection.client()?, query)?;
+        let client = self.connection.client()?;
+        let list = collect(&client, query)?;
         if self.json {
             report::print_json(&list)?;
         } else if list.jobs.is_empty() && is_any {
             writeln!(std::io::stdout(), "no jobs; submit one with: ecs-cli submit write --output FILE --images N")?;
         } else if list.jobs.is_empty() {
-            writeln!(std::io::stdout(), "no such jobs")?;
+            writeln!(std::io::stdout(), "no such jobs{}", self.near_service(&client))?;
         } else {
             report::table(&list.jobs).print()?;
         }
         Ok(Exit::Ok)
+    }
+
+    /// What to say where there is no job of a service: of which one there may be.
+    fn near_service(&self, client: &Client) -> String {
+        let Some(service) = &self.service else { return String::new() };
+        let agents = Registered::new(client, CALL_TIMEOUT).status().map(|status| status.agents).unwrap_or_default();
+        let offers: Vec<&str> = agents.iter().flat_map(|its| &its.services).map(|offer| offer.name.as_str()).collect();
+        match offers.contains(&service.as_str()) {
+            true => String::new(),
+            false => format!("; nobody offers {service:?} now{}", near(service, offers.into_iter())),
+        }
     }
 
     fn query(&self) -> ListJobs {

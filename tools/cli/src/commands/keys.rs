@@ -1,13 +1,14 @@
 //! `ecs-cli keys`: who may connect to a beamline's broker, and for what.
 
 use crate::{
-    beamline_file,
+    beamline_file, completing,
     exit::Exit,
     report,
     table::{Cell, Mood, Table},
 };
 use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
 use ecs_broker::keys::{AGENTS, KeyFolder, KeysError};
 use ecs_schemas::{
     beamline::Beamline,
@@ -78,6 +79,7 @@ struct List {
 #[derive(Debug, Args)]
 struct Revoke {
     /// As `ecs-cli keys list` shows it
+    #[arg(add = ArgValueCompleter::new(completing::keys))]
     name: String,
 }
 

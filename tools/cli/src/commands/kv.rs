@@ -2,20 +2,26 @@
 
 use crate::{
     commands::show::flags,
-    connection::Connection,
+    completing,
+    connection::{CALL_TIMEOUT, Connection},
     exit::Exit,
-    human, report,
+    human,
+    registered::{Registered, near},
+    report,
     table::Table,
     values::{parse, shown, shown_reading, shown_type, split_path},
 };
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
-    kv::{Get, Item, ListItems, Reading, Set},
+    kv::{Get, Item, ListItems, ListedItem, Reading, Set},
     subsystem::GetSubsystem,
+    value_type::ValueType,
 };
 use ecs_sdk::{Client, Watcher};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     time::Duration,
 };
@@ -52,6 +58,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct GetItem {
     /// SUBSYSTEM/ITEM
+    #[arg(add = ArgValueCompleter::new(completing::readable_items))]
     path: String,
     /// Print value, revision and time as JSON
     #[arg(long)]
@@ -66,8 +73,10 @@ struct GetItem {
 #[derive(Debug, Args)]
 struct SetItem {
     /// SUBSYSTEM/ITEM
+    #[arg(add = ArgValueCompleter::new(completing::writable_items))]
     path: String,
     /// Text for items that are text, JSON for all others
+    #[arg(add = ArgValueCompleter::new(completing::values_of_item))]
     value: String,
     /// Only if the item is still at this revision, which `kv get --json` shows
     #[arg(long, value_name = "N")]
@@ -85,7 +94,7 @@ struct SetItem {
 #[derive(Debug, Args)]
 struct WatchItems {
     /// SUBSYSTEM/ITEM each; they need not be there yet
-    #[arg(required = true)]
+    #[arg(required = true, add = ArgValueCompleter::new(completing::published_items))]
     paths: Vec<String>,
     /// At most so many updates per second of each item, the newest
     #[arg(long, value_name = "HZ")]
@@ -100,7 +109,7 @@ struct WatchItems {
 #[derive(Debug, Args)]
 struct LsItems {
     /// Only items whose SUBSYSTEM/ITEM begins so
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = ArgValueCompleter::new(completing::all_items))]
     prefix: String,
     /// Print them as JSON
     #[arg(long)]
@@ -162,7 +171,9 @@ impl WatchItems {
     fn run(self) -> anyhow::Result<Exit> {
         self.paths.iter().try_for_each(|path| split_path(path).map(drop))?;
         let client = self.connection.client()?;
-        crate::connection::call(&client, &ListItems { prefix: self.paths[0].clone() })?; // is there a broker?
+        let items = Registered::new(&client, CALL_TIMEOUT).items("")?.items; // and whether there is a broker
+        tell_unknown(&items, &self.paths);
+        let kinds: BTreeMap<String, ValueType> = items.iter().map(|its| (path(its), its.item.kind.clone())).collect();
         let endpoint = self.connection.endpoints()?.request_endpoint;
         let mut watcher = Watcher::new(&endpoint, self.paths, self.hz)?;
         loop {
@@ -172,23 +183,41 @@ impl WatchItems {
                 writeln!(out, "{}", json!(update))?;
             } else {
                 let missed = if update.missed > 0 { format!("  (missed {})", update.missed) } else { String::new() };
-                let shown = shown(&update.value, &ecs_schemas::value_type::ValueType::default());
-                writeln!(out, "{} {}/{} {shown}{missed}", human::clock(update.time_ns), update.subsystem, update.item)?;
+                let path = format!("{}/{}", update.subsystem, update.item);
+                let shown = shown(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
+                writeln!(out, "{} {path} {shown}{missed}", human::clock(update.time_ns))?;
             }
             out.flush()?;
         }
     }
 }
 
+fn path(its: &ListedItem) -> String {
+    format!("{}/{}", its.subsystem, its.item.name)
+}
+
+/// Says on stderr which items are not there yet: a slip of the finger would wait for ever.
+fn tell_unknown(items: &[ListedItem], paths: &[String]) {
+    let known: Vec<String> = items.iter().map(path).collect();
+    for path in paths.iter().filter(|path| !known.contains(path)) {
+        eprintln!("{path} is not there yet{}", near(path, known.iter().map(String::as_str)));
+    }
+    for silent in items.iter().filter(|its| !its.item.published).map(path).filter(|path| paths.contains(path)) {
+        eprintln!("{silent} is not published, so that no change is told; `ecs-cli kv get` asks its owner");
+    }
+}
+
 impl LsItems {
     fn run(self) -> anyhow::Result<Exit> {
-        let list = self.connection.call(&ListItems { prefix: self.prefix })?;
+        let prefix = self.prefix;
+        let list = self.connection.call(&ListItems { prefix: prefix.clone() })?;
         if self.json {
             report::print_json(&list)?;
             return Ok(Exit::Ok);
         }
         if list.items.is_empty() {
-            writeln!(io::stdout(), "no items; `ecs-cli ls` lists the subsystems")?;
+            let which = if prefix.is_empty() { String::new() } else { format!(" begin with {prefix:?}") };
+            writeln!(io::stdout(), "no items{which}; `ecs-cli ls` lists the subsystems")?;
             return Ok(Exit::Ok);
         }
         let mut table = Table::new(["item", "value", "type", "", "age", ""]);

@@ -1,12 +1,16 @@
 //! `ecs-cli ls`: the subsystems.
 
 use crate::{
+    completing,
     connection::Connection,
     exit::Exit,
-    human, report,
+    human,
+    registered::near,
+    report,
     table::{Cell, Mood, Table},
 };
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
     registry::AgentState,
     subsystem::{ListSubsystems, Listed},
@@ -23,7 +27,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Ls {
     /// Only names that begin so
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = ArgValueCompleter::new(completing::subsystems))]
     prefix: String,
     /// Print them as JSON
     #[arg(long)]
@@ -38,12 +42,27 @@ impl Ls {
         if self.json {
             report::print_json(&list)?;
         } else if list.subsystems.is_empty() {
-            let which = if self.prefix.is_empty() { String::new() } else { format!(" begins with {:?}", self.prefix) };
+            let which = self.which_not();
             writeln!(std::io::stdout(), "no subsystem{which}; agents bring them: see `ecs-cli status`")?;
         } else {
             table(&list.subsystems).print()?;
         }
         Ok(Exit::Ok)
+    }
+}
+
+impl Ls {
+    /// That none begins so, and which one is near.
+    fn which_not(&self) -> String {
+        let all = self
+            .connection
+            .call(&ListSubsystems { prefix: String::new() })
+            .map(|list| list.subsystems)
+            .unwrap_or_default();
+        match self.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!(" begins with {prefix:?}{}", near(prefix, all.iter().map(|its| its.name.as_str()))),
+        }
     }
 }
 

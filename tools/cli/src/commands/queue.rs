@@ -1,7 +1,8 @@
 //! `ecs-cli hold`, `release` and `move`: who is next.
 
-use crate::{connection::Connection, exit::Exit, report};
+use crate::{completing, connection::Connection, exit::Exit, report};
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::job::{HoldJob, JobId, JobRecord, MoveJob, ReleaseJob};
 use std::io::Write;
 
@@ -26,11 +27,9 @@ Examples:
 
 Higher priorities go first; jobs are submitted with 0. Before another job means with its priority.";
 
-/// A job, and how its record is printed.
+/// How the job's record is printed, and whom to ask.
 #[derive(Debug, Args)]
 struct Target {
-    /// Number of the job
-    id: u64,
     /// Print the job as JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +40,9 @@ struct Target {
 #[derive(Debug, Args)]
 #[command(after_help = HOLD_EXAMPLES)]
 pub struct Hold {
+    /// Number of the job
+    #[arg(add = ArgValueCompleter::new(completing::waiting_jobs))]
+    id: u64,
     #[command(flatten)]
     target: Target,
 }
@@ -48,6 +50,9 @@ pub struct Hold {
 #[derive(Debug, Args)]
 #[command(after_help = RELEASE_EXAMPLES)]
 pub struct Release {
+    /// Number of the job
+    #[arg(add = ArgValueCompleter::new(completing::held_jobs))]
+    id: u64,
     #[command(flatten)]
     target: Target,
 }
@@ -55,6 +60,9 @@ pub struct Release {
 #[derive(Debug, Args)]
 #[command(after_help = MOVE_EXAMPLES)]
 pub struct Move {
+    /// Number of the job
+    #[arg(add = ArgValueCompleter::new(completing::queued_jobs))]
+    id: u64,
     #[command(flatten)]
     place: Place, // first: what follows `target` would be listed under its last heading
     #[command(flatten)]
@@ -68,27 +76,27 @@ struct Place {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i32>,
     /// Directly before this job of the same service
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = ArgValueCompleter::new(completing::queued_jobs))]
     before: Option<u64>,
 }
 
 impl Hold {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let job = self.target.connection.call(&HoldJob { id: JobId(self.target.id) })?;
+        let job = self.target.connection.call(&HoldJob { id: JobId(self.id) })?;
         self.target.print(&job)
     }
 }
 
 impl Release {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let job = self.target.connection.call(&ReleaseJob { id: JobId(self.target.id) })?;
+        let job = self.target.connection.call(&ReleaseJob { id: JobId(self.id) })?;
         self.target.print(&job)
     }
 }
 
 impl Move {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let id = JobId(self.target.id);
+        let id = JobId(self.id);
         let order = MoveJob { id, priority: self.place.priority, before: self.place.before.map(JobId) };
         let job = self.target.connection.call(&order)?;
         self.target.print(&job)

@@ -2,6 +2,7 @@
 
 use crate::{
     commands::{alarms, ls},
+    completing,
     connection::Connection,
     exit::Exit,
     human, report,
@@ -9,6 +10,7 @@ use crate::{
     values::{shown_reading, shown_type},
 };
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
     alarm::RaisedAlarm,
     kv::{Item, ItemList, ListItems},
@@ -25,6 +27,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Show {
     /// Name or UUID of a subsystem
+    #[arg(add = ArgValueCompleter::new(completing::subsystems))]
     name: String,
     /// Print it as JSON
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `ecs-cli status`: who is there, how they are, and where images are lost.
 
 use crate::{
+    commands::topic,
     connection::{Connection, call},
     exit::Exit,
     human, report,
@@ -52,7 +53,7 @@ impl Status {
         if self.json {
             report::print_json(&answer)?;
         } else {
-            print(&answer)?;
+            print(&lasting(answer.clone()))?;
         }
         let is_late = self.wait.is_some() && !answer.ready;
         Ok(if is_late { Exit::Error } else { Exit::Ok })
@@ -72,17 +73,24 @@ fn wait_until_ready(client: &Client, seconds: f64) -> Result<Answer, CallError> 
     }
 }
 
+/// Without those that were there only for the time: a value that somebody published by hand.
+fn lasting(mut answer: Answer) -> Answer {
+    answer.agents.retain(|agent| agent.kind != topic::PUBLISHER_KIND || agent.state != AgentState::Gone);
+    answer
+}
+
 fn print(answer: &Answer) -> io::Result<()> {
     let broker = &answer.broker;
     let uptime = human::between(broker.started_ns, broker.now_ns);
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "beamline {}: broker {} (process {}) up {uptime}, {} jobs open, {} messages in, {} malformed, {} undeliverable",
+        "beamline {}: broker {} (process {}) up {uptime}, {} {} open, {} messages in, {} malformed, {} undeliverable",
         broker.beamline,
         broker.version,
         broker.pid,
         broker.jobs_open,
+        if broker.jobs_open == 1 { "job" } else { "jobs" },
         broker.received,
         broker.malformed,
         broker.undeliverable,

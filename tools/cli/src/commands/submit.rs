@@ -1,6 +1,7 @@
 //! `ecs-cli submit`: ask a service to do something.
 
 use crate::{
+    completing,
     connection::{Connection, call},
     exit::Exit,
     human, params, progress,
@@ -9,6 +10,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
 use ecs_schemas::{
     job::{self, JobRecord},
     value::Value,
@@ -45,10 +47,10 @@ pub struct Submit {
     #[command(subcommand)]
     known: Option<Known>,
     /// The service; one that nobody offers is refused with those that there are
-    #[arg(required = true)]
+    #[arg(required = true, add = ArgValueCompleter::new(completing::services))]
     service: Option<String>,
     /// Parameters
-    #[arg(value_name = "KEY=VALUE|@FILE.json")]
+    #[arg(value_name = "KEY=VALUE|@FILE.json", add = ArgValueCompleter::new(completing::files_of_parameters))]
     params: Vec<String>,
     /// With --wait: give up waiting after this long; the job goes on
     #[arg(long, value_name = "SECONDS", value_parser = seconds_ms, requires = "wait")]

@@ -1,4 +1,4 @@
-//! Who hosts what: rules S1 to S3, D1, D2 and D4, and every limit of descriptions.
+//! Who hosts what: rules S1 to S3, D1, D2, D4 and D5, and every limit of descriptions.
 
 use crate::world::{SECOND_NS, TIMEOUT_S, World, code, handled, item, register, session, subsystem};
 use ecs_broker::{
@@ -8,8 +8,8 @@ use ecs_broker::{
 use ecs_schemas::{
     envelope::decode,
     error_code::ErrorCode,
-    kv::{ListItems, Restored},
-    registry::{AgentState, Leave, Register},
+    kv::{Item, ListItems, Restored},
+    registry::{AgentState, Heartbeat, Leave, Register},
     subsystem::{Describe, Description, GetSubsystem, HELP_BYTES_MAX, ListSubsystems, Listed, Remove, SubsystemStatus},
     value::Value,
     value_type::{Form, ValueType},
@@ -174,6 +174,27 @@ fn what_an_agent_does_not_bring_any_more_and_what_it_removes_is_forgotten() {
     world.ask("p", &remove(PUMP)).unwrap();
     assert_eq!(world.on_topic("x01/pump/description").last().unwrap().1, Value::Null, "its end is told");
     assert_eq!(code(world.ask("c", &GetSubsystem { name: UUID.to_owned() })), ErrorCode::NoSuchSubsystem);
+}
+
+/// An agent starts again and describes its pump after its registration, as an SDK does whose user is slow.
+#[test]
+fn what_an_agent_describes_before_it_is_ready_keeps_its_values_and_the_rest_is_forgotten_then() {
+    let mut world = World::new();
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem("x01/pump") };
+    world.host("p", "x01/pumps", 1, &[kept.clone(), subsystem("x01/valve")]);
+    world.publish("p", (PUMP, "speed"), 5).unwrap();
+    world.pass(TIMEOUT_S, &[]);
+    let starting = Register { state: AgentState::Starting, ..register("x01/pumps", 2, &[]) };
+    world.ask("q", &starting).unwrap();
+    world.batch(&[Input::Tick]);
+    world.restart_broker(); // also on the disk they are still there
+    world.ask("q", &starting).unwrap();
+    assert_eq!(names(&mut world, ""), ["x01/pump", "x01/pumps", "x01/valve"]);
+    let described = world.ask("q", &Describe { description: kept }).unwrap();
+    assert_eq!(described.restored.iter().map(|its| &its.value).collect::<Vec<_>>(), [&Value::from(5)]);
+    world.ask("q", &Heartbeat { state: AgentState::Ready }).unwrap();
+    assert_eq!(names(&mut world, ""), ["x01/pump", "x01/pumps"]);
+    assert_eq!(world.get((PUMP, "speed")).unwrap().value, 5.into());
 }
 
 #[test]

@@ -252,7 +252,9 @@ impl<'a> Processes<'a> {
 impl Drop for Processes<'_> {
     fn drop(&mut self) {
         let all: Vec<Target> = self.running.keys().copied().collect();
-        all.into_iter().for_each(|target| drop(self.end(target, libc::SIGKILL)));
+        for target in all {
+            self.end(target, libc::SIGKILL);
+        }
     }
 }
 

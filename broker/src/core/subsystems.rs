@@ -116,6 +116,8 @@ pub struct Subsystems {
     values_bytes: usize,
     /// Values of items with `persist` before this batch (D3).
     undo: BTreeMap<ItemPath, Option<Kept>>,
+    /// Items whose newest value the disk did not take: their owners tell it again.
+    not_kept: BTreeSet<ItemPath>,
 }
 
 impl Subsystems {
@@ -344,6 +346,7 @@ impl Subsystems {
             self.values_bytes -= self.unclaimed.remove(&path).map_or(0, |kept| kept.bytes);
         }
         self.undo.retain(|(of, _), _| of != name); // what comes after it under this name begins anew
+        self.not_kept.retain(|(of, _)| of != name);
         self.names_by_uuid.remove(&uuid_of(&subsystem.description));
         self.changed.insert(name.to_owned());
         self.unstored.insert(name.to_owned());
@@ -476,7 +479,21 @@ impl Subsystems {
     }
 
     pub fn commit(&mut self) {
-        self.undo.clear();
+        let kept = std::mem::take(&mut self.undo);
+        self.not_kept.retain(|path| !kept.contains_key(path));
+    }
+
+    /// The revision of an item that its owner has set as it was asked; 0 if it has none.
+    ///
+    /// # Errors
+    /// `store_failed`: the item has `persist`, and the disk did not take the value (K4).
+    pub fn written(&self, path: &ItemPath) -> Result<u64, Failure> {
+        if self.not_kept.contains(path) {
+            let message = format!("{} has taken the value of {}, and the broker's disk has not", path.0, path.1);
+            return Err(Failure::new(ErrorCode::StoreFailed, message)
+                .with_hint("free space on the disk of the beamline's state folder; the owner tells it again"));
+        }
+        Ok(self.reading(&path.0, &path.1).map_or(0, |reading| reading.revision))
     }
 
     /// Back to before the batch.
@@ -485,6 +502,7 @@ impl Subsystems {
         self.published.retain(|value| !undo.contains_key(&value.path));
         for (path, before) in undo {
             let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
+            self.not_kept.insert(path.clone());
             let undone = subsystem.values.remove(&path.1).or_else(|| self.unclaimed.remove(&path));
             self.values_bytes -= undone.map_or(0, |kept| kept.bytes);
             let Some(before) = before else { continue };

@@ -203,6 +203,7 @@ fn every_command_has_help_with_examples() {
         &["agent"],
         &["bench", "ring"],
         &["bench", "path"],
+        &["bench", "idle"],
         &["completions"],
         &["--verbose", "jobs"],
         &["jobs", "--quiet"],

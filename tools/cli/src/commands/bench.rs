@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_bench::{Report, Row, broker, path, ring};
+use ecs_bench::{Report, Row, broker, idle, path, ring};
 use std::{
     env,
     io::{self, Write},
@@ -24,6 +24,11 @@ const BROKER_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench broker
   ecs-cli bench broker --seconds 0.5 --pairs 3 --json";
+
+const IDLE_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench idle
+  ecs-cli bench idle --seconds 60 --agents 100 --json";
 
 const PATH_EXAMPLES: &str = "\
 Examples:
@@ -45,6 +50,8 @@ enum What {
     /// Calls and published values through the broker, beside libzmq's own proxies
     #[command(after_help = BROKER_EXAMPLES)]
     Broker(Legs),
+    /// CPU and memory of a broker whose agents do nothing, beside one without agents
+    Idle(IdleArgs),
     /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
     Path(PathArgs),
 }
@@ -57,6 +64,20 @@ struct Legs {
     /// How many pairs of legs, ours and the baseline
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pairs: u16,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = IDLE_EXAMPLES)]
+struct IdleArgs {
+    /// How long each leg runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
+    seconds: f64,
+    /// How many agents there are
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+    agents: u16,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -82,21 +103,25 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let (legs, report) = match self.what {
+        let (is_json, report) = match self.what {
             What::Ring(legs) => {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
-                (legs, report)
+                (legs.json, report)
             }
             What::Broker(legs) => {
                 let options = broker::Options { leg: legs.leg(), pairs: legs.pairs.into(), program: this_program()? };
-                (legs, broker::run(&options)?)
+                (legs.json, broker::run(&options)?)
+            }
+            What::Idle(IdleArgs { seconds, agents, json }) => {
+                let leg = Duration::from_secs_f64(seconds);
+                (json, idle::run(&idle::Options { leg, agents: agents.into(), program: this_program()? })?)
             }
             What::Path(PathArgs { legs, folder, images }) => {
                 let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
-                (legs, path::run(&path::Options { leg, pairs, folder, images, program })?)
+                (legs.json, path::run(&path::Options { leg, pairs, folder, images, program })?)
             }
         };
-        if legs.json {
+        if is_json {
             report::print_json(&report)?;
         } else {
             print(&report)?;

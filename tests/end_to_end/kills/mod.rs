@@ -14,6 +14,7 @@
 //! | `clients`, `claims` | the load, which writes down what it is told |
 //! | `ledger` | the rules L1 to L7, and what contradicts them |
 //! | `afterwards` | what must be when the kills have ended |
+//! | `ends` | by plan and not at random: who is asked while stopped, killed, gone or unknown |
 //!
 //! `ECS_KILLS_SEED=N` gives the same plan and the same clients again, `ECS_KILLS_SECONDS=300` goes on for longer. The plan
 //! is replayed to the millisecond, the threads of eight processes are not: a finding may take some runs of its seed.
@@ -22,6 +23,7 @@ mod afterwards;
 mod agent_process;
 mod claims;
 mod clients;
+mod ends;
 mod ledger;
 mod processes;
 mod random;

@@ -41,9 +41,8 @@ struct Cost {
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
     let (with, without) = (cost(options, options.agents)?, cost(options, 0)?);
-    let row = |what: &str, unit, of: fn(&Cost) -> f64| {
-        Row::from_pairs(what, unit, "no agent", &[(of(&with), of(&without))])
-    };
+    let row =
+        |what: &str, unit, of: fn(&Cost) -> f64| Row::from_pairs(what, unit, "no agent", &[(of(&with), of(&without))]);
     let rows = vec![
         row("CPU of the broker", "% of one core", |cost| cost.cpu_percent),
         row("memory of the broker (VmRSS)", "MiB", |cost| cost.rss_mib),

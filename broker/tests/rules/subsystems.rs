@@ -127,7 +127,7 @@ fn a_bad_description_is_refused_whole_and_changes_nothing() {
         Description { events: vec![handled("")], ..pump() },
         Description { calls: vec![ecs_schemas::subsystem::Handled { at_once: 0, ..handled("go") }], ..pump() },
         Description { help: "h".repeat(HELP_BYTES_MAX + 1), ..pump() },
-        Description { items: vec![ecs_schemas::kv::Item { kind: huge, ..item("huge") }], ..pump() },
+        Description { items: vec![Item { kind: huge, ..item("huge") }], ..pump() },
     ];
     for description in bad {
         let told = format!("{:?}", description.name);
@@ -278,7 +278,7 @@ fn subsystems_beyond_the_limit_push_out_those_gone_longest_and_are_refused_when_
 fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_away() {
     let mut world = World::new();
     let kept = |kind| Description {
-        items: vec![ecs_schemas::kv::Item { persist: true, kind: ValueType::of(kind), ..item("speed") }],
+        items: vec![Item { persist: true, kind: ValueType::of(kind), ..item("speed") }],
         ..subsystem(PUMP)
     };
     world.host("p", "x01/pumps", 1, &[kept(Form::I64)]);
@@ -300,7 +300,7 @@ fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_
 #[test]
 fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
     let mut world = World::new();
-    let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
     world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 5).unwrap();
     world.ask("p", &Remove { name: PUMP.to_owned() }).unwrap();
@@ -317,7 +317,7 @@ fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
 #[test]
 fn a_removal_is_not_undone_and_a_value_before_it_does_not_come_back() {
     let mut world = World::new();
-    let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
     world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 1).unwrap();
     let publish =

@@ -21,9 +21,26 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A claimant is silent for up to so long: longer than the broker's timeout, so that the other one gets the name.
 const SILENCE_MAX: Duration = Duration::from_millis(2500);
 
-/// The last registration that was acknowledged: of whom, and when it was asked for and answered.
+/// The broker's timeout in this test: whoever was heard that long ago at most holds its name.
+const HELD: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
-pub struct Holder(Mutex<Option<(u64, Instant, Instant)>>);
+pub struct Holder {
+    /// The last registration that was acknowledged: of whom, and when it was asked for and answered.
+    registered: Mutex<Option<(u64, Instant, Instant)>>,
+    /// The last heartbeat that was: of whom, when it was asked for and answered, and in which epoch.
+    heard: Mutex<Option<(u64, Instant, Instant, u64)>>,
+}
+
+impl Holder {
+    /// Who is known to have held it when `instance` was registered: nobody, if all is well.
+    fn deposed(&self, instance: u64, asked: Instant, answered: Instant, epoch: u64) -> Option<u64> {
+        let is_deposed = |(other, heard_from, heard_until, of): &(u64, Instant, Instant, u64)| {
+            *other != instance && *of == epoch && *heard_until < asked && answered < *heard_from + HELD
+        };
+        lock(&self.heard).filter(is_deposed).map(|(other, ..)| other)
+    }
+}
 
 /// One claimant; with `by_uuid` each has a name of its own, and what both want is the UUID of their subsystem.
 pub fn claim(shared: &Shared, holder: &Holder, instance: u64, by_uuid: bool) {
@@ -36,14 +53,18 @@ pub fn claim(shared: &Shared, holder: &Holder, instance: u64, by_uuid: bool) {
     let mine = register(&name, instance, vec![entry(&subsystem, by_uuid.then_some(UUID))]);
     let mut held_since = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        let asked = Instant::now();
+        let (asked, epoch) = (Instant::now(), shared.epoch.load(Ordering::Relaxed));
         if held_since.is_none() {
             let answer = shared.call(&client, &mine, TIMEOUT);
             match (code(&answer), answer) {
                 (_, Ok(_)) => {
                     let answered = Instant::now();
                     held_since = Some(answered);
-                    let mut last = lock(&holder.0);
+                    let now = shared.epoch.load(Ordering::Relaxed);
+                    if let Some(other) = holder.deposed(instance, asked, answered, now) {
+                        shared.ledger.find(format!("L6: {name} was given to {instance}, and {other} held it"));
+                    }
+                    let mut last = lock(&holder.registered);
                     // Of two answers at nearly one time it is not known which registration was first.
                     if last.is_none_or(|(_, _, known)| known < asked) {
                         *last = Some((instance, asked, answered));
@@ -60,7 +81,8 @@ pub fn claim(shared: &Shared, holder: &Holder, instance: u64, by_uuid: bool) {
         let answer = shared.call(&client, &Heartbeat { state: AgentState::Ready }, TIMEOUT);
         match (&answer, held_since) {
             (Ok(_), Some(since)) => {
-                let other = lock(&holder.0)
+                *lock(&holder.heard) = Some((instance, asked, Instant::now(), epoch));
+                let other = lock(&holder.registered)
                     .filter(|(other, begun, ended)| *other != instance && *begun > since && *ended < asked);
                 if let Some((other, ..)) = other {
                     shared.ledger.find(format!("L6: {name} is held by {instance} and by {other} at the same time"));

@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 23] = [
         &[],
         &["up"],
         &["status"],

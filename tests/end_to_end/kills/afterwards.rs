@@ -45,8 +45,8 @@ pub fn wait_well(beamline: &Beamline, shared: &Shared, processes: &mut Processes
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("well again after {:?}", begun.elapsed());
-    if beamline.call(&["status"]).code != 0 {
-        shared.ledger.find("`ecs-cli status` is not ready, and all agents are".to_owned());
+    if beamline.call(&["status", "--wait", "1"]).code != 0 {
+        shared.ledger.find("`ecs-cli status --wait 1` is not ready, and all agents are".to_owned());
     }
     let newest_are_told = || {
         let told = lock(&shared.topics).clone();

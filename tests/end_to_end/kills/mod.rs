@@ -42,7 +42,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, Scope},
     time::{Duration, Instant},
 };
 
@@ -72,29 +72,10 @@ fn control_plane_under_random_kills_keeps_what_it_acknowledged_and_is_well_after
     wait_for("the agents", PATIENCE, || (beamline.call(&["status", "--wait", "5"]).code == 0).then_some(()));
     let (name, uuid) = (claims::Holder::default(), claims::Holder::default());
     thread::scope(|scope| {
-        scope.spawn(|| clients::submit(&shared, "a", 1));
-        scope.spawn(|| clients::submit(&shared, "b", 2));
-        scope.spawn(|| clients::set(&shared, 3));
-        scope.spawn(|| clients::ask(&shared, 4));
-        scope.spawn(|| clients::ask(&shared, 5));
-        scope.spawn(|| clients::publish(&shared));
-        scope.spawn(|| clients::listen(&shared));
-        scope.spawn(|| clients::watch(&shared));
-        (1..=2).for_each(|instance| {
-            drop(scope.spawn({
-                let (shared, name) = (&shared, &name);
-                move || claims::claim(shared, name, instance, false)
-            }))
-        });
-        (3..=4).for_each(|instance| {
-            drop(scope.spawn({
-                let (shared, uuid) = (&shared, &uuid);
-                move || claims::claim(shared, uuid, instance, true)
-            }))
-        });
+        let _stop = StopAtEnd(&shared.stop);
+        put_load(scope, &shared, &name, &uuid);
         torment(&shared, &mut processes, seed, duration);
         afterwards::wait_well(&beamline, &shared, &mut processes);
-        shared.stop.store(true, Ordering::Relaxed);
     });
     afterwards::check(&beamline, &shared, &mut processes);
     let (findings, counts) = (shared.ledger.findings(), shared.ledger.counts());
@@ -107,6 +88,34 @@ fn control_plane_under_random_kills_keeps_what_it_acknowledged_and_is_well_after
         ["jobs acknowledged", "values acknowledged", "calls done", "events ok", "events refused", "claims granted"]
     {
         assert!(counts.contains_key(happened), "no {happened}: the run shows nothing");
+    }
+}
+
+/// Ends the clients with the scope that waits for them, also when the test fails in it.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn put_load<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    shared: &'scope Shared,
+    name: &'scope claims::Holder,
+    uuid: &'scope claims::Holder,
+) {
+    scope.spawn(|| clients::submit(shared, "a", 1));
+    scope.spawn(|| clients::submit(shared, "b", 2));
+    scope.spawn(|| clients::set(shared, 3));
+    scope.spawn(|| clients::ask(shared, 4));
+    scope.spawn(|| clients::ask(shared, 5));
+    scope.spawn(|| clients::publish(shared));
+    scope.spawn(|| clients::listen(shared));
+    scope.spawn(|| clients::watch(shared));
+    for (holder, instance, by_uuid) in [(name, 1, false), (name, 2, false), (uuid, 3, true), (uuid, 4, true)] {
+        scope.spawn(move || claims::claim(shared, holder, instance, by_uuid));
     }
 }
 

@@ -15,7 +15,7 @@ use ecs_schemas::{
 };
 use ecs_sdk::Client;
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,13 @@ fn carry_out(processes: &mut Processes<'_>, step: Step, agent: usize) {
     processes.carry_out(&Planned { at: Duration::ZERO, target: Target::Agent(agent), step });
 }
 
+/// The signal was sent; a thread that runs may go on for a moment.
+fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let states = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    states.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+}
+
 #[test]
 fn what_is_asked_of_who_is_stopped_killed_or_unknown_ends_for_that_reason() {
     let beamline = configured(1);
@@ -60,6 +67,7 @@ fn what_is_asked_of_who_is_stopped_killed_or_unknown_ends_for_that_reason() {
     assert_eq!(event(&shared, &client, "nobody", 0, LONG).0, TargetEnd::NotHandled);
 
     carry_out(&mut processes, Step::Stop, 0);
+    wait_for("the stop", PATIENCE, || is_stopped(processes.pid(Target::Agent(0))?).then_some(()));
     let (end, took) = event(&shared, &client, &boxes[0], 0, SHORT);
     assert_eq!(end, TargetEnd::Timeout, "stopped a moment ago; after {took:?}");
     let (end, took) = event(&shared, &client, &boxes[0], 0, LONG);

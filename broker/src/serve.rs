@@ -173,7 +173,8 @@ impl Broker {
     }
 
     fn handle_alone(&mut self, now_ns: u64, input: &Input, net: &Net) {
-        match self.attempt(now_ns, std::slice::from_ref(input), net) {
+        let input = std::slice::from_ref(input);
+        match self.attempt(now_ns, input, net).or_else(|again| self.attempt_without_jobs(now_ns, input, again, net)) {
             Ok(outputs) => self.deliver(now_ns, outputs, net),
             Err(again) => {
                 // What was done once has its answer, or will have it.
@@ -181,6 +182,23 @@ impl Broker {
                 self.deliver(now_ns, (refusal.into_iter().collect(), Vec::new()), net);
             }
         }
+    }
+
+    /// Once more without what happens to jobs on the occasion, which needs the disk: it happens at the next tick (rule C6).
+    fn attempt_without_jobs<'a>(
+        &mut self,
+        now_ns: u64,
+        input: &'a [Input],
+        again: Vec<&'a Input>,
+        net: &Net,
+    ) -> Result<Outputs, Vec<&'a Input>> {
+        if again.is_empty() {
+            return Err(again);
+        }
+        self.core.put_off_jobs(true);
+        let attempted = self.attempt(now_ns, input, net);
+        self.core.put_off_jobs(false);
+        attempted
     }
 
     /// Decides and stores; returns what may leave (rule C1). Where the disk fails, everything is undone that can be

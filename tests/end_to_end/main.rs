@@ -7,6 +7,7 @@
 //! | `packet_loss` | every lost packet is marked, filled and counted; the sums are exact |
 //! | `runs` | where a run begins and ends, with slow, late, stray and silent packets |
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
+//! | `kills` | the control plane under random kills, stops and full disks: what was acknowledged stays |
 //! | `refusals` | what cannot work is refused with its reason, and leaves nothing behind |
 //! | `jobs` | queue, cancel, same key, progress, hold and move, what follows a job, searching |
 //! | `control` | subsystems, values, events, calls, alarms and traces at a terminal |
@@ -29,6 +30,7 @@ mod control;
 mod garbage;
 mod jobs;
 mod kill;
+mod kills;
 mod leftovers;
 mod packet_loss;
 mod real_packets;

@@ -1,13 +1,7 @@
 //! What cannot work: refused or failed with its documented error, exit code not 0, nothing left behind.
 
-use crate::support::{Beamline, Detector, Outcome, ecs, send};
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use crate::support::{Beamline, Detector, Outcome, SmallDisk, ecs, send};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 fn submit_and_wait(beamline: &Beamline, file: &Path, images: &str, more: &[&str]) -> Outcome {
     let file = file.display().to_string();
@@ -68,33 +62,13 @@ fn a_detector_that_stops_in_the_middle_fails_the_job_and_the_file_has_what_came(
     assert_eq!(counts["lost"]["timeout"], 40, "{counts:#}");
 }
 
-/// A tmpfs of 8 MiB, unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: PathBuf) -> Self {
-        fs::create_dir(&path).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path);
-        let mounted = Outcome::of(&mut mount);
-        assert_eq!(mounted.code, 0, "this test mounts a small tmpfs, which needs root: {}", mounted.stderr);
-        Self(path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_disk_too_small_for_the_job_is_told_before_the_first_image_and_left_empty() {
     let beamline = Beamline::up(Detector::Quadrant, "");
-    let disk = SmallDisk::mount(beamline.path("small"));
-    let full = submit_and_wait(&beamline, &disk.0.join("run.h5"), "1000", &[]);
+    let disk = SmallDisk::mount(beamline.path("small"), 8);
+    let full = submit_and_wait(&beamline, &disk.path().join("run.h5"), "1000", &[]);
     full.fails_with(3, "do not fit");
-    assert!(names_in(&disk.0).is_empty(), "{:?}", names_in(&disk.0));
+    assert!(names_in(disk.path()).is_empty(), "{:?}", names_in(disk.path()));
     // What fits is written: the disk was not the writer's fault.
     let job = beamline.submit_running("small/run.h5", 20, &["--start", "1"]);
     Outcome::of(&mut beamline.sim(20, 100, &[])).ok();

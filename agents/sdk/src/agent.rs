@@ -135,7 +135,8 @@ impl Agent {
     }
 
     /// Hosts a subsystem from now on; told to the broker at once, and at every registration. Hosted again, it is
-    /// described anew.
+    /// described anew. What the agent hosted before it was started again is to be hosted before it is `ready`: the broker
+    /// then forgets the rest, with its kept values.
     ///
     /// # Errors
     /// Says what in the description does not make sense.

@@ -223,12 +223,12 @@ impl Session {
         match self.phase {
             Phase::Greeting { attempt_at, pause } if can_send && now >= attempt_at => self.greet(pause, now, &mut out),
             Phase::Registered { heartbeat_at, heartbeat } if can_send => {
+                self.tell(now, outbox, &mut out); // first: what is hosted is described before the agent is ready
                 if now >= heartbeat_at {
                     let state = self.register.state;
                     self.ask(&Heartbeat { state }, &mut out);
                     self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
                 }
-                self.tell(now, outbox, &mut out);
             }
             _ => {}
         }

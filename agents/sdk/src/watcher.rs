@@ -57,14 +57,14 @@ impl Watcher {
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Update>, WatchError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let now = Instant::now();
-            self.keep_up(now)?;
+            // What waits is taken first: a caller that comes seldom has heard the broker all the same.
             while let Some(parts) = self.link.receive() {
-                self.heard = now;
+                self.heard = Instant::now();
                 if let Some(update) = self.read(&parts)? {
                     return Ok(Some(update));
                 }
             }
+            self.keep_up(Instant::now())?;
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return Ok(None);

@@ -137,7 +137,7 @@ impl Core {
         }
         let exchange = self.new_exchange(call, Ask::Event { name: event }, all);
         if asks.is_empty() {
-            return Ok(Some(exchange.answer(0, call.now_ns).body));
+            return Ok(Some(exchange.answer(Ok(0), call.now_ns).body));
         }
         let number = self.open(exchange);
         for (index, body) in asks {
@@ -331,18 +331,18 @@ impl Core {
         }
         match exchange.ask {
             Ask::Write { .. } => self.written.push(exchange),
-            _ => self.free.push(exchange.answer(0, now_ns)),
+            _ => self.free.push(exchange.answer(Ok(0), now_ns)),
         }
     }
 
     /// Answers to writes, once it is known which revision their items have.
     pub(super) fn write_answers(&mut self, now_ns: u64) -> Vec<Outgoing> {
         let answer = |exchange: Exchange| {
-            let reading = match &exchange.ask {
-                Ask::Write { path: (subsystem, item), .. } => self.subsystems.reading(subsystem, item),
-                _ => None,
+            let written = match &exchange.ask {
+                Ask::Write { path, .. } => self.subsystems.written(path),
+                _ => Ok(0),
             };
-            exchange.answer(reading.map_or(0, |reading| reading.revision), now_ns)
+            exchange.answer(written, now_ns)
         };
         std::mem::take(&mut self.written).into_iter().map(answer).collect()
     }

@@ -6,7 +6,7 @@ use ecs_schemas::{
     alarm::{AlarmList, Clear, Raise},
     error_code::{ErrorCode, Failure},
     job::Ack,
-    registry::Register,
+    registry::{AgentState, Register},
     subsystem::{Describe, Described, Description, Remove},
     trace::Spans,
 };
@@ -21,7 +21,8 @@ impl Core {
         brought
     }
 
-    /// Takes in what was admitted; what the agent hosted before and does not bring any more is forgotten.
+    /// Takes in what was admitted; what the agent hosted before and does not bring any more is forgotten
+    /// when it is ready (rule D5).
     /// `is_other_state`: the agent was away, or is another start, or as ready as it was not.
     pub(super) fn take_in(
         &mut self,
@@ -33,13 +34,14 @@ impl Core {
         let is_brought = |name: &str| brought.iter().any(|description| description.name == name);
         let left: Vec<_> =
             self.subsystems.hosted_by(agent).filter(|name| !is_brought(name)).map(str::to_owned).collect();
-        left.iter().for_each(|name| self.subsystems.forget(name));
+        left.iter().for_each(|name| self.subsystems.await_description(name));
         let mut described = Vec::new();
         for description in brought {
             let name = description.name.clone();
             let (uuid, restored) = self.subsystems.describe(agent, description, &self.registry, now_ns);
             described.push(Described { name, uuid, restored });
         }
+        self.forget_if_ready(agent);
         if is_other_state {
             self.subsystems.agent_changed(agent, true, now_ns);
         }
@@ -110,7 +112,15 @@ impl Core {
     /// An agent has told another state: its subsystems have it too.
     pub(super) fn note_agent_state(&mut self, session: &Session, now_ns: u64) {
         if let Some(agent) = self.registry.name_of(session).map(str::to_owned) {
+            self.forget_if_ready(&agent);
             self.subsystems.agent_changed(&agent, true, now_ns);
+        }
+    }
+
+    /// Rule D5.
+    fn forget_if_ready(&mut self, agent: &str) {
+        if self.registry.state_of(agent) == AgentState::Ready {
+            self.subsystems.forget_awaited(agent);
         }
     }
 

@@ -413,17 +413,18 @@ impl Ask {
 }
 
 impl Exchange {
-    /// The answer to the caller, once every target has ended. `revision`: of the item that was written.
-    pub fn answer(&self, revision: u64, now_ns: u64) -> Outgoing {
+    /// The answer to the caller, once every target has ended. `written`: the revision of the item that was written, or why
+    /// what its owner has taken is not kept.
+    pub fn answer(&self, written: Result<u64, Failure>, now_ns: u64) -> Outgoing {
         let body = match &self.ask {
             Ask::Event { .. } => {
                 let results = self.targets.iter().filter_map(|target| target.end.clone()).collect();
                 Ok(encode(&EventResults { results }))
             }
-            ask => self.single_end().map(|end| match ask {
-                Ask::Call { .. } => encode(&CallResult { value: end.value, by: end.target }),
-                _ => encode(&Reading { value: end.value, revision, time_ns: now_ns }),
-            }),
+            Ask::Call { .. } => self.single_end().map(|end| encode(&CallResult { value: end.value, by: end.target })),
+            Ask::Read { .. } | Ask::Write { .. } => self
+                .single_end()
+                .and_then(|end| Ok(encode(&Reading { value: end.value, revision: written?, time_ns: now_ns }))),
         };
         let (header, body) = match body {
             Ok(body) => (self.header.reply(), body),

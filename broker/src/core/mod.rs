@@ -16,6 +16,8 @@
 //! C5  A rollback undoes what is stored and nothing else. So an input is either replayed after it, and leaves no
 //!     trace but what is undone or may happen twice; or it is done once, and its outputs leave in any case.
 //! C4  Publications are made in `commit`, from what has changed: an undone change is never published.
+//! C6  No disk keeps an agent from coming, going or being ready: what becomes of jobs then is put off to the next tick if
+//!     it cannot be stored with it ([`Core::put_off_jobs`]).
 //!
 //! | file | what |
 //! |---|---|
@@ -190,6 +192,8 @@ pub struct Core {
     traces: Traces,
     /// Messages that each session has lost because it did not read.
     lost: HashMap<Session, u64>,
+    /// Rule C6.
+    are_jobs_put_off: bool,
     /// Outputs of this step that leave whatever the disk does, and whether it is done once (rule C5).
     free: Vec<Outgoing>,
     once: bool,
@@ -216,6 +220,7 @@ impl Core {
             watches: Watches::default(),
             traces: Traces::new(options.seed),
             lost: HashMap::new(),
+            are_jobs_put_off: false,
             free: Vec::new(),
             once: false,
             ended_events: Vec::new(),
@@ -259,6 +264,11 @@ impl Core {
             self.counters_before.malformed += self.counters.malformed - before.malformed;
         }
         stepped
+    }
+
+    /// From now on steps leave alone what becomes of jobs when agents come and go, or not any more (rule C6).
+    pub fn put_off_jobs(&mut self, are_put_off: bool) {
+        self.are_jobs_put_off = are_put_off;
     }
 
     /// When [`Core::step`] has something to do though nothing came in, if before the next tick.

@@ -159,7 +159,7 @@ impl Core {
                 })?;
                 if is_new {
                     self.note_agent_state(call.session, now_ns);
-                    self.reconcile(now_ns, out);
+                    self.reconcile_unless_put_off(now_ns, out);
                 }
                 Ok(body)
             }
@@ -194,9 +194,20 @@ impl Core {
             Clear::KIND => answer(body, |clear| self.clear(now_ns, session, &clear)),
             _ => {
                 let answered = self.job_request(call, body, out)?;
-                self.reconcile(now_ns, out);
+                match call.header.kind.as_str() {
+                    Register::KIND | Leave::KIND => self.reconcile_unless_put_off(now_ns, out),
+                    _ => self.reconcile(now_ns, out), // in one transaction with it
+                }
                 Ok(answered)
             }
+        }
+    }
+
+    /// Rule C6. What follows what is stored in any case: no job may end unfollowed.
+    fn reconcile_unless_put_off(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
+        match self.are_jobs_put_off {
+            true => self.learn_followers(),
+            false => self.reconcile(now_ns, out),
         }
     }
 

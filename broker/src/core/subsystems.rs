@@ -9,6 +9,8 @@
 //! D4  A kept value is always one of an item that is described as published and of its type. What is not any more is
 //!     dropped, with its topic, and on the disk together with the description that dropped it. Only a stored value whose
 //!     item is not described at all is put aside until it is again: an older version of the agent ran for a while.
+//! D5  What an agent did not bring to its registration is forgotten once it is ready: until then it may still be about to
+//!     describe it, and its kept values must not be lost by that.
 
 use super::registry::{Presence, Registry};
 use crate::limits::{
@@ -75,6 +77,8 @@ struct Subsystem {
     /// Since when it is here or away; 0 if that was before the broker began.
     since_ns: u64,
     values: BTreeMap<String, Kept>,
+    /// Its agent is another start, or over another connection, and did not bring it (D5).
+    is_awaited: bool,
 }
 
 /// The last published value of an item.
@@ -112,6 +116,8 @@ pub struct Subsystems {
     values_bytes: usize,
     /// Values of items with `persist` before this batch (D3).
     undo: BTreeMap<ItemPath, Option<Kept>>,
+    /// Items whose newest value the disk did not take: their owners tell it again.
+    not_kept: BTreeSet<ItemPath>,
 }
 
 impl Subsystems {
@@ -272,7 +278,7 @@ impl Subsystems {
         self.names_by_uuid.insert(uuid, name.clone());
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
-        self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values });
+        self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values, is_awaited: false });
     }
 
     /// Rule D4, for what was kept before this description. `before`: the items of the description before it.
@@ -340,9 +346,24 @@ impl Subsystems {
             self.values_bytes -= self.unclaimed.remove(&path).map_or(0, |kept| kept.bytes);
         }
         self.undo.retain(|(of, _), _| of != name); // what comes after it under this name begins anew
+        self.not_kept.retain(|(of, _)| of != name);
         self.names_by_uuid.remove(&uuid_of(&subsystem.description));
         self.changed.insert(name.to_owned());
         self.unstored.insert(name.to_owned());
+    }
+
+    /// An agent has registered without this subsystem (D5).
+    pub fn await_description(&mut self, name: &str) {
+        if let Some(subsystem) = self.all.get_mut(name) {
+            subsystem.is_awaited = true;
+        }
+    }
+
+    /// An agent is ready: what it has not described until now is no more (D5).
+    pub fn forget_awaited(&mut self, agent: &str) {
+        let is_over = |its: &Subsystem| its.agent == agent && its.is_awaited;
+        let over: Vec<_> = self.all.iter().filter(|(_, its)| is_over(its)).map(|(name, _)| name.clone()).collect();
+        over.iter().for_each(|name| self.forget(name));
     }
 
     /// An agent has come or gone: what it hosts has another state. Temporary ones go with it (S3).
@@ -458,7 +479,21 @@ impl Subsystems {
     }
 
     pub fn commit(&mut self) {
-        self.undo.clear();
+        let kept = std::mem::take(&mut self.undo);
+        self.not_kept.retain(|path| !kept.contains_key(path));
+    }
+
+    /// The revision of an item that its owner has set as it was asked; 0 if it has none.
+    ///
+    /// # Errors
+    /// `store_failed`: the item has `persist`, and the disk did not take the value (K4).
+    pub fn written(&self, path: &ItemPath) -> Result<u64, Failure> {
+        if self.not_kept.contains(path) {
+            let message = format!("{} has taken the value of {}, and the broker's disk has not", path.0, path.1);
+            return Err(Failure::new(ErrorCode::StoreFailed, message)
+                .with_hint("free space on the disk of the beamline's state folder; the owner tells it again"));
+        }
+        Ok(self.reading(&path.0, &path.1).map_or(0, |reading| reading.revision))
     }
 
     /// Back to before the batch.
@@ -467,6 +502,7 @@ impl Subsystems {
         self.published.retain(|value| !undo.contains_key(&value.path));
         for (path, before) in undo {
             let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
+            self.not_kept.insert(path.clone());
             let undone = subsystem.values.remove(&path.1).or_else(|| self.unclaimed.remove(&path));
             self.values_bytes -= undone.map_or(0, |kept| kept.bytes);
             let Some(before) = before else { continue };

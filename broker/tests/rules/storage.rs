@@ -10,7 +10,7 @@ use ecs_schemas::{
     error_code::ErrorCode,
     job::{CancelJob, JobId, JobState, Submit},
     kv::Reading,
-    registry::GetStatus,
+    registry::{GetStatus, Leave},
     value::Value,
 };
 
@@ -40,6 +40,24 @@ fn report_that_cannot_be_stored_is_refused_and_taken_when_it_is_repeated() {
     world.disk_works = true;
     world.report("a", ONE, JobState::Done).unwrap();
     assert_eq!(world.state(ONE), JobState::Done);
+}
+
+/// An agent goes with a job that it had not accepted: that it is queued again cannot be stored.
+#[test]
+fn agents_come_and_go_while_the_disk_fails_and_what_it_means_for_jobs_follows() {
+    let mut world = World::with_writer();
+    world.submit("k").unwrap();
+    assert_eq!(world.runs("a"), [ONE]);
+    world.disk_works = false;
+    world.pass(TIMEOUT_S, &[]);
+    world.register("b", "x01/other", 2, &[]).unwrap();
+    world.heartbeat("b").unwrap();
+    assert_eq!(world.runs("b"), [], "it is not given what is not stored");
+    world.ask("b", &Leave {}).unwrap();
+    world.register("b", "x01/other", 2, &[]).unwrap();
+    world.disk_works = true;
+    world.batch(&[Input::Tick]);
+    assert_eq!(world.runs("b"), [ONE]);
 }
 
 #[test]

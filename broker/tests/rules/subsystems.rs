@@ -1,4 +1,4 @@
-//! Who hosts what: rules S1 to S3, D1, D2 and D4, and every limit of descriptions.
+//! Who hosts what: rules S1 to S3, D1, D2, D4 and D5, and every limit of descriptions.
 
 use crate::world::{SECOND_NS, TIMEOUT_S, World, code, handled, item, register, session, subsystem};
 use ecs_broker::{
@@ -8,8 +8,8 @@ use ecs_broker::{
 use ecs_schemas::{
     envelope::decode,
     error_code::ErrorCode,
-    kv::{ListItems, Restored},
-    registry::{AgentState, Leave, Register},
+    kv::{Item, ListItems, Restored},
+    registry::{AgentState, Heartbeat, Leave, Register},
     subsystem::{Describe, Description, GetSubsystem, HELP_BYTES_MAX, ListSubsystems, Listed, Remove, SubsystemStatus},
     value::Value,
     value_type::{Form, ValueType},
@@ -127,7 +127,7 @@ fn a_bad_description_is_refused_whole_and_changes_nothing() {
         Description { events: vec![handled("")], ..pump() },
         Description { calls: vec![ecs_schemas::subsystem::Handled { at_once: 0, ..handled("go") }], ..pump() },
         Description { help: "h".repeat(HELP_BYTES_MAX + 1), ..pump() },
-        Description { items: vec![ecs_schemas::kv::Item { kind: huge, ..item("huge") }], ..pump() },
+        Description { items: vec![Item { kind: huge, ..item("huge") }], ..pump() },
     ];
     for description in bad {
         let told = format!("{:?}", description.name);
@@ -174,6 +174,27 @@ fn what_an_agent_does_not_bring_any_more_and_what_it_removes_is_forgotten() {
     world.ask("p", &remove(PUMP)).unwrap();
     assert_eq!(world.on_topic("x01/pump/description").last().unwrap().1, Value::Null, "its end is told");
     assert_eq!(code(world.ask("c", &GetSubsystem { name: UUID.to_owned() })), ErrorCode::NoSuchSubsystem);
+}
+
+/// An agent starts again and describes its pump after its registration, as an SDK does whose user is slow.
+#[test]
+fn what_an_agent_describes_before_it_is_ready_keeps_its_values_and_the_rest_is_forgotten_then() {
+    let mut world = World::new();
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem("x01/pump") };
+    world.host("p", "x01/pumps", 1, &[kept.clone(), subsystem("x01/valve")]);
+    world.publish("p", (PUMP, "speed"), 5).unwrap();
+    world.pass(TIMEOUT_S, &[]);
+    let starting = Register { state: AgentState::Starting, ..register("x01/pumps", 2, &[]) };
+    world.ask("q", &starting).unwrap();
+    world.batch(&[Input::Tick]);
+    world.restart_broker(); // also on the disk they are still there
+    world.ask("q", &starting).unwrap();
+    assert_eq!(names(&mut world, ""), ["x01/pump", "x01/pumps", "x01/valve"]);
+    let described = world.ask("q", &Describe { description: kept }).unwrap();
+    assert_eq!(described.restored.iter().map(|its| &its.value).collect::<Vec<_>>(), [&Value::from(5)]);
+    world.ask("q", &Heartbeat { state: AgentState::Ready }).unwrap();
+    assert_eq!(names(&mut world, ""), ["x01/pump", "x01/pumps"]);
+    assert_eq!(world.get((PUMP, "speed")).unwrap().value, 5.into());
 }
 
 #[test]
@@ -257,7 +278,7 @@ fn subsystems_beyond_the_limit_push_out_those_gone_longest_and_are_refused_when_
 fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_away() {
     let mut world = World::new();
     let kept = |kind| Description {
-        items: vec![ecs_schemas::kv::Item { persist: true, kind: ValueType::of(kind), ..item("speed") }],
+        items: vec![Item { persist: true, kind: ValueType::of(kind), ..item("speed") }],
         ..subsystem(PUMP)
     };
     world.host("p", "x01/pumps", 1, &[kept(Form::I64)]);
@@ -279,7 +300,7 @@ fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_
 #[test]
 fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
     let mut world = World::new();
-    let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
     world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 5).unwrap();
     world.ask("p", &Remove { name: PUMP.to_owned() }).unwrap();
@@ -296,7 +317,7 @@ fn values_of_what_was_removed_do_not_come_back_not_after_a_restart_either() {
 #[test]
 fn a_removal_is_not_undone_and_a_value_before_it_does_not_come_back() {
     let mut world = World::new();
-    let kept = Description { items: vec![ecs_schemas::kv::Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
+    let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
     world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 1).unwrap();
     let publish =

@@ -131,6 +131,11 @@ impl World {
 
     /// One batch, as the broker's loop handles it.
     pub fn batch(&mut self, inputs: &[Input]) {
+        self.attempt(inputs, true);
+    }
+
+    /// `may_put_off`: a single input that the disk refuses is tried again without what happens to jobs.
+    fn attempt(&mut self, inputs: &[Input], may_put_off: bool) {
         let (mut held, mut free, mut again) = (vec![], vec![], vec![]);
         for input in inputs {
             let stepped = self.core.step(self.now_ns, input);
@@ -148,6 +153,11 @@ impl World {
             self.deliver(free);
             self.deliver(updates);
             match inputs {
+                [_] if may_put_off && !again.is_empty() => {
+                    self.core.put_off_jobs(true);
+                    self.attempt(inputs, false);
+                    self.core.put_off_jobs(false);
+                }
                 [_] => {
                     let refusal = again.first().and_then(|input| self.core.refuse(input, "disk full"));
                     self.deliver(refusal.into_iter().collect());

@@ -4,11 +4,13 @@ mod beamline;
 mod by_hand;
 mod command;
 mod python;
+mod small_disk;
 
 pub use beamline::{Beamline, Detector, PATIENCE, send};
 pub use by_hand::ByHand;
 pub use command::{Outcome, ecs, ecs_path};
 pub use python::{check_images, python};
+pub use small_disk::SmallDisk;
 
 use std::time::{Duration, Instant};
 

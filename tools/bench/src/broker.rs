@@ -28,7 +28,7 @@ use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host};
 use std::{
     collections::VecDeque,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -48,7 +48,8 @@ pub struct Options {
     pub only: String,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Processes and agents are ready after this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Calls that are under way at one time in the legs that measure throughput.
 const IN_FLIGHT: usize = 1000;
 const SUBSYSTEM: &str = "bench/worker";
@@ -114,14 +115,7 @@ impl Handler for Echo {
 impl Bench {
     fn start(options: &Options) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let (request_endpoint, publish_endpoint) = (free_endpoint()?, free_endpoint()?);
-        let detector = include_str!("bench_detector.json");
-        fs::write(folder.path().join("detector.json"), detector)?;
-        let beamline = format!(
-            "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
-             \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n"
-        );
-        fs::write(folder.path().join("beamline.toml"), beamline)?;
+        let (request_endpoint, publish_endpoint) = write_beamline(folder.path())?;
         let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
         let config = AgentConfig {
             name: "bench/agent".to_owned(),
@@ -223,6 +217,18 @@ fn description() -> Description {
 fn echo(bytes: usize) -> DoCall {
     let params = [("payload".to_owned(), Value::Bytes(vec![7; bytes]))].into();
     DoCall { call: "echo".to_owned(), params }
+}
+
+/// Writes the configuration of a broker on ports of its own; returns its endpoints, for requests and for topics.
+pub(crate) fn write_beamline(folder: &Path) -> anyhow::Result<(String, String)> {
+    let (request_endpoint, publish_endpoint) = (free_endpoint()?, free_endpoint()?);
+    fs::write(folder.join("detector.json"), include_str!("bench_detector.json"))?;
+    let beamline = format!(
+        "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
+         \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n"
+    );
+    fs::write(folder.join("beamline.toml"), beamline)?;
+    Ok((request_endpoint, publish_endpoint))
 }
 
 /// A port of the loopback that is free now.

@@ -8,11 +8,13 @@
 //! |---|---|---|
 //! | [`ring::run`] | images through the ring, in place, and copied in and read out | memcpy of the same bytes |
 //! | [`broker::run`] | calls and published values through the broker | libzmq's proxies with the same hops |
+//! | [`idle::run`] | a broker with agents that do nothing: CPU and memory | the same broker without agents |
 //! | [`path::run`] | generator → readout → assembler → reader, as processes | a bare `recvmmsg` loop, same generator |
 //! | | images from the ring into an HDF5 file | `write` of the same bytes to the same file system |
 
 mod bare_proxy;
 pub mod broker;
+pub mod idle;
 pub mod path;
 mod receive_floor;
 pub mod report;

@@ -21,6 +21,10 @@ impl Running {
         let child = command.spawn().with_context(|| format!("cannot start {} {arguments:?}", program.display()))?;
         Ok(Self(child))
     }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Running {

@@ -3,7 +3,7 @@
 use crate::beamline_file::BeamlineFileError;
 use ecs_sdk::key::KeyError;
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -42,11 +42,12 @@ pub fn report(error: &anyhow::Error, is_service: bool) -> Exit {
     }
     let exit = if is_service && is_configuration(error) { Exit::Configuration } else { Exit::Error };
     if let Some(errors) = error.downcast_ref::<BeamlineFileError>() {
-        eprintln!("{errors}");
+        let _ = writeln!(io::stderr(), "{errors}");
         return exit;
     }
     let (red, plain) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{red}error:{plain} {error:#}");
+    // Where stderr cannot be written, the exit code says it alone.
+    let _ = writeln!(io::stderr(), "{red}error:{plain} {error:#}");
     exit
 }
 

@@ -45,11 +45,13 @@ impl Logging {
     }
 }
 
-/// Sends the log of this process to stderr. `process` is the agent's name, empty for a tool.
+/// Sends the log of this process to stderr. A line that cannot be written, because stderr is a file on a disk that is full,
+/// is left out: to say so there would end the process. `process` is the agent's name, empty for a tool.
 pub fn install(logging: &Logging, process: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(logging.filter(process))
         .with_writer(io::stderr)
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .event_format(Format { process: process.to_owned() })
         .init();

@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 26] = [
+    let commands: [&[&str]; 27] = [
         &[],
         &["up"],
         &["status"],
@@ -207,6 +207,7 @@ fn every_command_has_help_with_examples() {
         &["agent"],
         &["bench", "ring"],
         &["bench", "path"],
+        &["bench", "idle"],
         &["completions"],
         &["--verbose", "jobs"],
         &["jobs", "--quiet"],

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from secrets import randbits
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import envelope, place, trace
 from .client import Client
@@ -79,6 +79,9 @@ class Agent(Client):
         self._jobs: Dict[int, RunningJob] = {}
         #: Version of each subsystem's description that was sent.
         self._described: Dict[str, int] = {}
+        #: Number of the newest value of each item with ``persist`` that the broker does not have on its disk yet.
+        self._unkept: Dict[Tuple[str, str], int] = {}
+        self._last_kept = 0
         self._wanted_state = "ready"
         super().__init__(place.find(where, publish, key), timeout, name)
         self._registration = Registration(self._connection, name, self._introduce, self._welcomed)
@@ -205,6 +208,11 @@ class Agent(Client):
         """A notice; left out while there is no broker, since the last values are told when it comes."""
         self._connection.notice(kind, fields)
 
+    def tell_kept(self, subsystem: str, item: str, value: Any) -> None:
+        """As :meth:`tell`, of an item with ``persist``: told again until the broker has it on its disk, or a newer one
+        takes its place."""
+        self._connection.post(lambda: self._keep(subsystem, item, value))
+
     def tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
         if self._started.is_set():
             self._connection.post(lambda: self._tell_alarm(kind, fields))
@@ -252,8 +260,12 @@ class Agent(Client):
             if not subsystem.is_live:
                 fresh.append((subsystem, subsystem.restore(described["restored"])))
                 continue
-            for name, value in subsystem.values().items():
-                self.tell_now("kv.publish", {"subsystem": subsystem.name, "item": name, "value": value})
+            for item in subsystem.published():
+                if item.flags["persist"]:
+                    self._keep(subsystem.name, item.name, item.value)
+                else:
+                    fields = {"subsystem": subsystem.name, "item": item.name, "value": item.value}
+                    self.tell_now("kv.publish", fields)
         for subsystem in list(self._subsystems.values()):
             if self._described.get(subsystem.name) != subsystem.version:
                 self._describe(subsystem)  # changed while it was registering
@@ -288,6 +300,33 @@ class Agent(Client):
                 self._handlers.run(lambda: self._go_live([(subsystem, restored)]))
 
         self._connection.ask_now("subsystem.describe", {"description": fields}, AGENT_DEADLINE_S, answered)
+
+    def _keep(self, subsystem: str, item: str, value: Any) -> None:
+        self._last_kept += 1
+        self._unkept[subsystem, item] = self._last_kept
+        self._send_kept({"subsystem": subsystem, "item": item, "value": value}, self._last_kept)
+
+    def _send_kept(self, fields: Mapping[str, Any], number: int) -> None:
+        path = (fields["subsystem"], fields["item"])
+        if self._unkept.get(path) != number or not self._registration.is_registered:
+            return  # there is a newer one; or the last value is told when it registers
+
+        def again() -> None:
+            self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(fields, number))
+
+        def answered(reply: Any, error: Optional[EcsError]) -> None:
+            if error is not None and error.code in _LATER:
+                if error.code == "not_registered":
+                    self._registration.lost()
+                again()
+                return
+            if self._unkept.get(path) == number:
+                del self._unkept[path]
+            if error is not None:
+                _log.error("%s/%s is not published: %s", *path, error)
+
+        if not self._connection.ask_now("kv.publish", fields, AGENT_DEADLINE_S, answered):
+            again()
 
     def _tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
         def answered(reply: Any, error: Optional[EcsError]) -> None:

@@ -179,7 +179,7 @@ class Subsystem:
         with self._order:
             self._keep(item, taken)
             if item.flags["published"] and self._live.is_set():
-                self._agent.tell("kv.publish", {"subsystem": self.name, "item": name, "value": taken})
+                self._publish(item)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -277,13 +277,19 @@ class Subsystem:
                 item.on_restore(from_wire(item.value))
         with self._order:
             self._live.set()
-            for name, value in self.values().items():
-                self._agent.tell("kv.publish", {"subsystem": self.name, "item": name, "value": value})
+            for item in self.published():
+                self._publish(item)
 
-    def values(self) -> Dict[str, Any]:
-        """The published items that have a value, in the wire's form."""
+    def published(self) -> List[Item]:
+        """The published items that have a value."""
         with self._lock:
-            return {item.name: item.value for item in self._items.values() if item.is_set and item.flags["published"]}
+            return [item for item in self._items.values() if item.is_set and item.flags["published"]]
+
+    def _publish(self, item: Item) -> None:
+        if item.flags["persist"]:
+            self._agent.tell_kept(self.name, item.name, item.value)
+        else:
+            self._agent.tell("kv.publish", {"subsystem": self.name, "item": item.name, "value": item.value})
 
     # ---- Alarms ----
 

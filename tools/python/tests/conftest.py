@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,9 @@ class Beamline:
 
     def start(self):
         log = open(self.folder / "broker.log", "ab")
-        self.broker = self._spawn([ECS_CLI, "broker", "--config", str(self.config)], stdout=log, stderr=log)
+        # Signals as Python has them: a write that a limit refuses (`disk_fails`) is an error and not the end.
+        command = [ECS_CLI, "broker", "--config", str(self.config)]
+        self.broker = self._spawn(command, stdout=log, stderr=log, restore_signals=False)
         with self.client() as client:
             wait_for("the broker's answer", lambda: self._answers(client))
         return self
@@ -69,6 +72,11 @@ class Beamline:
     def stop(self, number=signal.SIGTERM):
         self.broker.send_signal(number)
         self.broker.wait(PATIENCE_S)
+
+    def disk_fails(self, does_fail: bool) -> None:
+        """From now on no file of the broker's can be written, or all can again."""
+        limit = (0 if does_fail else resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(self.broker.pid, resource.RLIMIT_FSIZE, limit)
 
     def client(self, **more) -> ecs.Client:
         return self._open(ecs.connect(self.config, **more))

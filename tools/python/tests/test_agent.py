@@ -37,6 +37,21 @@ def test_attribute_publishes_reads_and_refuses_what_is_wrong_before_it_is_sent(a
     assert pump.publish("pressure", 4) == 2 and client.get("x01/pump/pressure") == 4.0
 
 
+def test_kept_value_that_the_disk_did_not_take_is_told_again_until_it_has(beamline, agent, client):
+    pump = agent.subsystem("x01/pump")
+    pump.item("speed", ecs.i64(), writable=True, persist=True)
+    agent.start()
+    pump.speed = 1
+    wait_for("the first value", lambda: client.items("x01/pump/speed")[0].reading is not None)
+    beamline.disk_fails(True)
+    with pytest.raises(ecs.EcsError) as refused:
+        client.set("x01/pump/speed", 2)
+    assert refused.value.code == "store_failed" and client.get("x01/pump/speed") == 1
+    beamline.disk_fails(False)
+    wait_for("the value", lambda: client.get("x01/pump/speed") == 2)
+    assert client.read("x01/pump/speed").revision == 2
+
+
 def test_wrongly_typed_publication_is_an_error_that_names_item_and_sender_and_nobody_suffers(agent, client):
     """Past the checks of this side: as a client in another language might send it."""
     pump = agent.subsystem("x01/pump")

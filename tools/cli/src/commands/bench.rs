@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_bench::{Report, Row, broker, path, ring};
+use ecs_bench::{Report, Row, broker, idle, path, ring};
 use std::{
     env,
     io::{self, Write},
@@ -24,6 +24,11 @@ const BROKER_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench broker
   ecs-cli bench broker --seconds 0.5 --pairs 3 --json";
+
+const IDLE_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench idle
+  ecs-cli bench idle --seconds 60 --agents 100 --json";
 
 const PATH_EXAMPLES: &str = "\
 Examples:
@@ -45,6 +50,8 @@ enum What {
     /// Calls and published values through the broker, beside libzmq's own proxies
     #[command(after_help = BROKER_EXAMPLES)]
     Broker(BrokerArgs),
+    /// CPU and memory of a broker whose agents do nothing, beside one without agents
+    Idle(IdleArgs),
     /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
     Path(PathArgs),
 }
@@ -72,6 +79,20 @@ struct BrokerArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = IDLE_EXAMPLES)]
+struct IdleArgs {
+    /// How long each leg runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
+    seconds: f64,
+    /// How many agents there are
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+    agents: u16,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = PATH_EXAMPLES)]
 struct PathArgs {
     #[command(flatten)]
@@ -91,22 +112,26 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let (legs, report) = match self.what {
+        let (is_json, report) = match self.what {
             What::Ring(legs) => {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
-                (legs, report)
+                (legs.json, report)
             }
             What::Broker(BrokerArgs { legs, only }) => {
                 let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
                 let options = broker::Options { leg, pairs, program, only };
-                (legs, broker::run(&options)?)
+                (legs.json, broker::run(&options)?)
+            }
+            What::Idle(IdleArgs { seconds, agents, json }) => {
+                let leg = Duration::from_secs_f64(seconds);
+                (json, idle::run(&idle::Options { leg, agents: agents.into(), program: this_program()? })?)
             }
             What::Path(PathArgs { legs, folder, images }) => {
                 let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
-                (legs, path::run(&path::Options { leg, pairs, folder, images, program })?)
+                (legs.json, path::run(&path::Options { leg, pairs, folder, images, program })?)
             }
         };
-        if legs.json {
+        if is_json {
             report::print_json(&report)?;
         } else {
             print(&report)?;

@@ -21,7 +21,7 @@ use crate::{
     limits::{HAZARD_SLOTS, IMAGE_ID_MAX},
     participant::{self, Role, TooManyParticipants},
     process::ProcessId,
-    sync::{Acquire, AtomicU64, Relaxed, Release, SeqCst, fence},
+    sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
 use std::{cell::Cell, time::Duration};
 
@@ -109,7 +109,7 @@ impl Contributor {
 
     /// The run that packets belong to now; 0 before the first one.
     ///
-    /// What is told afterwards (progress, a wanted id, a new run) is told of this run: the owner takes
+    /// What is told afterwards (progress, a new run) is told of this run: the owner takes
     /// no notice of it once another one has begun, until the caller has asked here again.
     pub fn epoch(&self) -> u64 {
         self.known_epoch.set(self.epoch_now());
@@ -170,19 +170,10 @@ impl Contributor {
         Access { contributor: self, images }
     }
 
-    /// Tells the owner of an id beyond the window, so that it moves on when it can.
-    pub fn want(&self, id: u64) {
-        self.ask(&self.me().want, id);
-    }
-
     /// Tells the owner that `id` begins a new run: everything that is open belongs to the old one.
     pub fn request_run(&self, id: u64) {
-        self.ask(&self.me().restart, id);
-    }
-
-    fn ask(&self, word: &AtomicU64, id: u64) {
         let asked = pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX));
-        if word.swap(asked, Release) != asked {
+        if self.me().restart.swap(asked, Release) != asked {
             self.owner_event().signal(); // Release above pairs with Acquire in Owner::step
         }
     }
@@ -237,7 +228,6 @@ impl Contributor {
             PacketFate::Shed => &counters.shed,
         };
         counter.fetch_add(packets, Relaxed);
-        counters.received.fetch_add(packets, Relaxed);
     }
 
     pub fn count_moved(&self, packets: u64) {
@@ -253,13 +243,19 @@ impl Contributor {
         self.counters().kernel_dropped.fetch_add(packets, Relaxed);
     }
 
-    /// Marks a due image that has no slot as touched, so that it does not get one any more.
-    pub fn refuse(&self, id: u64) {
+    /// Marks a due image that has no slot as touched, so that it does not get one any more. False if
+    /// that is not so any more: the owner has given it a slot, or closed it; its packet is to be looked
+    /// up again, not thrown away.
+    #[must_use = "an image that has got a slot meanwhile takes its packet"]
+    pub fn refuse(&self, id: u64) -> bool {
         if id > IMAGE_ID_MAX {
-            return;
+            return false;
         }
-        let entry = self.ring.window_entry(id);
-        let _ = entry.compare_exchange(pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED), Release, Relaxed);
+        let (due, touched) = (pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED));
+        match self.ring.window_entry(id).compare_exchange(due, touched, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(found) => found == touched, // by another contributor
+        }
     }
 
     /// True once the owner has ended on purpose.

@@ -73,8 +73,8 @@ impl Participant {
         }
     }
 
-    fn words(&self) -> [&AtomicU64; 7] {
-        [&self.hazard, &self.cursor, &self.progress, &self.last_placed_ns, &self.want, &self.restart, &self.overtaken]
+    fn words(&self) -> [&AtomicU64; 6] {
+        [&self.hazard, &self.cursor, &self.progress, &self.last_placed_ns, &self.restart, &self.overtaken]
     }
 }
 
@@ -94,7 +94,9 @@ pub(crate) fn take(
     let place = ring.participants().iter().find(free).ok_or(TooManyParticipants)?;
     place.start_time.store(process.start_time, Relaxed);
     place.words().into_iter().for_each(|word| word.store(0, Relaxed));
-    place.counters.all().into_iter().for_each(|counter| counter.store(0, Relaxed));
+    for (joined, counter) in place.joined.all().into_iter().zip(place.counters.all()) {
+        joined.store(counter.load(Relaxed), Relaxed);
+    }
     place.set_name(name);
     prepare(place);
     place.identity.store(identity(process, role), Release); // pairs with Acquire in `who`
@@ -107,17 +109,13 @@ pub(crate) fn leave(ring: &Ring, index: usize, process: ProcessId, role: Role) {
     free(ring, index, identity(process, role));
 }
 
-/// Frees a place that still has the identity `seen` and keeps its counters in the ring's sums. Of two
-/// who try it, one does it. Its other words stay until `take` clears them: the owner may look at the
+/// Frees a place that still has the identity `seen`. Of two who try it, one does it. Its other words stay until `take` clears them: the owner may look at the
 /// cursor in this moment, and 0 would hold every slot.
 fn free(ring: &Ring, index: usize, seen: u64) {
     let place = &ring.participants()[index];
     let leaving = seen & !0xffff_ffff | u64::from(Role::Joining as u32);
     if place.identity.compare_exchange(seen, leaving, AcqRel, Relaxed).is_err() {
         return;
-    }
-    for (sum, counter) in ring.header().retired.all().into_iter().zip(place.counters.all()) {
-        sum.fetch_add(counter.swap(0, Relaxed), Relaxed);
     }
     place.start_time.store(0, Relaxed);
     place.identity.store(0, Release); // pairs with AcqRel in `take`
@@ -136,9 +134,8 @@ fn identity(process: ProcessId, role: Role) -> u64 {
 }
 
 impl ContributorCounters {
-    pub(crate) fn all(&self) -> [&AtomicU64; 12] {
+    pub(crate) fn all(&self) -> [&AtomicU64; 11] {
         [
-            &self.received,
             &self.placed,
             &self.duplicate,
             &self.late,

@@ -2,7 +2,7 @@
 
 use crate::{
     control::Ring,
-    layout::ContributorCounters,
+    layout::{ContributorCounters, Participant},
     loss::LossCause,
     participant::Role,
     process::ProcessId,
@@ -62,8 +62,8 @@ impl Ring {
         let (header, counters) = (self.header(), &self.header().counters);
         let head = header.commit_head.load(Acquire);
         let participants = self.participant_statuses(head);
-        let mut packets = PacketCounts::read(&header.retired);
-        participants.iter().for_each(|participant| packets.add(&participant.packets));
+        let mut packets = PacketCounts::default();
+        self.participants().iter().for_each(|place| packets.add(&PacketCounts::read(&place.counters)));
         let held = participants.iter().filter(|participant| participant.role == Role::ReliableReader);
         let held = held.map(|reader| reader.behind).max().unwrap_or(0);
         let open = if header.epoch.load(Relaxed) == 0 { 0 } else { u64::from(self.geometry().window) };
@@ -84,19 +84,12 @@ impl Ring {
     }
 
     fn participant_statuses(&self, head: u64) -> Vec<ParticipantStatus> {
-        let status = |place: &crate::layout::Participant| {
+        let status = |place: &Participant| {
             let (process, role) = place.who()?;
             let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
             let behind = if reads { head.saturating_sub(place.cursor.load(Relaxed)) } else { 0 };
             let (name, overtaken) = (place.name(), place.overtaken.load(Relaxed));
-            Some(ParticipantStatus {
-                process,
-                role,
-                name,
-                behind,
-                overtaken,
-                packets: PacketCounts::read(&place.counters),
-            })
+            Some(ParticipantStatus { process, role, name, behind, overtaken, packets: PacketCounts::of_holder(place) })
         };
         self.participants().iter().filter_map(status).collect()
     }
@@ -104,10 +97,22 @@ impl Ring {
 
 impl PacketCounts {
     fn read(counters: &ContributorCounters) -> Self {
-        let [received, placed, duplicate, late, early, no_slot, foreign, malformed, shed, moved, kernel_dropped, bytes] =
-            counters.all().map(|counter| counter.load(Relaxed));
+        Self::of(counters.all().map(|counter| counter.load(Relaxed)))
+    }
+
+    /// What the holder of a place has counted since it joined.
+    fn of_holder(place: &Participant) -> Self {
+        let mut counts = place.counters.all().map(|counter| counter.load(Relaxed));
+        for (count, joined) in counts.iter_mut().zip(place.joined.all()) {
+            *count = count.saturating_sub(joined.load(Relaxed));
+        }
+        Self::of(counts)
+    }
+
+    fn of(counts: [u64; 11]) -> Self {
+        let [placed, duplicate, late, early, no_slot, foreign, malformed, shed, moved, kernel_dropped, bytes] = counts;
         Self {
-            received,
+            received: counts[..8].iter().fold(0, |sum, count| sum.saturating_add(*count)),
             placed,
             duplicate,
             late,
@@ -123,17 +128,17 @@ impl PacketCounts {
     }
 
     fn add(&mut self, other: &Self) {
-        self.received += other.received;
-        self.placed += other.placed;
-        self.duplicate += other.duplicate;
-        self.late += other.late;
-        self.early += other.early;
-        self.no_slot += other.no_slot;
-        self.foreign += other.foreign;
-        self.malformed += other.malformed;
-        self.shed += other.shed;
-        self.moved += other.moved;
-        self.kernel_dropped += other.kernel_dropped;
-        self.bytes += other.bytes;
+        self.received = self.received.saturating_add(other.received);
+        self.placed = self.placed.saturating_add(other.placed);
+        self.duplicate = self.duplicate.saturating_add(other.duplicate);
+        self.late = self.late.saturating_add(other.late);
+        self.early = self.early.saturating_add(other.early);
+        self.no_slot = self.no_slot.saturating_add(other.no_slot);
+        self.foreign = self.foreign.saturating_add(other.foreign);
+        self.malformed = self.malformed.saturating_add(other.malformed);
+        self.shed = self.shed.saturating_add(other.shed);
+        self.moved = self.moved.saturating_add(other.moved);
+        self.kernel_dropped = self.kernel_dropped.saturating_add(other.kernel_dropped);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }

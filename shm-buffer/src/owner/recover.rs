@@ -6,7 +6,7 @@ use crate::{
     loss::{LossCause, LostRange},
     participant,
     process::{Liveness, ProcessId},
-    sync::{Acquire, Relaxed, SeqCst, fence},
+    sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
 
 impl Owner {
@@ -24,12 +24,24 @@ impl Owner {
         header.slots_wanted.store(0, Relaxed);
         header.closed.store(0, Relaxed);
         participant::free_the_dead(&ring, liveness);
-        self.epoch = header.epoch.load(Acquire);
+        self.undo_unfinished_count();
+        self.epoch = self.begun_epoch();
         let mut begun = self.empty_window();
         begun.extend(self.collect_slots(liveness));
         if self.epoch > 0 {
             self.resume_run(&begun);
         }
+    }
+
+    /// The run that the owner before was in, or had just begun: the base names it first.
+    fn begun_epoch(&self) -> u64 {
+        let header = self.ring.header();
+        let (epoch, base) = (header.epoch.load(Relaxed), header.base.load(Relaxed));
+        if unpack_run(base, epoch + 1).is_none() {
+            return epoch;
+        }
+        header.epoch.store(epoch + 1, Release); // as in Owner::begin_run
+        epoch + 1
     }
 
     /// Takes every image out of the window. Returns those of which a packet was refused.

@@ -19,7 +19,7 @@ use crate::{
         ContributorCounters, NO_SLOT, NO_SLOT_TOUCHED, Participant, pack_run, pack_slot, run_word_id, unpack_slot,
     },
     limits::{HAZARD_SLOTS, IMAGE_ID_MAX},
-    participant::{self, Role, TooManyParticipants},
+    participant::{self, Place, Role, TooManyParticipants},
     process::ProcessId,
     sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
@@ -28,8 +28,7 @@ use std::{cell::Cell, time::Duration};
 /// One process (or thread) that receives packets. Leaves the ring when it is dropped.
 pub struct Contributor {
     ring: Ring,
-    process: ProcessId,
-    place: usize,
+    place: Place,
     /// The run that the caller knows of: what [`Contributor::epoch`] returned last.
     known_epoch: Cell<u64>,
 }
@@ -98,7 +97,7 @@ impl Contributor {
     /// Every place is taken.
     pub fn join(ring: &Ring, process: ProcessId, name: &str) -> Result<Self, TooManyParticipants> {
         let place = participant::take(ring, process, Role::Contributor, name, |_| {})?;
-        let contributor = Self { ring: ring.clone(), process, place, known_epoch: Cell::new(0) };
+        let contributor = Self { ring: ring.clone(), place, known_epoch: Cell::new(0) };
         contributor.epoch();
         Ok(contributor)
     }
@@ -264,7 +263,7 @@ impl Contributor {
     }
 
     fn me(&self) -> &Participant {
-        &self.ring.participants()[self.place]
+        &self.ring.participants()[self.place.index]
     }
 
     fn counters(&self) -> &ContributorCounters {
@@ -283,7 +282,7 @@ impl Contributor {
 
 impl Drop for Contributor {
     fn drop(&mut self) {
-        participant::leave(&self.ring, self.place, self.process, Role::Contributor);
+        participant::leave(&self.ring, &self.place);
         self.owner_event().signal();
     }
 }

@@ -4,7 +4,7 @@
 //! that it read before; a waker changes the word first and then looks at the flag. So a side that is
 //! awake costs the other no system call, and no wake-up is lost: see [`Event`].
 
-use crate::sync::{AtomicU32, Relaxed, SeqCst, fence};
+use crate::sync::{AtomicU32, Relaxed, SeqCst, fence, futex_wait, futex_wake};
 use std::time::Duration;
 
 /// An event word and the flag of those who sleep on it.
@@ -24,7 +24,7 @@ impl Event<'_> {
         self.waiters.store(1, Relaxed);
         // Pairs with the fence in `signal`: either the waker sees our flag, or the kernel sees its change.
         fence(SeqCst);
-        wait_while_equal(self.word, ticket, timeout);
+        futex_wait(self.word, ticket, timeout);
     }
 
     /// Changes the word and wakes the sleepers, if there are any.
@@ -36,31 +36,12 @@ impl Event<'_> {
             // not be asleep yet: the wake-up below would miss it, and later signals find no flag. This
             // change makes its ticket stale.
             self.word.fetch_add(1, SeqCst);
-            wake_all(self.word);
+            futex_wake(self.word);
         }
     }
 }
 
-fn wait_while_equal(word: &AtomicU32, expected: u32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().min(i64::MAX as u64) as libc::time_t,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: the word is mapped for as long as it is borrowed, and the timeout lives over the call.
-    // The result does not matter: a timeout, a signal and a change all make the caller look again.
-    unsafe {
-        libc::syscall(libc::SYS_futex, std::ptr::from_ref(word), libc::FUTEX_WAIT, expected, &raw const timeout);
-    }
-}
-
-fn wake_all(word: &AtomicU32) {
-    // SAFETY: as above; FUTEX_WAKE does not touch the word.
-    unsafe {
-        libc::syscall(libc::SYS_futex, std::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX);
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
     use std::time::Instant;

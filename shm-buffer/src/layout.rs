@@ -28,10 +28,12 @@
 //! | window entry | image id + 1 (48), 0 = empty | slot (16) |
 //! | commit word | commit sequence + 1 (48), 0 = being written | slot (16) |
 //! | run word (`base`, `counts_from`, `progress`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
+//! | identity | pid (32), generation (24) | role (8), 0 = free |
+//! | start time | clock ticks after boot (40) | generation (24) |
 //! | hazard word | four slots + 1 of 16 bits, 0 = none | |
 
 use crate::{
-    limits::{LOST_RANGES, PARTICIPANTS, WINDOW_MAX},
+    limits::{LOST_RANGES, WINDOW_MAX},
     sync::{AtomicU32, AtomicU64},
 };
 
@@ -106,7 +108,6 @@ pub(crate) struct Header {
 
 /// What became of images. Written by the owner.
 #[repr(C, align(128))]
-#[derive(Debug, Default)]
 pub(crate) struct OwnerCounters {
     pub complete: AtomicU64,
     pub partial: AtomicU64,
@@ -130,7 +131,6 @@ pub(crate) struct Journal {
 /// What became of packets: received is the sum of the first eight. A place's counters only rise, whoever
 /// holds it: nothing is moved when one leaves, so nothing is lost when somebody dies while it would be.
 #[repr(C, align(128))]
-#[derive(Debug, Default)]
 pub(crate) struct ContributorCounters {
     pub placed: AtomicU64,
     pub duplicate: AtomicU64,
@@ -150,9 +150,9 @@ pub(crate) struct ContributorCounters {
 /// One process's place in the ring. Written by its holder, except `identity` (freed by the owner too).
 #[repr(C, align(128))]
 pub(crate) struct Participant {
-    /// pid (upper 32 bits) and role (lower); 0 = free.
+    /// pid (32 bits), generation (24) and role (8, 0 = free); rules P1 and P2 in participant.rs.
     pub identity: AtomicU64,
-    /// Start time of that process, so that a reused pid is not trusted; 0 while it is being set.
+    /// Start time of that process (40 bits), so that a reused pid is not trusted, and its generation (24).
     pub start_time: AtomicU64,
     pub name: [AtomicU64; 4],
     /// Contributor: the slots that it may touch. Rule R1.
@@ -265,7 +265,9 @@ pub(crate) fn run_word_id(word: u64) -> u64 {
     (word & ((1 << 48) - 1)).saturating_sub(1)
 }
 
+#[cfg(not(feature = "model"))] // a model's tables are shorter
 const _: () = {
+    use crate::limits::PARTICIPANTS;
     use std::mem::{align_of, offset_of, size_of};
     assert!(size_of::<Header>() == 1280 && align_of::<Header>() == 128);
     assert!(offset_of!(Header, deadline_ns) == 40);

@@ -67,6 +67,8 @@ mod layout;
 pub mod limits;
 mod loss;
 mod mapping;
+#[cfg(feature = "model")]
+pub mod model;
 mod owner;
 mod participant;
 mod process;

@@ -13,7 +13,7 @@ use crate::{
     futex::Event,
     layout::{CommitEntry, NO_SLOT, Participant, SlotState, pack_slot, slot_word, unpack_slot},
     loss::{LossCause, LostRange},
-    participant::{self, Role, TooManyParticipants},
+    participant::{self, Place, Role, TooManyParticipants},
     process::ProcessId,
     sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 /// One reader of the ring. Leaves, and lets go of what it holds, when it is dropped.
 pub struct Reader {
     ring: Ring,
-    process: ProcessId,
-    place: usize,
+    place: Place,
     reliable: bool,
     /// Next sequence to deliver.
     cursor: u64,
@@ -116,11 +115,10 @@ impl Reader {
                 break;
             }
             cursor = reclaimed;
-            ring.participants()[place].cursor.store(cursor, Relaxed);
+            ring.participants()[place.index].cursor.store(cursor, Relaxed);
         }
         Ok(Self {
             ring: ring.clone(),
-            process,
             place,
             reliable: role == Role::ReliableReader,
             cursor,
@@ -266,7 +264,7 @@ impl Reader {
     }
 
     fn me(&self) -> &Participant {
-        &self.ring.participants()[self.place]
+        &self.ring.participants()[self.place.index]
     }
 
     fn commit_event(&self) -> Event<'_> {
@@ -277,8 +275,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let role = if self.reliable { Role::ReliableReader } else { Role::LossyReader };
-        participant::leave(&self.ring, self.place, self.process, role);
+        participant::leave(&self.ring, &self.place);
         self.ring.owner_event().signal();
     }
 }

@@ -4,13 +4,12 @@ use super::{Owner, Surroundings};
 use crate::{
     crash::crash_point,
     layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, unpack_run},
-    limits::{HAZARD_SLOTS, HAZARD_WAIT_NS, REORDER_IMAGES},
+    limits::{HAZARD_SLOTS, HAZARD_SPINS, HAZARD_WAIT_NS, REORDER_IMAGES},
     loss::LossCause,
     participant::Role,
     process::Liveness,
     sync::{Acquire, Relaxed, SeqCst, fence},
 };
-use std::time::Duration;
 
 impl Owner {
     /// Whether the oldest open image is to be closed now (O3). Ids below `due_end` are.
@@ -153,7 +152,7 @@ impl Owner {
 
     /// Waits, bounded, until no living contributor names the slot in its hazard word (O4).
     pub(super) fn wait_until_left(&mut self, slot: u16, liveness: &dyn Liveness) -> bool {
-        for _ in 0..100 {
+        for _ in 0..HAZARD_SPINS {
             if self.holder(slot, &crate::process::Assume(true)).is_none() {
                 return true;
             }
@@ -170,7 +169,7 @@ impl Owner {
                 self.stuck.push((place, hazard));
                 return false;
             }
-            std::thread::sleep(Duration::from_micros(20)); // it may need this very core to leave
+            crate::sync::nap(); // it may need this very core to leave
         }
         true
     }

@@ -123,12 +123,12 @@ impl Contributor {
         if self.epoch_now() == 0 {
             return Lookup::NoRun;
         }
-        if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+        if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Relaxed))
             && open == id
         {
             return if slot < NO_SLOT_TOUCHED { Lookup::Open } else { Lookup::NoSlot };
         }
-        let base = run_word_id(self.ring.header().base.load(Acquire)); // pairs with Release in Owner::open_ahead
+        let base = run_word_id(self.ring.header().base.load(Relaxed)); // of this run, or a later one: epoch_now
         let end = base + u64::from(self.ring.geometry().window);
         match id {
             _ if id < base => Lookup::Behind(base - id),
@@ -146,7 +146,7 @@ impl Contributor {
         let mut images = [None; HAZARD_SLOTS];
         let mut hazard = 0;
         for (index, &id) in ids.iter().enumerate() {
-            if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+            if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Relaxed))
                 && open == id
                 && slot < NO_SLOT_TOUCHED
             {
@@ -155,17 +155,16 @@ impl Contributor {
             }
         }
         self.me().hazard.store(hazard, Release); // as in Access::drop: it may follow an access that the owner waits for
-        fence(SeqCst); // R3: pairs with the fence in Owner::close_slot
+        // R3: pairs with the fence in Owner::close_slot. R2, too: a lossy reader that sees one of our pixels finds the
+        // slot's old word gone, since this fence comes after the entry that was read above, and before the pixels.
+        fence(SeqCst);
         for image in &mut images {
             let still_open = |&(id, slot): &(u64, u16)| {
-                // Acquire pairs with Release in Owner::open: the cleared bitmap is seen.
+                // Acquire pairs with Release in Owner::open_ahead: the cleared bitmap is seen, and the run.
                 self.ring.window_entry(id).load(Acquire) == pack_slot(id, slot)
             };
             *image = image.filter(still_open);
         }
-        // A lossy reader that sees one of our pixels must find the slot's old word gone (R2): pairs with
-        // the Acquire fence in Reader::copy_pixels.
-        fence(Release);
         Access { contributor: self, images }
     }
 
@@ -196,7 +195,7 @@ impl Contributor {
         if self.me().progress.load(Relaxed) == progress {
             return;
         }
-        self.me().progress.store(progress, Release);
+        self.me().progress.store(progress, Relaxed); // the packets behind it are seen by their hazard word (R3)
         let oldest_open = run_word_id(self.ring.header().base.load(Relaxed));
         if id.is_some_and(|id| id >= oldest_open + crate::limits::REORDER_IMAGES) {
             self.owner_event().signal(); // an image may be closed that misses packets
@@ -340,8 +339,8 @@ impl Access<'_> {
             slot.detector_timestamp.store(info.detector_timestamp, Relaxed);
             slot.exposure_length.store(info.exposure_length, Relaxed);
         }
-        // Release pairs with Acquire in Owner::head_verdict: who sees the count sees bits and pixels.
-        let received = slot.packets_received.fetch_add(1, Release) + 1;
+        // Bits and pixels are seen by who has seen the hazard word withdrawn, not by who sees the count.
+        let received = slot.packets_received.fetch_add(1, Relaxed) + 1;
         if received == ring.geometry().packets_per_image {
             ring.owner_event().signal();
         }

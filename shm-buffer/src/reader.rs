@@ -104,8 +104,8 @@ impl Reader {
     ) -> Result<Self, TooManyParticipants> {
         let header = ring.header();
         let mut cursor = match start {
-            Start::Next => header.commit_head.load(Acquire),
-            Start::Oldest => header.reclaimed_seq.load(Acquire),
+            Start::Next => header.commit_head.load(Relaxed),
+            Start::Oldest => header.reclaimed_seq.load(Relaxed),
         };
         let place = participant::take(ring, process, role, name, |place| place.cursor.store(cursor, Relaxed))?;
         loop {
@@ -134,6 +134,7 @@ impl Reader {
     /// The next step, if there is one now. What the last step delivered is let go of.
     pub fn try_next(&mut self) -> Option<Delivery> {
         self.release();
+        // Acquire pairs with Release in Owner::publish: all of every step below the head is seen.
         while self.cursor < self.ring.header().commit_head.load(Acquire) {
             if let Some(delivery) = self.read_step(self.cursor) {
                 self.cursor += 1;
@@ -211,14 +212,13 @@ impl Reader {
     }
 
     fn is_committed(&self, slot: u16, seq: u64) -> bool {
-        // Acquire pairs with Release in Owner::publish
-        self.ring.slot(slot).word.load(Acquire) == slot_word(seq, SlotState::Committed)
+        self.ring.slot(slot).word.load(Relaxed) == slot_word(seq, SlotState::Committed)
     }
 
     /// Reads one step; none if it was overwritten before or meanwhile.
     fn read_step(&self, seq: u64) -> Option<Delivery> {
         let entry = self.ring.commit(seq);
-        let word = entry.word.load(Acquire); // pairs with Release in Owner::publish
+        let word = entry.word.load(Relaxed);
         let (found, slot) = unpack_slot(word)?;
         if found != seq {
             return None;
@@ -254,7 +254,7 @@ impl Reader {
     /// Moves to the middle of what is still there: from the oldest one it would be overtaken again.
     fn skip_overwritten(&mut self) {
         let header = self.ring.header();
-        let (oldest, head) = (header.reclaimed_seq.load(Acquire), header.commit_head.load(Acquire));
+        let (oldest, head) = (header.reclaimed_seq.load(Relaxed), header.commit_head.load(Relaxed));
         let next = (oldest + head.saturating_sub(oldest) / 2).max(self.cursor + 1);
         let skipped = next - self.cursor;
         self.cursor = next;

@@ -3,12 +3,20 @@
 //! Nothing else in this crate names `std::sync::atomic`; `tests/layout.rs` checks that. With the feature
 //! `model` everything here is loom's (see `sync/model.rs`), for `tests/orderings`.
 
-pub use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+#[cfg(feature = "model")]
+pub use std::sync::atomic::Ordering::AcqRel;
+pub use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 #[cfg(feature = "model")]
 pub mod model;
 #[cfg(feature = "model")]
 pub use model::{AtomicU32, AtomicU64, fence, futex_wait, futex_wake, nap, spin_loop};
+
+/// Keeps the compiler from moving stores across: for what a process leaves behind when it is killed. Between
+/// living processes it orders nothing.
+pub fn keep_order() {
+    std::sync::atomic::compiler_fence(SeqCst);
+}
 
 #[cfg(not(feature = "model"))]
 pub use real::*;

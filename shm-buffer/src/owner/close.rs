@@ -42,7 +42,7 @@ impl Owner {
     }
 
     fn packets_received(&self, slot: u16) -> u32 {
-        self.ring.slot(slot).packets_received.load(Acquire) // pairs with Release in Access::mark
+        self.ring.slot(slot).packets_received.load(Relaxed) // what it stands for is seen by `holder`
     }
 
     /// A packet of this image was thrown away because it had no slot.
@@ -63,7 +63,7 @@ impl Owner {
         for place in self.ring.participants().iter().filter(|place| place.is(Role::Contributor)) {
             let heard_ns = place.last_placed_ns.load(Relaxed).max(self.resumed_ns);
             let is_silent = self.is_over(heard_ns, mono_ns);
-            match unpack_run(place.progress.load(Acquire), self.epoch) {
+            match unpack_run(place.progress.load(Relaxed), self.epoch) {
                 Some(progress) if !is_silent => lowest = Some(lowest.map_or(progress, |lowest| lowest.min(progress))),
                 None if !is_silent => return 0,
                 _ => {}
@@ -78,7 +78,7 @@ impl Owner {
         let id = self.base;
         self.base += 1;
         // From here on no contributor finds the image; `touched` is what the last of them left behind.
-        let touched = self.ring.window_entry(id).swap(0, SeqCst) == pack_slot(id, NO_SLOT_TOUCHED);
+        let touched = self.ring.window_entry(id).swap(0, Relaxed) == pack_slot(id, NO_SLOT_TOUCHED);
         match slot {
             Some(slot) => self.close_slot(id, slot, surroundings),
             None if touched => self.lose(id, 1, LossCause::RingFull),

@@ -10,15 +10,15 @@
 //! published tells whether it holds. Putting back is storing old values: it may itself be killed and done
 //! again. What was put back is then counted anew, as what became of it: an owner's death.
 //!
-//! The stores are Release, each: that keeps the compiler from changing their order, and a process that is
-//! killed has done all stores up to some point and none after it.
+//! A process that is killed has done all stores up to some instruction and none after it; only the compiler
+//! could change their order, and [`keep_order`] forbids that.
 
 use super::Owner;
 use crate::{
     crash::crash_point,
     layout::{OwnerCounters, pack_run},
     loss::LossCause,
-    sync::{AtomicU64, Relaxed, Release},
+    sync::{AtomicU64, Relaxed, keep_order},
 };
 
 const NOTHING: u64 = 0;
@@ -46,12 +46,15 @@ impl Owner {
 
     fn begin_count(&self, what: u64, until: u64, counters: &[&AtomicU64]) {
         let journal = &self.ring.header().journal;
-        journal.what.store(NOTHING, Release);
+        journal.what.store(NOTHING, Relaxed);
+        keep_order();
         for (before, counter) in journal.before.iter().zip(counters) {
-            before.store(counter.load(Relaxed), Release);
+            before.store(counter.load(Relaxed), Relaxed);
         }
-        journal.until.store(until, Release);
-        journal.what.store(what, Release);
+        journal.until.store(until, Relaxed);
+        keep_order();
+        journal.what.store(what, Relaxed);
+        keep_order();
     }
 
     /// Takes back what the owner before had counted and not published.
@@ -61,7 +64,7 @@ impl Owner {
         let (what, until) = (journal.what.load(Relaxed), journal.until.load(Relaxed));
         let put_back = |counters: &[&AtomicU64]| {
             for (counter, before) in counters.iter().zip(&journal.before) {
-                counter.store(before.load(Relaxed), Release);
+                counter.store(before.load(Relaxed), Relaxed);
             }
         };
         match (what & 0xff, LossCause::from_code(what >> 8)) {
@@ -71,7 +74,8 @@ impl Owner {
             }
             _ => {}
         }
-        journal.what.store(NOTHING, Release);
+        keep_order();
+        journal.what.store(NOTHING, Relaxed);
     }
 }
 
@@ -81,7 +85,7 @@ fn image_counters(counters: &OwnerCounters) -> [&AtomicU64; 3] {
 
 /// The owner is the only writer: an addition need not be one step.
 fn add(counter: &AtomicU64, count: u64) {
-    counter.store(counter.load(Relaxed).saturating_add(count), Release);
+    counter.store(counter.load(Relaxed).saturating_add(count), Relaxed);
 }
 
 /// Whether a base has reached a run word. One of another run has: runs only follow each other, and the

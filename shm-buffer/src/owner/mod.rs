@@ -220,12 +220,12 @@ impl Owner {
             entry.count_cause.store(count_cause, Relaxed);
         }
         if let Some(slot) = slot {
-            // Release pairs with Acquire in Reader::is_committed: pixels and control come before it.
-            self.ring.slot(slot).word.store(slot_word(seq, SlotState::Committed), Release);
+            // Readers come to the slot, and to the entry, by the head alone: its Release is for all three.
+            self.ring.slot(slot).word.store(slot_word(seq, SlotState::Committed), Relaxed);
             self.committed.push_back((seq, slot));
         }
         crate::crash::crash_point!("publish: entry filled");
-        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Release); // pairs with Acquire in Reader::read_step
+        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Relaxed);
         crate::crash::crash_point!("publish: entry valid");
         header.commit_head.store(seq + 1, Release); // pairs with Acquire in Reader::try_next
         crate::crash::crash_point!("publish: head moved");

@@ -6,7 +6,7 @@ use crate::{
     loss::{LossCause, LostRange},
     participant,
     process::{Liveness, ProcessId},
-    sync::{Acquire, Relaxed, Release, SeqCst, fence},
+    sync::{Relaxed, Release, SeqCst, fence},
 };
 
 impl Owner {
@@ -46,7 +46,7 @@ impl Owner {
 
     /// Takes every image out of the window. Returns those of which a packet was refused.
     fn empty_window(&mut self) -> Vec<u64> {
-        let entries: Vec<u64> = self.ring.header().window_table.iter().map(|entry| entry.swap(0, SeqCst)).collect();
+        let entries: Vec<u64> = self.ring.header().window_table.iter().map(|entry| entry.swap(0, Relaxed)).collect();
         fence(SeqCst); // R3: pairs with the fence in Contributor::protect
         let touched = |(id, slot)| (slot == NO_SLOT_TOUCHED).then_some(id);
         entries.into_iter().filter_map(unpack_slot).filter_map(touched).collect()
@@ -75,7 +75,7 @@ impl Owner {
             let has_left = self.wait_until_left(slot, liveness);
             let is_of_run = state.is_some_and(|(_, state)| state != SlotState::Free)
                 && control.epoch.load(Relaxed) == self.epoch
-                && control.packets_received.load(Acquire) > 0; // pairs with Release in Access::mark
+                && control.packets_received.load(Relaxed) > 0;
             if is_of_run {
                 begun.push(control.image_id.load(Relaxed));
             }

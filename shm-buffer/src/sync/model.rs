@@ -5,6 +5,11 @@
 //! here is its address, and a table leads from there to loom's. Words are announced ([`announce`]) before
 //! the model's threads begin, since loom wants that whoever uses one comes after its making.
 //!
+//! loom 0.7 keeps only the last access to an atomic to find what depends on it: where one thread loads a word
+//! and then exchanges it, an earlier load by another thread is forgotten, and the order between them is never
+//! turned round. So each access is preceded by an exchange that fails, on a second atomic beside the word: to
+//! loom these depend on each other all, and they do nothing to memory. Without it the models find less.
+//!
 //! | environment | |
 //! |---|---|
 //! | `ECS_MODEL_SITES=file` | each place (file:line:column) that asks for more than Relaxed is written there, with what |
@@ -26,11 +31,17 @@ use std::{
 
 thread_local! {
     /// loom runs all threads of a model on one.
-    static WORDS: RefCell<HashMap<usize, Rc<atomic::AtomicU64>>> = RefCell::default();
+    static WORDS: RefCell<HashMap<usize, Rc<Word>>> = RefCell::default();
     /// Plain memory beside the words: loom sees two who use it at one time.
     static PLAIN: RefCell<HashMap<usize, Rc<UnsafeCell<()>>>> = RefCell::default();
     static SLEEPERS: RefCell<Option<Rc<(Mutex<()>, Condvar)>>> = RefCell::default();
     static SITES: RefCell<BTreeSet<String>> = RefCell::default();
+}
+
+/// loom's word, and the one beside it that is never anything but 0.
+pub struct Word {
+    value: atomic::AtomicU64,
+    turn: atomic::AtomicU64,
 }
 
 static WEAKEN: LazyLock<Option<(String, Ordering)>> = LazyLock::new(|| {
@@ -62,7 +73,8 @@ pub fn begin() {
 /// Makes loom's atomic for a word, of value 0. By the model's first thread, before the others are there.
 pub fn announce<T>(word: &T) {
     let address = std::ptr::from_ref(word) as usize;
-    WORDS.with_borrow_mut(|words| _ = words.insert(address, Rc::new(atomic::AtomicU64::new(0))));
+    let word = Word { value: atomic::AtomicU64::new(0), turn: atomic::AtomicU64::new(0) };
+    WORDS.with_borrow_mut(|words| _ = words.insert(address, Rc::new(word)));
 }
 
 /// Makes loom's cell for plain memory.
@@ -76,8 +88,10 @@ pub fn touch_plain(address: usize, writes: bool) {
     if writes { cell.with_mut(|_| ()) } else { cell.with(|_| ()) }
 }
 
-fn word(address: usize) -> Rc<atomic::AtomicU64> {
-    WORDS.with_borrow(|words| Rc::clone(words.get(&address).expect("a word that was not announced")))
+fn word(address: usize) -> Rc<Word> {
+    let word = WORDS.with_borrow(|words| Rc::clone(words.get(&address).expect("a word that was not announced")));
+    let _ = word.turn.compare_exchange(1, 1, Relaxed, Relaxed); // see the module header
+    word
 }
 
 /// The ordering of this place: what it asks for, or what the environment says instead.
@@ -100,28 +114,28 @@ fn ordering_at(place: &Location<'_>, what: &str, asked: Ordering) -> Ordering {
 macro_rules! atomic {
     ($name:ident, $int:ty) => {
         impl $name {
-            pub(super) fn word(&self) -> Rc<atomic::AtomicU64> {
+            pub(super) fn word(&self) -> Rc<Word> {
                 word(std::ptr::from_ref(self) as usize)
             }
 
             #[track_caller]
             pub fn load(&self, ordering: Ordering) -> $int {
-                self.word().load(ordering_at(Location::caller(), "load", ordering)) as $int
+                self.word().value.load(ordering_at(Location::caller(), "load", ordering)) as $int
             }
 
             #[track_caller]
             pub fn store(&self, value: $int, ordering: Ordering) {
-                self.word().store(u64::from(value), ordering_at(Location::caller(), "store", ordering));
+                self.word().value.store(u64::from(value), ordering_at(Location::caller(), "store", ordering));
             }
 
             #[track_caller]
             pub fn swap(&self, value: $int, ordering: Ordering) -> $int {
-                self.word().swap(u64::from(value), ordering_at(Location::caller(), "rmw", ordering)) as $int
+                self.word().value.swap(u64::from(value), ordering_at(Location::caller(), "rmw", ordering)) as $int
             }
 
             #[track_caller]
             pub fn fetch_add(&self, value: $int, ordering: Ordering) -> $int {
-                self.word().fetch_add(u64::from(value), ordering_at(Location::caller(), "rmw", ordering)) as $int
+                self.word().value.fetch_add(u64::from(value), ordering_at(Location::caller(), "rmw", ordering)) as $int
             }
         }
     };
@@ -132,13 +146,13 @@ atomic!(AtomicU32, u32);
 impl AtomicU64 {
     #[track_caller]
     pub fn fetch_or(&self, value: u64, ordering: Ordering) -> u64 {
-        self.word().fetch_or(value, ordering_at(Location::caller(), "rmw", ordering))
+        self.word().value.fetch_or(value, ordering_at(Location::caller(), "rmw", ordering))
     }
 
     #[track_caller]
     pub fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
         let success = ordering_at(Location::caller(), "rmw", success);
-        self.word().compare_exchange(current, new, success, failure)
+        self.word().value.compare_exchange(current, new, success, failure)
     }
 }
 
@@ -167,7 +181,7 @@ fn sleepers() -> Rc<(Mutex<()>, Condvar)> {
 pub fn futex_wait(word: &AtomicU32, expected: u32, _: Duration) {
     let sleepers = sleepers();
     let guard = sleepers.0.lock().expect("nobody panics inside");
-    if word.word().load(SeqCst) == u64::from(expected) {
+    if word.word().value.load(SeqCst) == u64::from(expected) {
         drop(sleepers.1.wait(guard).expect("nobody panics inside"));
     }
 }

@@ -82,3 +82,23 @@ fn owner_abandoned_while_it_publishes_is_replaced_and_every_id_is_told_once() {
 fn owner_abandoned_while_it_opens_an_image_is_replaced_and_every_id_is_told_once() {
     owner_dies_at("open: slot prepared", 1);
 }
+
+/// It dies between two steps; a contributor is on its way into an open image while the next owner takes all
+/// images out of the window, and another contributor places the packets of what then opens.
+#[test]
+fn packet_of_an_image_that_the_dead_owner_had_open_is_in_no_other() {
+    scene::explore("packet_of_an_image_that_the_dead_owner_had_open_is_in_no_other", || {
+        let (scene, mut contributor) = Scene::in_run(2, 1, 2);
+        let mut other = scene.contributor(4);
+        let ring = scene.ring;
+        let mut reader = scene::reliable(&ring, 3, Start::Next);
+        let late = thread::spawn(move || scene::place(&mut contributor, 1, 0, &[0]));
+        let mut next = OwnerAt::take_over(&ring, 9);
+        let id = (0..2).find(|&id| scene::place(&mut other, 1, id, &[1])).expect("it goes on");
+        next.step_after(DEADLINE_NS);
+        let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
+        late.join().expect("it ended");
+        assert_eq!(image.id, id);
+        scene::check_pixels(1, &image, &model::read_held(&reader, &image));
+    });
+}

@@ -129,7 +129,7 @@ fn reader_that_joins_holds_what_it_is_then_given() {
     });
 }
 
-/// R5: what a reader has let go of is written only after it was read.
+/// R5: what a reader has let go of is written only after it was read, by whomever.
 #[test]
 fn image_is_replaced_only_after_its_reader_has_read_it() {
     scene::explore("image_is_replaced_only_after_its_reader_has_read_it", || {
@@ -142,8 +142,27 @@ fn image_is_replaced_only_after_its_reader_has_read_it() {
             scene::read_on(&mut reader);
             reader.release();
         });
+        let places = thread::spawn(move || scene::place(&mut contributor, 1, 2, &[0]));
         owner.step();
-        scene::place(&mut contributor, 1, 2, &[0]);
         reads.join().expect("it read");
+        places.join().expect("it placed, or the image was not open yet");
+    });
+}
+
+/// A contributor has placed a packet and is inside the next image already when the first one closes.
+#[test]
+fn packet_is_seen_though_its_contributor_is_in_the_next_image() {
+    scene::explore("packet_is_seen_though_its_contributor_is_in_the_next_image", || {
+        let (Scene { ring, mut owner }, mut contributor) = Scene::in_run(4, 2, 2);
+        let mut reader = scene::reliable(&ring, 3, Start::Next);
+        scene::place(&mut contributor, 1, 0, &[0]);
+        let places = thread::spawn(move || {
+            let came_in_time = scene::place(&mut contributor, 1, 0, &[1]);
+            std::mem::forget(contributor.protect(&[1])); // it stays there
+            came_in_time
+        });
+        owner.step_after(DEADLINE_NS);
+        let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
+        assert_eq!(image.bitmap, [if places.join().expect("it placed") { 0b11 } else { 0b01 }]);
     });
 }

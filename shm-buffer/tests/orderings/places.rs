@@ -1,7 +1,7 @@
 //! Places in the ring that change hands.
 
 use crate::scene::{self, HOUSEKEEPING_NS, Scene, process};
-use ecs_shm_buffer::{Contributor, Liveness, ProcessId, Reader, Ring, Role, Start};
+use ecs_shm_buffer::{Contributor, Liveness, Lookup, PacketFate, ProcessId, Reader, Ring, Role, Start};
 use loom::thread;
 use std::mem::ManuallyDrop;
 
@@ -71,18 +71,39 @@ fn place_of_the_dead_is_freed_once_and_its_next_holder_keeps_it() {
     });
 }
 
-/// What is told of a participant is its own: nothing of who had the place before.
+/// A contributor in the place of another, which was far ahead: the owner must not take it for that one.
 #[test]
-fn participant_that_is_seen_in_its_role_is_whole() {
-    scene::explore_with(1, "participant_that_is_seen_in_its_role_is_whole", || {
-        let scene = Scene::empty(2, 1, 1);
-        let of_new = scene.ring.clone();
-        drop(ManuallyDrop::into_inner(scene.contributor(11))); // its name and words are left behind
+fn progress_of_who_left_is_not_the_next_holders() {
+    scene::explore("progress_of_who_left_is_not_the_next_holders", || {
+        let (Scene { ring, mut owner }, contributor) = Scene::in_run(2, 1, 1);
+        contributor.set_progress(Some(50), owner.now_ns);
+        drop(ManuallyDrop::into_inner(contributor));
+        let of_new = ring.clone();
         let joining = thread::spawn(move || join(&of_new));
-        for other in scene.ring.status().participants {
-            let is_new = other.process.pid == 20 && other.role == Role::Contributor;
-            assert!(!is_new || other.name == "new" && other.process == process(20), "{other:?}");
+        owner.step();
+        let is_base_zero = joining.join().expect("it ended").expect("there is room").lookup(0) == Lookup::Open;
+        assert!(is_base_zero, "image 0 was given up: {:?}", ring.status());
+    });
+}
+
+/// A place's packet counters only rise; what the holder before counted is not the next one's.
+#[test]
+fn packets_that_who_left_has_counted_are_not_the_next_holders() {
+    scene::explore("packets_that_who_left_has_counted_are_not_the_next_holders", || {
+        let scene = Scene::empty(2, 1, 1);
+        let leaves = scene.contributor(10);
+        (0..2).for_each(|other| _ = scene::lossy(&scene.ring, 30 + other, Start::Next));
+        let leaving = thread::spawn(move || {
+            leaves.count(PacketFate::Placed, 5);
+            drop(ManuallyDrop::into_inner(leaves));
+        });
+        let joined = join(&scene.ring);
+        leaving.join().expect("it left");
+        if joined.is_some() {
+            assert_is_in(&scene.ring);
+            let status = scene.ring.status();
+            let new = status.participants.iter().find(|other| other.process.pid == 20).expect("it is in");
+            assert_eq!((new.packets.placed, status.packets.placed), (0, 5));
         }
-        joining.join().expect("it ended").expect("there is room");
     });
 }

@@ -23,16 +23,11 @@ const PREEMPTIONS: usize = 2;
 
 /// Tries all executions of `scene`.
 pub fn explore(name: &str, scene: impl Fn() + Sync + Send + 'static) {
-    explore_with(PREEMPTIONS, name, scene);
-}
-
-/// The same, with another bound where there is more to try than there is to find.
-pub fn explore_with(preemptions: usize, name: &str, scene: impl Fn() + Sync + Send + 'static) {
     let executions = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 100_000;
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
     builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
         scene();

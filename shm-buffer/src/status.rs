@@ -70,7 +70,10 @@ impl Ring {
         let slots_in_quarantine = counters.slots_in_quarantine.load(Relaxed);
         RingStatus {
             slots: self.geometry().slots,
-            slots_in_use: (held + open + slots_in_quarantine).min(self.geometry().slots.into()) as u32,
+            slots_in_use: held
+                .saturating_add(open)
+                .saturating_add(slots_in_quarantine)
+                .min(self.geometry().slots.into()) as u32,
             slots_in_quarantine,
             epoch: header.epoch.load(Relaxed),
             commits: head,
@@ -84,14 +87,23 @@ impl Ring {
     }
 
     fn participant_statuses(&self, head: u64) -> Vec<ParticipantStatus> {
-        let status = |place: &Participant| {
-            let (process, role) = place.who()?;
-            let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
-            let behind = if reads { head.saturating_sub(place.cursor.load(Relaxed)) } else { 0 };
-            let (name, overtaken) = (place.name(), place.overtaken.load(Relaxed));
-            Some(ParticipantStatus { process, role, name, behind, overtaken, packets: PacketCounts::of_holder(place) })
-        };
-        self.participants().iter().filter_map(status).collect()
+        self.participants().iter().filter_map(|place| place.status(head)).collect()
+    }
+}
+
+impl Participant {
+    /// What is known of the holder; none if the place is free.
+    pub(crate) fn status(&self, head: u64) -> Option<ParticipantStatus> {
+        let (process, role) = self.who()?;
+        let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
+        Some(ParticipantStatus {
+            process,
+            role,
+            name: self.name(),
+            behind: if reads { head.saturating_sub(self.cursor.load(Relaxed)) } else { 0 },
+            overtaken: self.overtaken.load(Relaxed),
+            packets: PacketCounts::of_holder(self),
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 //! An owner, two contributors, a reliable and a lossy reader are processes of their own; in each round one of
 //! them is killed and replaced, or stopped for a while, also for longer than the owner waits. A witness in this
 //! process reads everything from the first image on: every id is told once, every pixel is right (each is
-//! computed anew from run, image and packet), and in the end the counters are what it was told.
+//! computed anew from run, image and packet), after each round the file's invariants hold (`inspect`), and in
+//! the end the counters are what it was told.
 //!
 //! | environment | |
 //! |---|---|
@@ -15,7 +16,7 @@ mod common;
 use common::{Watchdog, invariants, process::Player};
 use ecs_shm_buffer::{
     Contributor, Liveness, Lookup, Now, Owner, PixelAccess, Proc, ProcessId, Reader, Ring, RingStatus, Start,
-    Surroundings, create_or_take_over, monotonic_ns, open,
+    Surroundings, create_or_take_over, inspect, monotonic_ns, open,
 };
 use std::{
     path::Path,
@@ -143,16 +144,24 @@ impl<'a> Troupe<'a> {
             signal(&self.players[part], libc::SIGSTOP);
             std::thread::sleep(Duration::from_millis(random.below(STOP_MS_MAX)));
         }
+        self.assert_whole();
         if is_stopped && random.below(2) == 0 {
             signal(&self.players[part], libc::SIGCONT);
             return;
         }
         self.kills += 1;
         self.players[part].kill();
+        self.assert_whole();
         self.players[part] = Player::start(ENTRY, PARTS[part], self.path);
         if random.below(4) > 0 {
             self.players[part].wait_for("in"); // otherwise the next one may be killed while it joins
         }
+    }
+
+    /// Whatever somebody was killed or stopped in: the ring's own invariants hold.
+    fn assert_whole(&self) {
+        let (seen, faults) = inspect::check(self.path, &Proc).expect("it is a ring");
+        assert!(faults.is_empty(), "{faults:#?}\n{seen:#?}");
     }
 
     /// Nobody ends by itself: who does has found something wrong.

@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["up"],
         &["status"],
@@ -197,6 +197,9 @@ fn every_command_has_help_with_examples() {
         &["move"],
         &["topic", "echo"],
         &["picture"],
+        &["ring", "stat"],
+        &["ring", "dump"],
+        &["ring", "check"],
         &["sim", "eiger"],
         &["sim", "replay"],
         &["broker"],

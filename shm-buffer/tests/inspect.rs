@@ -197,7 +197,7 @@ fn what_is_not_a_ring_is_an_error_and_a_ring_that_may_not_be_written_is_shown() 
 fn check_after(damage: &[(u64, u64)]) {
     let _watchdog = Watchdog::start(Duration::from_secs(60));
     let folder = Folder::new();
-    let (ring, _lock) = create_or_take_over(&folder.ring(), geometry(8, 2, 3), &Proc).unwrap();
+    let (ring, _lock) = create_or_take_over(&folder.ring(), geometry(8, 2, 3), &Proc).expect("there is room");
     let owner = Owner::take_over(&ring, ProcessId::current(), Duration::ZERO, &Assume(true));
     drop(owner);
     let raw = raw::RawRing::open(&folder.ring(), geometry(8, 2, 3));

@@ -38,7 +38,7 @@ thread_local! {
     static PLAIN: RefCell<HashMap<usize, Rc<UnsafeCell<()>>>> = RefCell::default();
     /// What fences have instead of a word.
     static FENCES: RefCell<Option<Rc<atomic::AtomicU64>>> = const { RefCell::new(None) };
-    static SLEEPERS: RefCell<Option<Rc<(Mutex<()>, Condvar)>>> = RefCell::default();
+    static SLEEPERS: RefCell<Option<Rc<Sleepers>>> = RefCell::default();
     static SITES: RefCell<BTreeSet<String>> = RefCell::default();
 }
 
@@ -46,6 +46,13 @@ thread_local! {
 pub struct Word {
     value: atomic::AtomicU64,
     turn: atomic::AtomicU64,
+}
+
+/// The kernel's side of a futex, one for all words.
+#[derive(Default)]
+struct Sleepers {
+    lock: Mutex<()>,
+    woken: Condvar,
 }
 
 static WEAKEN: LazyLock<Option<(String, Ordering)>> = LazyLock::new(|| {
@@ -72,7 +79,7 @@ pub fn begin() {
     WORDS.take();
     PLAIN.take();
     FENCES.set(Some(Rc::new(atomic::AtomicU64::new(0))));
-    SLEEPERS.set(Some(Rc::new((Mutex::new(()), Condvar::new()))));
+    SLEEPERS.set(Some(Rc::default()));
 }
 
 /// Makes loom's atomic for a word, of value 0. By the model's first thread, before the others are there.
@@ -182,7 +189,7 @@ pub fn nap() {
     loom::thread::yield_now();
 }
 
-fn sleepers() -> Rc<(Mutex<()>, Condvar)> {
+fn sleepers() -> Rc<Sleepers> {
     SLEEPERS.with_borrow(|sleepers| Rc::clone(sleepers.as_ref().expect("a model has begun")))
 }
 
@@ -190,15 +197,15 @@ fn sleepers() -> Rc<(Mutex<()>, Condvar)> {
 /// is not woken hangs, and loom says so.
 pub fn futex_wait(word: &AtomicU32, expected: u32, _: Duration) {
     let sleepers = sleepers();
-    let guard = sleepers.0.lock().expect("nobody panics inside");
+    let guard = sleepers.lock.lock().expect("nobody panics inside");
     if word.word().value.load(SeqCst) == u64::from(expected) {
-        drop(sleepers.1.wait(guard).expect("nobody panics inside"));
+        drop(sleepers.woken.wait(guard).expect("nobody panics inside"));
     }
 }
 
 pub fn futex_wake(_: &AtomicU32) {
     let sleepers = sleepers();
-    let guard = sleepers.0.lock().expect("nobody panics inside");
-    sleepers.1.notify_all();
+    let guard = sleepers.lock.lock().expect("nobody panics inside");
+    sleepers.woken.notify_all();
     drop(guard);
 }

@@ -58,12 +58,12 @@ fn overtaken_reader_is_never_given_a_torn_image_as_good() {
     let (tally, stop, ring) = (Tally::default(), AtomicBool::new(false), rig.ring.clone());
     std::thread::scope(|scope| {
         let (tally, stop, ring) = (&tally, &stop, &ring);
-        for reader in 0..READERS {
-            scope.spawn(move || read(ring, 10 + reader, tally, stop));
-        }
+        let start = |reader| scope.spawn(move || read(ring, 10 + reader, tally, stop));
+        let readers: Vec<_> = (0..READERS).map(start).collect();
         let mut contributor = rig.contributor_in_run(2, 0);
         let mut id = 0;
-        while tally.reads.load(Relaxed) < wanted {
+        // One that has found a torn image ends; the scope passes its panic on.
+        while tally.reads.load(Relaxed) < wanted && !readers.iter().any(|reader| reader.is_finished()) {
             rig.whole_image(&mut contributor, id);
             id += 1;
         }

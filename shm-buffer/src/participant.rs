@@ -65,7 +65,7 @@ impl Participant {
 
     /// The same, with the identity word that it was read from (P2, P3).
     fn read_identity(&self) -> Option<(u64, ProcessId, Role)> {
-        let word = self.identity.load(Acquire); // pairs with Release in `take`: the start time is seen
+        let word = self.identity.load(Acquire); // pairs with Release in `take`: name and start time are seen
         let role = Role::from_code(word & ROLE)?;
         let tagged = self.start_time.load(Relaxed);
         let start_time = if tagged & TAG == (word >> 8) & TAG { tagged >> TAG_BITS } else { 0 };

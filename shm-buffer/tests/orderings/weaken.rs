@@ -15,6 +15,9 @@ use std::{
 /// Lines that carry the proof; without any of these the ring is wrong.
 const SAMPLE: [&str; 3] = ["fence(SeqCst); // R3", "fence(Acquire); // R2", "commit_head.store"];
 
+/// The models that the sample is tried with: short ones.
+const SAMPLE_MODELS: [&str; 3] = ["images::image_that", "images::late_packet", "images::copy_of"];
+
 /// What no model needs, and why it stays. A place that is neither caught nor here fails the test.
 const KEPT: [(&str, &str); 5] = [
     ("header.magic.store", "a file is named only when it is whole (M2); who opens it is outside the models"),
@@ -98,12 +101,12 @@ fn end(child: &mut Child) -> Option<ExitStatus> {
 }
 
 /// Every place, with the models that pass it.
-fn sites() -> BTreeMap<Site, Vec<String>> {
+fn sites(models: &[String]) -> BTreeMap<Site, Vec<String>> {
     let folder = tempfile::tempdir().expect("a folder");
     let mut sites: BTreeMap<Site, Vec<String>> = BTreeMap::new();
-    for model in models() {
+    for model in models {
         let file: PathBuf = folder.path().join("sites");
-        let status = run_model(&model, ("ECS_MODEL_SITES", file.to_str().expect("text")));
+        let status = run_model(model, ("ECS_MODEL_SITES", file.to_str().expect("text")));
         assert!(status.is_some_and(|status| status.success()), "{model} fails as it is");
         for line in std::fs::read_to_string(&file).expect("it wrote them").lines() {
             sites.entry(Site::parse(line)).or_default().push(model.clone());
@@ -125,7 +128,9 @@ fn every_weakened_ordering_fails_a_model() {
     let all = std::env::var_os("ECS_MODEL_WEAKEN_ALL").is_some();
     let mut survivors = Vec::new();
     let mut tried = 0;
-    for (site, models) in sites() {
+    let is_tried = |model: &String| all || SAMPLE_MODELS.iter().any(|name| model.starts_with(name));
+    let models: Vec<String> = models().into_iter().filter(is_tried).collect();
+    for (site, models) in sites(&models) {
         let line = site.line();
         if !all && !SAMPLE.iter().any(|part| line.contains(part)) {
             continue;

@@ -19,17 +19,16 @@ use crate::{
         ContributorCounters, NO_SLOT, NO_SLOT_TOUCHED, Participant, pack_run, pack_slot, run_word_id, unpack_slot,
     },
     limits::{HAZARD_SLOTS, IMAGE_ID_MAX},
-    participant::{self, Role, TooManyParticipants},
+    participant::{self, Place, Role, TooManyParticipants},
     process::ProcessId,
-    sync::{Acquire, AtomicU64, Relaxed, Release, SeqCst, fence},
+    sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
 use std::{cell::Cell, time::Duration};
 
 /// One process (or thread) that receives packets. Leaves the ring when it is dropped.
 pub struct Contributor {
     ring: Ring,
-    process: ProcessId,
-    place: usize,
+    place: Place,
     /// The run that the caller knows of: what [`Contributor::epoch`] returned last.
     known_epoch: Cell<u64>,
 }
@@ -98,7 +97,7 @@ impl Contributor {
     /// Every place is taken.
     pub fn join(ring: &Ring, process: ProcessId, name: &str) -> Result<Self, TooManyParticipants> {
         let place = participant::take(ring, process, Role::Contributor, name, |_| {})?;
-        let contributor = Self { ring: ring.clone(), process, place, known_epoch: Cell::new(0) };
+        let contributor = Self { ring: ring.clone(), place, known_epoch: Cell::new(0) };
         contributor.epoch();
         Ok(contributor)
     }
@@ -109,7 +108,7 @@ impl Contributor {
 
     /// The run that packets belong to now; 0 before the first one.
     ///
-    /// What is told afterwards (progress, a wanted id, a new run) is told of this run: the owner takes
+    /// What is told afterwards (progress, a new run) is told of this run: the owner takes
     /// no notice of it once another one has begun, until the caller has asked here again.
     pub fn epoch(&self) -> u64 {
         self.known_epoch.set(self.epoch_now());
@@ -124,12 +123,12 @@ impl Contributor {
         if self.epoch_now() == 0 {
             return Lookup::NoRun;
         }
-        if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+        if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Relaxed))
             && open == id
         {
             return if slot < NO_SLOT_TOUCHED { Lookup::Open } else { Lookup::NoSlot };
         }
-        let base = run_word_id(self.ring.header().base.load(Acquire)); // pairs with Release in Owner::open_ahead
+        let base = run_word_id(self.ring.header().base.load(Relaxed)); // of this run, or a later one: epoch_now
         let end = base + u64::from(self.ring.geometry().window);
         match id {
             _ if id < base => Lookup::Behind(base - id),
@@ -147,7 +146,7 @@ impl Contributor {
         let mut images = [None; HAZARD_SLOTS];
         let mut hazard = 0;
         for (index, &id) in ids.iter().enumerate() {
-            if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Acquire))
+            if let Some((open, slot)) = unpack_slot(self.ring.window_entry(id).load(Relaxed))
                 && open == id
                 && slot < NO_SLOT_TOUCHED
             {
@@ -156,33 +155,23 @@ impl Contributor {
             }
         }
         self.me().hazard.store(hazard, Release); // as in Access::drop: it may follow an access that the owner waits for
-        fence(SeqCst); // R3: pairs with the fence in Owner::close_slot
+        // R3: pairs with the fence in Owner::close_slot. R2, too: a lossy reader that sees one of our pixels finds the
+        // slot's old word gone, since this fence comes after the entry that was read above, and before the pixels.
+        fence(SeqCst);
         for image in &mut images {
             let still_open = |&(id, slot): &(u64, u16)| {
-                // Acquire pairs with Release in Owner::open: the cleared bitmap is seen.
+                // Acquire pairs with Release in Owner::open_ahead: the cleared bitmap is seen, and the run.
                 self.ring.window_entry(id).load(Acquire) == pack_slot(id, slot)
             };
             *image = image.filter(still_open);
         }
-        // A lossy reader that sees one of our pixels must find the slot's old word gone (R2): pairs with
-        // the Acquire fence in Reader::copy_pixels.
-        fence(Release);
         Access { contributor: self, images }
-    }
-
-    /// Tells the owner of an id beyond the window, so that it moves on when it can.
-    pub fn want(&self, id: u64) {
-        self.ask(&self.me().want, id);
     }
 
     /// Tells the owner that `id` begins a new run: everything that is open belongs to the old one.
     pub fn request_run(&self, id: u64) {
-        self.ask(&self.me().restart, id);
-    }
-
-    fn ask(&self, word: &AtomicU64, id: u64) {
         let asked = pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX));
-        if word.swap(asked, Release) != asked {
+        if self.me().restart.swap(asked, Release) != asked {
             self.owner_event().signal(); // Release above pairs with Acquire in Owner::step
         }
     }
@@ -206,7 +195,7 @@ impl Contributor {
         if self.me().progress.load(Relaxed) == progress {
             return;
         }
-        self.me().progress.store(progress, Release);
+        self.me().progress.store(progress, Relaxed); // the packets behind it are seen by their hazard word (R3)
         let oldest_open = run_word_id(self.ring.header().base.load(Relaxed));
         if id.is_some_and(|id| id >= oldest_open + crate::limits::REORDER_IMAGES) {
             self.owner_event().signal(); // an image may be closed that misses packets
@@ -237,7 +226,6 @@ impl Contributor {
             PacketFate::Shed => &counters.shed,
         };
         counter.fetch_add(packets, Relaxed);
-        counters.received.fetch_add(packets, Relaxed);
     }
 
     pub fn count_moved(&self, packets: u64) {
@@ -253,13 +241,19 @@ impl Contributor {
         self.counters().kernel_dropped.fetch_add(packets, Relaxed);
     }
 
-    /// Marks a due image that has no slot as touched, so that it does not get one any more.
-    pub fn refuse(&self, id: u64) {
+    /// Marks a due image that has no slot as touched, so that it does not get one any more. False if
+    /// that is not so any more: the owner has given it a slot, or closed it; its packet is to be looked
+    /// up again, not thrown away.
+    #[must_use = "an image that has got a slot meanwhile takes its packet"]
+    pub fn refuse(&self, id: u64) -> bool {
         if id > IMAGE_ID_MAX {
-            return;
+            return false;
         }
-        let entry = self.ring.window_entry(id);
-        let _ = entry.compare_exchange(pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED), Release, Relaxed);
+        let (due, touched) = (pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED));
+        match self.ring.window_entry(id).compare_exchange(due, touched, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(found) => found == touched, // by another contributor
+        }
     }
 
     /// True once the owner has ended on purpose.
@@ -268,7 +262,7 @@ impl Contributor {
     }
 
     fn me(&self) -> &Participant {
-        &self.ring.participants()[self.place]
+        &self.ring.participants()[self.place.index]
     }
 
     fn counters(&self) -> &ContributorCounters {
@@ -287,7 +281,7 @@ impl Contributor {
 
 impl Drop for Contributor {
     fn drop(&mut self) {
-        participant::leave(&self.ring, self.place, self.process, Role::Contributor);
+        participant::leave(&self.ring, &self.place);
         self.owner_event().signal();
     }
 }
@@ -345,8 +339,8 @@ impl Access<'_> {
             slot.detector_timestamp.store(info.detector_timestamp, Relaxed);
             slot.exposure_length.store(info.exposure_length, Relaxed);
         }
-        // Release pairs with Acquire in Owner::head_verdict: who sees the count sees bits and pixels.
-        let received = slot.packets_received.fetch_add(1, Release) + 1;
+        // Bits and pixels are seen by who has seen the hazard word withdrawn, not by who sees the count.
+        let received = slot.packets_received.fetch_add(1, Relaxed) + 1;
         if received == ring.geometry().packets_per_image {
             ring.owner_event().signal();
         }

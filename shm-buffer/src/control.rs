@@ -55,13 +55,24 @@ impl Ring {
     /// The geometry is out of range.
     pub fn on_heap(geometry: Geometry) -> Result<Self, GeometryError> {
         geometry.check()?;
+        let ring = Self::over_heap(geometry);
+        ring.write_identity();
+        Ok(ring)
+    }
+
+    fn over_heap(geometry: Geometry) -> Self {
         let memory = HeapMemory::zeroed(geometry.file_bytes() as usize);
         let (control, pixels) = (memory.start, memory.start.as_ptr().wrapping_add(geometry.pixels_offset() as usize));
         let pixels = NonNull::new(pixels).expect("an offset inside an allocation is not null");
         // SAFETY: the memory has the size and alignment of the file that the geometry describes.
-        let ring = unsafe { Self::over(geometry, control, pixels, Backing::Heap(memory)) };
-        ring.write_identity();
-        Ok(ring)
+        unsafe { Self::over(geometry, control, pixels, Backing::Heap(memory)) }
+    }
+
+    /// A ring whose words are a model's: only their addresses are used.
+    #[cfg(feature = "model")]
+    pub(crate) fn of_nothing(geometry: Geometry) -> Result<Self, GeometryError> {
+        geometry.check()?;
+        Ok(Self::over_heap(geometry))
     }
 
     /// # Safety

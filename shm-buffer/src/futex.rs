@@ -4,7 +4,7 @@
 //! that it read before; a waker changes the word first and then looks at the flag. So a side that is
 //! awake costs the other no system call, and no wake-up is lost: see [`Event`].
 
-use crate::sync::{AtomicU32, Relaxed, SeqCst, fence};
+use crate::sync::{Acquire, AtomicU32, Relaxed, Release, SeqCst, fence, futex_wait, futex_wake};
 use std::time::Duration;
 
 /// An event word and the flag of those who sleep on it.
@@ -16,7 +16,7 @@ pub(crate) struct Event<'a> {
 impl Event<'_> {
     /// The value to pass to [`Event::wait`]: read it before looking at what the event is about.
     pub fn ticket(&self) -> u32 {
-        self.word.load(SeqCst)
+        self.word.load(Acquire) // pairs with Release in `signal`: what the event is about is seen
     }
 
     /// Sleeps until the word changes from `ticket` or the time is over. May wake for nothing.
@@ -24,43 +24,24 @@ impl Event<'_> {
         self.waiters.store(1, Relaxed);
         // Pairs with the fence in `signal`: either the waker sees our flag, or the kernel sees its change.
         fence(SeqCst);
-        wait_while_equal(self.word, ticket, timeout);
+        futex_wait(self.word, ticket, timeout);
     }
 
     /// Changes the word and wakes the sleepers, if there are any.
     pub fn signal(&self) {
-        self.word.fetch_add(1, SeqCst);
-        fence(SeqCst);
-        if self.waiters.load(Relaxed) != 0 && self.waiters.swap(0, SeqCst) != 0 {
+        self.word.fetch_add(1, Release); // pairs with Acquire in `ticket`
+        fence(SeqCst); // pairs with the fence in `wait`
+        if self.waiters.load(Relaxed) != 0 && self.waiters.swap(0, Relaxed) != 0 {
             // A second sleeper may have read the new word and set the flag that was just cleared, but
             // not be asleep yet: the wake-up below would miss it, and later signals find no flag. This
             // change makes its ticket stale.
-            self.word.fetch_add(1, SeqCst);
-            wake_all(self.word);
+            self.word.fetch_add(1, Relaxed);
+            futex_wake(self.word);
         }
     }
 }
 
-fn wait_while_equal(word: &AtomicU32, expected: u32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().min(i64::MAX as u64) as libc::time_t,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // SAFETY: the word is mapped for as long as it is borrowed, and the timeout lives over the call.
-    // The result does not matter: a timeout, a signal and a change all make the caller look again.
-    unsafe {
-        libc::syscall(libc::SYS_futex, std::ptr::from_ref(word), libc::FUTEX_WAIT, expected, &raw const timeout);
-    }
-}
-
-fn wake_all(word: &AtomicU32) {
-    // SAFETY: as above; FUTEX_WAKE does not touch the word.
-    unsafe {
-        libc::syscall(libc::SYS_futex, std::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX);
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
     use std::time::Instant;

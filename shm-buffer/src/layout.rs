@@ -27,18 +27,20 @@
 //! | slot word | tag (61): open counter, or commit sequence | state (3) |
 //! | window entry | image id + 1 (48), 0 = empty | slot (16) |
 //! | commit word | commit sequence + 1 (48), 0 = being written | slot (16) |
-//! | run word (`base`, `counts_from`, `progress`, `want`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
+//! | run word (`base`, `counts_from`, `progress`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
+//! | identity | pid (32), generation (24) | role (8), 0 = free |
+//! | start time | clock ticks after boot (40) | generation (24) |
 //! | hazard word | four slots + 1 of 16 bits, 0 = none | |
 
 use crate::{
-    limits::{LOST_RANGES, PARTICIPANTS, WINDOW_MAX},
+    limits::{LOST_RANGES, WINDOW_MAX},
     sync::{AtomicU32, AtomicU64},
 };
 
 /// First eight bytes of the file, as text: `ECS_RING`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ECS_RING");
 /// Layout and protocol. A participant with another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub(crate) const CONTROL_ALIGN: usize = 128;
 
 /// Where slots, runs and events of the whole ring are told. One writer, the owner, except where said.
@@ -97,8 +99,8 @@ pub(crate) struct Header {
     _pad3: [u64; 13],
 
     pub counters: OwnerCounters,
-    /// Sums of the counters of contributors that have left or died.
-    pub retired: ContributorCounters,
+    /// What is being counted now, for who takes over from an owner that dies in it: owner/count.rs.
+    pub journal: Journal,
 
     /// Window entry of image id `i`: `window_table[i % window]`.
     pub window_table: [AtomicU64; WINDOW_MAX as usize],
@@ -106,22 +108,30 @@ pub(crate) struct Header {
 
 /// What became of images. Written by the owner.
 #[repr(C, align(128))]
-#[derive(Debug, Default)]
 pub(crate) struct OwnerCounters {
     pub complete: AtomicU64,
     pub partial: AtomicU64,
     pub missing_packets: AtomicU64,
-    pub runs: AtomicU64,
     pub slots_in_quarantine: AtomicU64,
     /// By [`crate::LossCause`], at its number.
     pub lost: [AtomicU64; 8],
 }
 
-/// What became of packets. `received` is the sum of the eight that follow it.
+/// The counters that are about to change, as they were before. Written by the owner.
 #[repr(C, align(128))]
-#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    /// 0 = nothing; 1 = an image; 2 (lower 8 bits) and the cause above them: lost images.
+    pub what: AtomicU64,
+    /// It is counted once the head is beyond this sequence (an image), or the base at this run word (lost).
+    pub until: AtomicU64,
+    /// complete, partial, missing_packets; or lost, of that cause.
+    pub before: [AtomicU64; 3],
+}
+
+/// What became of packets: received is the sum of the first eight. A place's counters only rise, whoever
+/// holds it: nothing is moved when one leaves, so nothing is lost when somebody dies while it would be.
+#[repr(C, align(128))]
 pub(crate) struct ContributorCounters {
-    pub received: AtomicU64,
     pub placed: AtomicU64,
     pub duplicate: AtomicU64,
     pub late: AtomicU64,
@@ -140,9 +150,9 @@ pub(crate) struct ContributorCounters {
 /// One process's place in the ring. Written by its holder, except `identity` (freed by the owner too).
 #[repr(C, align(128))]
 pub(crate) struct Participant {
-    /// pid (upper 32 bits) and role (lower); 0 = free.
+    /// pid (32 bits), generation (24) and role (8, 0 = free); rules P1 and P2 in participant.rs.
     pub identity: AtomicU64,
-    /// Start time of that process, so that a reused pid is not trusted; 0 while it is being set.
+    /// Start time of that process (40 bits), so that a reused pid is not trusted, and its generation (24).
     pub start_time: AtomicU64,
     pub name: [AtomicU64; 4],
     /// Contributor: the slots that it may touch. Rule R1.
@@ -152,14 +162,14 @@ pub(crate) struct Participant {
     /// Contributor: how far its ports are (set_progress), and when it last placed a packet.
     pub progress: AtomicU64,
     pub last_placed_ns: AtomicU64,
-    /// Contributor: an id beyond the window that it holds a packet of.
-    pub want: AtomicU64,
     /// Contributor: an id that begins a new run.
     pub restart: AtomicU64,
     /// Reader: images that it was overtaken by.
     pub overtaken: AtomicU64,
-    _pad: [u64; 3],
+    _pad: [u64; 4],
     pub counters: ContributorCounters,
+    /// `counters` when its holder joined.
+    pub joined: ContributorCounters,
 }
 
 /// One slot's state and what is known of the image in it.
@@ -255,7 +265,9 @@ pub(crate) fn run_word_id(word: u64) -> u64 {
     (word & ((1 << 48) - 1)).saturating_sub(1)
 }
 
+#[cfg(not(feature = "model"))] // a model's tables are shorter
 const _: () = {
+    use crate::limits::PARTICIPANTS;
     use std::mem::{align_of, offset_of, size_of};
     assert!(size_of::<Header>() == 1280 && align_of::<Header>() == 128);
     assert!(offset_of!(Header, deadline_ns) == 40);
@@ -263,9 +275,10 @@ const _: () = {
     assert!(offset_of!(Header, commit_head) == 256);
     assert!(offset_of!(Header, owner_event) == 384);
     assert!(offset_of!(Header, counters) == 512);
-    assert!(offset_of!(Header, retired) == 640);
+    assert!(offset_of!(Header, journal) == 640 && size_of::<Journal>() == 128);
     assert!(offset_of!(Header, window_table) == 768);
-    assert!(size_of::<Participant>() == 256 && offset_of!(Participant, counters) == 128);
+    assert!(size_of::<Participant>() == 384 && offset_of!(Participant, counters) == 128);
+    assert!(offset_of!(Participant, joined) == 256);
     assert!(size_of::<SlotControl>() == 128 && size_of::<CommitEntry>() == 128);
     assert!(PARTICIPANTS <= u16::MAX as usize);
 };

@@ -16,6 +16,7 @@
 //! | `reader` | delivery in order, holding and being overtaken (rules R2, R5) |
 //! | `participant`, `process` | places in the ring, and freeing those of the dead |
 //! | `mapping` | the file: made, locked, opened, removed (rules M1 to M3) |
+//! | `inspect` | a look from outside at any ring, and whether its invariants hold (rules K1 to K10) |
 //! | `status` | counters and levels for people and tests |
 //!
 //! Nobody waits for the dead, and for the living only a bounded time: an owner that dies is replaced,
@@ -63,10 +64,13 @@ mod control;
 mod crash;
 mod futex;
 mod geometry;
+pub mod inspect;
 mod layout;
 pub mod limits;
 mod loss;
 mod mapping;
+#[cfg(feature = "model")]
+pub mod model;
 mod owner;
 mod participant;
 mod process;

@@ -82,6 +82,24 @@ pub fn open(path: &Path, access: PixelAccess) -> Result<Ring, RingError> {
     map(path, &file, access)
 }
 
+/// Opens a ring to look at: nothing of it can be changed through this, not even by mistake, since writing to
+/// read-only memory ends the process. Only for loads of the control part, of 8 bytes at most.
+pub(crate) fn open_to_look(path: &Path) -> Result<Ring, RingError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(RingError::Missing { path: path.to_owned() });
+        }
+        opened => opened.map_err(io_error(path, "open it"))?,
+    };
+    let geometry = read_geometry(path, &file)?;
+    let control = MmapOptions::new().len(geometry.control_bytes()).map_raw_read_only(&file);
+    let control = control.map_err(io_error(path, "map its control part"))?;
+    let mut options = MmapOptions::new();
+    options.offset(geometry.pixels_offset()).len(geometry.pixels_bytes() as usize);
+    let pixels = options.map_raw_read_only(&file).map_err(io_error(path, "map its pixels"))?; // never touched
+    Ok(ring_over(geometry, control, pixels))
+}
+
 /// True if the ring that `path` names now is the one that `ring` has mapped.
 pub fn is_current(ring: &Ring, path: &Path) -> bool {
     // Two files never share the moment and the owner of their making.
@@ -236,12 +254,17 @@ fn map_with(path: &Path, file: &File, geometry: Geometry, access: PixelAccess) -
     let pixels = pixels.map_err(io_error(path, "map its pixels"))?;
     let advice = if access == PixelAccess::ReadOnly { Advice::PopulateRead } else { Advice::PopulateWrite };
     let _ = pixels.advise(advice); // faults later cost time, nothing else: kernels before 5.14 refuse
+    Ok(ring_over(geometry, control, pixels))
+}
+
+/// Both mappings have the sizes of the geometry.
+fn ring_over(geometry: Geometry, control: MmapRaw, pixels: MmapRaw) -> Ring {
     let at = |map: &MmapRaw| NonNull::new(map.as_mut_ptr()).expect("a mapping is not at address 0");
     let (control_at, pixels_at) = (at(&control), at(&pixels));
     let backing = Backing::File(MappedFile { _control: control, _pixels: pixels });
     // SAFETY: both mappings have the sizes of this geometry, which was written by this crate
     // (read_geometry) or is about to be (fill_new), and live as long as the backing.
-    Ok(unsafe { Ring::over(geometry, control_at, pixels_at, backing) })
+    unsafe { Ring::over(geometry, control_at, pixels_at, backing) }
 }
 
 /// Reads and checks the identity of a file that may be anything.
@@ -251,7 +274,10 @@ fn read_geometry(path: &Path, file: &File) -> Result<Geometry, RingError> {
     if bytes < size_of::<Header>() as u64 {
         return Err(not_a_ring(format!("{bytes} bytes, a header has {}", size_of::<Header>())));
     }
-    let map = MmapOptions::new().len(size_of::<Header>()).map_raw(file).map_err(io_error(path, "map its header"))?;
+    let map = MmapOptions::new()
+        .len(size_of::<Header>())
+        .map_raw_read_only(file)
+        .map_err(io_error(path, "map its header"))?;
     // SAFETY: the mapping is as long as a header, page aligned, and a header is all atomics, for which
     // every bit pattern is valid.
     let header = unsafe { &*map.as_ptr().cast::<Header>() };

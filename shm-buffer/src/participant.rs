@@ -4,20 +4,39 @@
 //! free ──take──▶ Joining ──▶ Contributor | ReliableReader | LossyReader ──leave, or found dead──▶ free
 //! ```
 //!
-//! The identity word holds pid and role in one, so a process that dies at any instruction is named in
-//! every place that it has taken.
+//! # Rules
+//! P1  The identity word holds pid, role and generation in one, so a process that dies at any instruction is
+//!     named in every place that it has taken. Each taking is a new generation of the place.
+//! P2  Identity changes by compare-exchange alone, from the very word that was seen: of two who free a place,
+//!     or one who frees and one who still joins, one does it, and no word of the other is trusted.
+//! P3  The start time carries the generation that it belongs to: pid and start time of two processes are never
+//!     taken for one, which would be dead. One of another generation is not set yet: not known.
 
 use crate::{
     control::Ring,
     layout::{ContributorCounters, Participant},
     limits::NAME_BYTES,
     process::{Liveness, ProcessId},
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+    sync::{Acquire, AtomicU64, Relaxed, Release},
 };
+
+/// Bits of the role in an identity word; 0 is a free place.
+const ROLE: u64 = 0xff;
+/// Bits of the generation, behind the role, and in front of the start time. It comes round after 16 million
+/// takings of one place; nobody looks at a place for that long.
+const TAG_BITS: u32 = 24;
+const TAG: u64 = (1 << TAG_BITS) - 1;
+
+/// A place that this process has taken: which, and the identity that makes it ours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub index: usize,
+    identity: u64,
+}
 
 /// What a participant does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Role {
     Joining = 1,
     Contributor = 2,
@@ -31,10 +50,10 @@ pub enum Role {
 pub struct TooManyParticipants;
 
 impl Role {
-    fn from_code(code: u32) -> Option<Self> {
+    fn from_code(code: u64) -> Option<Self> {
         [Self::Joining, Self::Contributor, Self::ReliableReader, Self::LossyReader]
             .into_iter()
-            .find(|role| *role as u32 == code)
+            .find(|role| *role as u64 == code)
     }
 }
 
@@ -44,18 +63,17 @@ impl Participant {
         self.read_identity().map(|(_, process, role)| (process, role))
     }
 
-    /// The same, with the identity word that it was read from. Free, too, if the place changes hands in
-    /// this moment: pid and start time of two processes must never be taken for one that is dead.
+    /// The same, with the identity word that it was read from (P2, P3).
     fn read_identity(&self) -> Option<(u64, ProcessId, Role)> {
-        let word = self.identity.load(Acquire); // pairs with Release in `take` and AcqRel in `free`
-        let role = Role::from_code(word as u32)?;
-        let start_time = self.start_time.load(Acquire); // before the second look
-        let unchanged = self.identity.load(Relaxed) == word;
-        unchanged.then_some((word, ProcessId { pid: (word >> 32) as u32, start_time }, role))
+        let word = self.identity.load(Acquire); // pairs with Release in `take`: name and start time are seen
+        let role = Role::from_code(word & ROLE)?;
+        let tagged = self.start_time.load(Relaxed);
+        let start_time = if tagged & TAG == (word >> 8) & TAG { tagged >> TAG_BITS } else { 0 };
+        Some((word, ProcessId { pid: (word >> 32) as u32, start_time }, role))
     }
 
     pub(crate) fn is(&self, role: Role) -> bool {
-        self.identity.load(Acquire) as u32 == role as u32
+        self.identity.load(Acquire) & ROLE == role as u64 // as in `read_identity`
     }
 
     pub(crate) fn name(&self) -> String {
@@ -73,8 +91,8 @@ impl Participant {
         }
     }
 
-    fn words(&self) -> [&AtomicU64; 7] {
-        [&self.hazard, &self.cursor, &self.progress, &self.last_placed_ns, &self.want, &self.restart, &self.overtaken]
+    pub(crate) fn words(&self) -> [&AtomicU64; 6] {
+        [&self.hazard, &self.cursor, &self.progress, &self.last_placed_ns, &self.restart, &self.overtaken]
     }
 }
 
@@ -84,61 +102,64 @@ pub(crate) fn take(
     process: ProcessId,
     role: Role,
     name: &str,
-    prepare: impl FnOnce(&Participant),
-) -> Result<usize, TooManyParticipants> {
-    let joining = identity(process, Role::Joining);
-    let free = |participant: &&Participant| {
-        // AcqRel: what the last holder left behind is seen, and ours is not seen as its.
-        participant.identity.compare_exchange(0, joining, AcqRel, Relaxed).is_ok()
-    };
-    let place = ring.participants().iter().find(free).ok_or(TooManyParticipants)?;
-    place.start_time.store(process.start_time, Relaxed);
-    place.words().into_iter().for_each(|word| word.store(0, Relaxed));
-    place.counters.all().into_iter().for_each(|counter| counter.store(0, Relaxed));
-    place.set_name(name);
-    prepare(place);
-    place.identity.store(identity(process, role), Release); // pairs with Acquire in `who`
-    let index = ring.participants().iter().position(|participant| std::ptr::eq(participant, place));
-    Ok(index.expect("it was found in there"))
+    prepare: impl Fn(&Participant),
+) -> Result<Place, TooManyParticipants> {
+    for (index, place) in ring.participants().iter().enumerate() {
+        let Some(joining) = claim(place, process) else { continue };
+        // P3; a start time of more bits than there are would be another's, so: not known.
+        let start_time = if process.start_time >> (64 - TAG_BITS) == 0 { process.start_time } else { 0 };
+        place.start_time.store(start_time << TAG_BITS | (joining >> 8) & TAG, Relaxed);
+        place.words().into_iter().for_each(|word| word.store(0, Relaxed));
+        for (joined, counter) in place.joined.all().into_iter().zip(place.counters.all()) {
+            joined.store(counter.load(Relaxed), Relaxed);
+        }
+        place.set_name(name);
+        prepare(place);
+        let identity = joining & !ROLE | role as u64;
+        // Release pairs with Acquire in `read_identity` and `is`. It fails if we were taken for dead (P2).
+        if place.identity.compare_exchange(joining, identity, Release, Relaxed).is_ok() {
+            return Ok(Place { index, identity });
+        }
+    }
+    Err(TooManyParticipants)
+}
+
+/// Makes a free place ours, in its next generation. Returns the identity that it then has.
+fn claim(place: &Participant, process: ProcessId) -> Option<u64> {
+    let free = place.identity.load(Relaxed);
+    let generation = ((free >> 8) + 1) & TAG;
+    let joining = u64::from(process.pid) << 32 | generation << 8 | Role::Joining as u64;
+    let is_free = free & ROLE == 0;
+    // Acquire pairs with Release in `free`: what the last holder did is seen, and ours is not seen as its.
+    (is_free && place.identity.compare_exchange(free, joining, Acquire, Relaxed).is_ok()).then_some(joining)
 }
 
 /// Gives a place back. Nothing, if it is no longer its holder's: who was taken for dead has none.
-pub(crate) fn leave(ring: &Ring, index: usize, process: ProcessId, role: Role) {
-    free(ring, index, identity(process, role));
+pub(crate) fn leave(ring: &Ring, place: &Place) {
+    free(ring, place.index, place.identity);
 }
 
-/// Frees a place that still has the identity `seen` and keeps its counters in the ring's sums. Of two
-/// who try it, one does it. Its other words stay until `take` clears them: the owner may look at the
-/// cursor in this moment, and 0 would hold every slot.
+/// Frees a place that still has the identity `seen` (P2). Its other words stay until `take` clears them: the
+/// owner may look at the cursor in this moment, and 0 would hold every slot.
 fn free(ring: &Ring, index: usize, seen: u64) {
-    let place = &ring.participants()[index];
-    let leaving = seen & !0xffff_ffff | u64::from(Role::Joining as u32);
-    if place.identity.compare_exchange(seen, leaving, AcqRel, Relaxed).is_err() {
-        return;
-    }
-    for (sum, counter) in ring.header().retired.all().into_iter().zip(place.counters.all()) {
-        sum.fetch_add(counter.swap(0, Relaxed), Relaxed);
-    }
-    place.start_time.store(0, Relaxed);
-    place.identity.store(0, Release); // pairs with AcqRel in `take`
+    // Release pairs with Acquire in `claim`.
+    let _ = ring.participants()[index].identity.compare_exchange(seen, seen & (TAG << 8), Release, Relaxed);
 }
 
-/// Frees every place whose process is dead. Returns how many.
-pub(crate) fn free_the_dead(ring: &Ring, liveness: &dyn Liveness) -> usize {
-    let places = ring.participants().iter().enumerate();
-    let taken = places.filter_map(|(index, place)| Some((index, place.read_identity()?)));
-    let dead = taken.filter(|(_, (_, process, _))| !liveness.is_alive(*process));
-    dead.map(|(index, (identity, ..))| free(ring, index, identity)).count()
-}
-
-fn identity(process: ProcessId, role: Role) -> u64 {
-    u64::from(process.pid) << 32 | u64::from(role as u32)
+/// Frees every place whose process is dead.
+pub(crate) fn free_the_dead(ring: &Ring, liveness: &dyn Liveness) {
+    for (index, place) in ring.participants().iter().enumerate() {
+        if let Some((identity, process, _)) = place.read_identity()
+            && !liveness.is_alive(process)
+        {
+            free(ring, index, identity);
+        }
+    }
 }
 
 impl ContributorCounters {
-    pub(crate) fn all(&self) -> [&AtomicU64; 12] {
+    pub(crate) fn all(&self) -> [&AtomicU64; 11] {
         [
-            &self.received,
             &self.placed,
             &self.duplicate,
             &self.late,

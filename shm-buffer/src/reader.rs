@@ -13,7 +13,7 @@ use crate::{
     futex::Event,
     layout::{CommitEntry, NO_SLOT, Participant, SlotState, pack_slot, slot_word, unpack_slot},
     loss::{LossCause, LostRange},
-    participant::{self, Role, TooManyParticipants},
+    participant::{self, Place, Role, TooManyParticipants},
     process::ProcessId,
     sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 /// One reader of the ring. Leaves, and lets go of what it holds, when it is dropped.
 pub struct Reader {
     ring: Ring,
-    process: ProcessId,
-    place: usize,
+    place: Place,
     reliable: bool,
     /// Next sequence to deliver.
     cursor: u64,
@@ -105,8 +104,8 @@ impl Reader {
     ) -> Result<Self, TooManyParticipants> {
         let header = ring.header();
         let mut cursor = match start {
-            Start::Next => header.commit_head.load(Acquire),
-            Start::Oldest => header.reclaimed_seq.load(Acquire),
+            Start::Next => header.commit_head.load(Relaxed),
+            Start::Oldest => header.reclaimed_seq.load(Relaxed),
         };
         let place = participant::take(ring, process, role, name, |place| place.cursor.store(cursor, Relaxed))?;
         loop {
@@ -116,11 +115,10 @@ impl Reader {
                 break;
             }
             cursor = reclaimed;
-            ring.participants()[place].cursor.store(cursor, Relaxed);
+            ring.participants()[place.index].cursor.store(cursor, Relaxed);
         }
         Ok(Self {
             ring: ring.clone(),
-            process,
             place,
             reliable: role == Role::ReliableReader,
             cursor,
@@ -136,6 +134,7 @@ impl Reader {
     /// The next step, if there is one now. What the last step delivered is let go of.
     pub fn try_next(&mut self) -> Option<Delivery> {
         self.release();
+        // Acquire pairs with Release in Owner::publish: all of every step below the head is seen.
         while self.cursor < self.ring.header().commit_head.load(Acquire) {
             if let Some(delivery) = self.read_step(self.cursor) {
                 self.cursor += 1;
@@ -213,14 +212,13 @@ impl Reader {
     }
 
     fn is_committed(&self, slot: u16, seq: u64) -> bool {
-        // Acquire pairs with Release in Owner::publish
-        self.ring.slot(slot).word.load(Acquire) == slot_word(seq, SlotState::Committed)
+        self.ring.slot(slot).word.load(Relaxed) == slot_word(seq, SlotState::Committed)
     }
 
     /// Reads one step; none if it was overwritten before or meanwhile.
     fn read_step(&self, seq: u64) -> Option<Delivery> {
         let entry = self.ring.commit(seq);
-        let word = entry.word.load(Acquire); // pairs with Release in Owner::publish
+        let word = entry.word.load(Relaxed);
         let (found, slot) = unpack_slot(word)?;
         if found != seq {
             return None;
@@ -256,7 +254,7 @@ impl Reader {
     /// Moves to the middle of what is still there: from the oldest one it would be overtaken again.
     fn skip_overwritten(&mut self) {
         let header = self.ring.header();
-        let (oldest, head) = (header.reclaimed_seq.load(Acquire), header.commit_head.load(Acquire));
+        let (oldest, head) = (header.reclaimed_seq.load(Relaxed), header.commit_head.load(Relaxed));
         let next = (oldest + head.saturating_sub(oldest) / 2).max(self.cursor + 1);
         let skipped = next - self.cursor;
         self.cursor = next;
@@ -266,7 +264,7 @@ impl Reader {
     }
 
     fn me(&self) -> &Participant {
-        &self.ring.participants()[self.place]
+        &self.ring.participants()[self.place.index]
     }
 
     fn commit_event(&self) -> Event<'_> {
@@ -277,8 +275,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let role = if self.reliable { Role::ReliableReader } else { Role::LossyReader };
-        participant::leave(&self.ring, self.place, self.process, role);
+        participant::leave(&self.ring, &self.place);
         self.ring.owner_event().signal();
     }
 }

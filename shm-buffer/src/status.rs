@@ -2,11 +2,11 @@
 
 use crate::{
     control::Ring,
-    layout::ContributorCounters,
+    layout::{ContributorCounters, Participant},
     loss::LossCause,
     participant::Role,
     process::ProcessId,
-    sync::{Acquire, Relaxed},
+    sync::Relaxed,
 };
 
 /// Counters and levels of a ring, read while it runs: each is right, together they may be a moment apart.
@@ -60,17 +60,20 @@ impl Ring {
     /// Reads everything that a person or a test may want to know.
     pub fn status(&self) -> RingStatus {
         let (header, counters) = (self.header(), &self.header().counters);
-        let head = header.commit_head.load(Acquire);
+        let head = header.commit_head.load(Relaxed);
         let participants = self.participant_statuses(head);
-        let mut packets = PacketCounts::read(&header.retired);
-        participants.iter().for_each(|participant| packets.add(&participant.packets));
+        let mut packets = PacketCounts::default();
+        self.participants().iter().for_each(|place| packets.add(&PacketCounts::read(&place.counters)));
         let held = participants.iter().filter(|participant| participant.role == Role::ReliableReader);
         let held = held.map(|reader| reader.behind).max().unwrap_or(0);
         let open = if header.epoch.load(Relaxed) == 0 { 0 } else { u64::from(self.geometry().window) };
         let slots_in_quarantine = counters.slots_in_quarantine.load(Relaxed);
         RingStatus {
             slots: self.geometry().slots,
-            slots_in_use: (held + open + slots_in_quarantine).min(self.geometry().slots.into()) as u32,
+            slots_in_use: held
+                .saturating_add(open)
+                .saturating_add(slots_in_quarantine)
+                .min(self.geometry().slots.into()) as u32,
             slots_in_quarantine,
             epoch: header.epoch.load(Relaxed),
             commits: head,
@@ -84,30 +87,44 @@ impl Ring {
     }
 
     fn participant_statuses(&self, head: u64) -> Vec<ParticipantStatus> {
-        let status = |place: &crate::layout::Participant| {
-            let (process, role) = place.who()?;
-            let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
-            let behind = if reads { head.saturating_sub(place.cursor.load(Relaxed)) } else { 0 };
-            let (name, overtaken) = (place.name(), place.overtaken.load(Relaxed));
-            Some(ParticipantStatus {
-                process,
-                role,
-                name,
-                behind,
-                overtaken,
-                packets: PacketCounts::read(&place.counters),
-            })
-        };
-        self.participants().iter().filter_map(status).collect()
+        self.participants().iter().filter_map(|place| place.status(head)).collect()
+    }
+}
+
+impl Participant {
+    /// What is known of the holder; none if the place is free.
+    pub(crate) fn status(&self, head: u64) -> Option<ParticipantStatus> {
+        let (process, role) = self.who()?;
+        let reads = matches!(role, Role::ReliableReader | Role::LossyReader);
+        Some(ParticipantStatus {
+            process,
+            role,
+            name: self.name(),
+            behind: if reads { head.saturating_sub(self.cursor.load(Relaxed)) } else { 0 },
+            overtaken: self.overtaken.load(Relaxed),
+            packets: PacketCounts::of_holder(self),
+        })
     }
 }
 
 impl PacketCounts {
     fn read(counters: &ContributorCounters) -> Self {
-        let [received, placed, duplicate, late, early, no_slot, foreign, malformed, shed, moved, kernel_dropped, bytes] =
-            counters.all().map(|counter| counter.load(Relaxed));
+        Self::of(counters.all().map(|counter| counter.load(Relaxed)))
+    }
+
+    /// What the holder of a place has counted since it joined.
+    fn of_holder(place: &Participant) -> Self {
+        let mut counts = place.counters.all().map(|counter| counter.load(Relaxed));
+        for (count, joined) in counts.iter_mut().zip(place.joined.all()) {
+            *count = count.saturating_sub(joined.load(Relaxed));
+        }
+        Self::of(counts)
+    }
+
+    fn of(counts: [u64; 11]) -> Self {
+        let [placed, duplicate, late, early, no_slot, foreign, malformed, shed, moved, kernel_dropped, bytes] = counts;
         Self {
-            received,
+            received: counts[..8].iter().fold(0, |sum, count| sum.saturating_add(*count)),
             placed,
             duplicate,
             late,
@@ -123,17 +140,17 @@ impl PacketCounts {
     }
 
     fn add(&mut self, other: &Self) {
-        self.received += other.received;
-        self.placed += other.placed;
-        self.duplicate += other.duplicate;
-        self.late += other.late;
-        self.early += other.early;
-        self.no_slot += other.no_slot;
-        self.foreign += other.foreign;
-        self.malformed += other.malformed;
-        self.shed += other.shed;
-        self.moved += other.moved;
-        self.kernel_dropped += other.kernel_dropped;
-        self.bytes += other.bytes;
+        self.received = self.received.saturating_add(other.received);
+        self.placed = self.placed.saturating_add(other.placed);
+        self.duplicate = self.duplicate.saturating_add(other.duplicate);
+        self.late = self.late.saturating_add(other.late);
+        self.early = self.early.saturating_add(other.early);
+        self.no_slot = self.no_slot.saturating_add(other.no_slot);
+        self.foreign = self.foreign.saturating_add(other.foreign);
+        self.malformed = self.malformed.saturating_add(other.malformed);
+        self.shed = self.shed.saturating_add(other.shed);
+        self.moved = self.moved.saturating_add(other.moved);
+        self.kernel_dropped = self.kernel_dropped.saturating_add(other.kernel_dropped);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }

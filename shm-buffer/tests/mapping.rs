@@ -160,7 +160,7 @@ fn file_cut_at_any_length_is_an_error_until_it_is_whole() {
     let folder = Folder::new();
     drop(create_or_take_over(&folder.ring(), small(), &Proc).unwrap());
     let whole = std::fs::read(folder.ring()).unwrap();
-    let control = raw::HEADER_BYTES as usize + 112 * 256 + 8 * 128 + 16 * 128 + 8 * 64;
+    let control = raw::HEADER_BYTES as usize + 112 * 384 + 8 * 128 + 16 * 128 + 8 * 64;
     let lengths = (0..1400).chain((1400..control + 5000).step_by(509)).chain((control..whole.len()).step_by(65_537));
     for length in lengths.chain([whole.len() - 1]) {
         std::fs::write(folder.ring(), &whole[..length]).unwrap();

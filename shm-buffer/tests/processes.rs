@@ -117,12 +117,11 @@ fn contribute(ring: &Ring, packets: &[usize], ids: Range<u64>, full: WhenFull, j
                 continue;
             }
             (Lookup::NoSlot, WhenFull::Refuse) => {
-                contributor.refuse(id);
-                id += 1;
+                id += u64::from(contributor.refuse(id));
                 continue;
             }
             (Lookup::NoSlot, WhenFull::Wait) => {}
-            (Lookup::Ahead(_), _) => contributor.want(id),
+            (Lookup::Ahead(_), _) => contributor.set_progress(Some(id), monotonic_ns()),
             (Lookup::NoRun, _) => contributor.request_run(id),
         }
         contributor.wait_for_window(ticket, DEADLINE);

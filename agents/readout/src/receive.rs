@@ -228,10 +228,8 @@ impl Receiver {
             }
             Action::Wait | Action::BeginRun | Action::DropEarly => Some(PacketFate::Early),
             Action::DropLate => Some(PacketFate::Late),
-            Action::DropNoSlot => {
-                self.contributor.refuse(id);
-                Some(PacketFate::NoSlot)
-            }
+            // None here: the image has got a slot, or was closed, in this moment.
+            Action::DropNoSlot => self.contributor.refuse(id).then_some(PacketFate::NoSlot),
         }
     }
 

@@ -4,13 +4,12 @@ use super::{Owner, Surroundings};
 use crate::{
     crash::crash_point,
     layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, unpack_run},
-    limits::{HAZARD_SLOTS, HAZARD_WAIT_NS, REORDER_IMAGES},
+    limits::{HAZARD_SLOTS, HAZARD_SPINS, HAZARD_WAIT_NS, REORDER_IMAGES},
     loss::LossCause,
     participant::Role,
     process::Liveness,
     sync::{Acquire, Relaxed, SeqCst, fence},
 };
-use std::time::Duration;
 
 impl Owner {
     /// Whether the oldest open image is to be closed now (O3). Ids below `due_end` are.
@@ -28,15 +27,6 @@ impl Owner {
         mono_ns.saturating_sub(since_ns) >= self.deadline_ns
     }
 
-    /// Ids below this one are due whatever has come of them: every contributor has passed them by, or
-    /// the window has to reach an id that was asked for a deadline ago.
-    pub(super) fn due_end(&self, mono_ns: u64) -> u64 {
-        let asked = self.wanted.filter(|&(_, since_ns)| self.is_over(since_ns, mono_ns));
-        let window = u64::from(self.ring.geometry().window);
-        let asked_end = asked.map_or(0, |(id, _)| (id + 1).saturating_sub(window));
-        asked_end.max(self.passed_end(mono_ns))
-    }
-
     /// Where ids jumped by more than the window, the ones between are lost in one go: a step must end
     /// soon however far the jump is.
     pub(super) fn skip_gap(&mut self, due_end: u64, surroundings: &mut Surroundings<'_>) {
@@ -52,7 +42,7 @@ impl Owner {
     }
 
     fn packets_received(&self, slot: u16) -> u32 {
-        self.ring.slot(slot).packets_received.load(Acquire) // pairs with Release in Access::mark
+        self.ring.slot(slot).packets_received.load(Relaxed) // what it stands for is seen by `holder`
     }
 
     /// A packet of this image was thrown away because it had no slot.
@@ -66,13 +56,14 @@ impl Owner {
         self.open.iter().flatten().filter_map(first_packet).min()
     }
 
-    /// Every contributor that is not silent has shown ids far enough above the ones below this.
-    fn passed_end(&self, mono_ns: u64) -> u64 {
+    /// Ids below this one are due whatever has come of them: every contributor that is not silent has
+    /// shown ids far enough above them.
+    pub(super) fn passed_end(&self, mono_ns: u64) -> u64 {
         let mut lowest = None::<u64>;
         for place in self.ring.participants().iter().filter(|place| place.is(Role::Contributor)) {
             let heard_ns = place.last_placed_ns.load(Relaxed).max(self.resumed_ns);
             let is_silent = self.is_over(heard_ns, mono_ns);
-            match unpack_run(place.progress.load(Acquire), self.epoch) {
+            match unpack_run(place.progress.load(Relaxed), self.epoch) {
                 Some(progress) if !is_silent => lowest = Some(lowest.map_or(progress, |lowest| lowest.min(progress))),
                 None if !is_silent => return 0,
                 _ => {}
@@ -87,12 +78,13 @@ impl Owner {
         let id = self.base;
         self.base += 1;
         // From here on no contributor finds the image; `touched` is what the last of them left behind.
-        let touched = self.ring.window_entry(id).swap(0, SeqCst) == pack_slot(id, NO_SLOT_TOUCHED);
+        let touched = self.ring.window_entry(id).swap(0, Relaxed) == pack_slot(id, NO_SLOT_TOUCHED);
         match slot {
             Some(slot) => self.close_slot(id, slot, surroundings),
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
         }
+        crash_point!("close: counted");
         // After it was counted: who takes over counts what is not below.
         self.publish_base(self.base - self.empty_tail.unwrap_or(0));
     }
@@ -131,15 +123,13 @@ impl Owner {
         self.count_empty_tail(id);
         self.count_run_from(id);
         let missing = self.fill_missing(slot, surroundings.fill);
-        let (control, counters) = (self.ring.slot(slot), &self.ring.header().counters);
+        let control = self.ring.slot(slot);
         let age_ns = surroundings.now.mono_ns.saturating_sub(control.first_packet_ns.load(Relaxed));
         // One that died between its two marks has counted one less.
         control.packets_received.store(self.ring.geometry().packets_per_image - missing as u32, Relaxed);
         control.first_packet_utc_ns.store(surroundings.now.utc_ns.saturating_sub(age_ns), Relaxed);
         control.commit_utc_ns.store(surroundings.now.utc_ns, Relaxed);
-        let counter = if missing == 0 { &counters.complete } else { &counters.partial };
-        counter.fetch_add(1, Relaxed);
-        counters.missing_packets.fetch_add(missing, Relaxed);
+        self.count_image(missing);
         self.empty_cause = LossCause::NotReceived;
         self.publish(Some(slot), id + 1, surroundings.now.mono_ns);
     }
@@ -162,7 +152,7 @@ impl Owner {
 
     /// Waits, bounded, until no living contributor names the slot in its hazard word (O4).
     pub(super) fn wait_until_left(&mut self, slot: u16, liveness: &dyn Liveness) -> bool {
-        for _ in 0..100 {
+        for _ in 0..HAZARD_SPINS {
             if self.holder(slot, &crate::process::Assume(true)).is_none() {
                 return true;
             }
@@ -179,7 +169,7 @@ impl Owner {
                 self.stuck.push((place, hazard));
                 return false;
             }
-            std::thread::sleep(Duration::from_micros(20)); // it may need this very core to leave
+            crate::sync::nap(); // it may need this very core to leave
         }
         true
     }

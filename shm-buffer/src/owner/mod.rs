@@ -20,11 +20,13 @@
 //! O4  A slot is reused only when no reliable reader's cursor holds its sequence, and no hazard word
 //!     of a living contributor names it.
 //! O5  Where no slot is free, the newest image is lost whole; nothing waits.
+//! O6  Counters and what was told agree at whatever instruction the owner dies: see `count.rs`.
 //!
 //! Why a commit sequence beside image ids? Ids jump, repeat and go missing; readers need a dense count
 //! to know whether they were overtaken.
 
 mod close;
+mod count;
 mod open;
 mod recover;
 mod run;
@@ -65,8 +67,6 @@ pub struct Owner {
     lost: LostRanges,
     /// Counts openings: the tag of open slots.
     openings: u64,
-    /// An id beyond the window that was asked for, and since when.
-    wanted: Option<(u64, u64)>,
     /// When packets began to come after a pause; ports may be silent for a deadline from then.
     resumed_ns: u64,
     last_first_packet_ns: u64,
@@ -120,7 +120,6 @@ impl Owner {
             quarantine: Vec::new(),
             lost: LostRanges::default(),
             openings: 0,
-            wanted: None,
             resumed_ns: 0,
             last_first_packet_ns: 0,
             last_commit_ns: 0,
@@ -145,8 +144,8 @@ impl Owner {
         }
         self.release_quarantine(surroundings.liveness);
         self.begin_run_if_asked(surroundings);
-        self.note_arrivals(now.mono_ns);
-        let due_end = self.due_end(now.mono_ns);
+        self.note_arrivals();
+        let due_end = self.passed_end(now.mono_ns);
         self.skip_gap(due_end, surroundings);
         self.open_ahead();
         while self.head_is_due(due_end, now.mono_ns) {
@@ -182,10 +181,11 @@ impl Owner {
         self.ring.header().commit_head.load(Relaxed) // written by the owner alone
     }
 
-    /// Ids from `first` to before `end` are gone; readers are told with the next commit entry.
+    /// `count` ids from `first_id` on are gone; readers are told with the next commit entry. The caller
+    /// publishes a base behind them before anything else is counted (O6).
     fn lose(&mut self, first_id: u64, count: u64, cause: LossCause) {
         self.count_empty_tail(first_id);
-        self.ring.header().counters.lost[cause as usize].fetch_add(count, Relaxed);
+        self.count_lost(first_id + count, count, cause);
         self.lost.push(LostRange { first_id, count, cause });
         self.count_run_from(first_id);
     }
@@ -220,14 +220,15 @@ impl Owner {
             entry.count_cause.store(count_cause, Relaxed);
         }
         if let Some(slot) = slot {
-            // Release pairs with Acquire in Reader::is_committed: pixels and control come before it.
-            self.ring.slot(slot).word.store(slot_word(seq, SlotState::Committed), Release);
+            // Readers come to the slot, and to the entry, by the head alone: its Release is for all three.
+            self.ring.slot(slot).word.store(slot_word(seq, SlotState::Committed), Relaxed);
             self.committed.push_back((seq, slot));
         }
         crate::crash::crash_point!("publish: entry filled");
-        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Release); // pairs with Acquire in Reader::read_step
+        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Relaxed);
         crate::crash::crash_point!("publish: entry valid");
         header.commit_head.store(seq + 1, Release); // pairs with Acquire in Reader::try_next
+        crate::crash::crash_point!("publish: head moved");
         self.lost.clear();
         self.last_commit_ns = mono_ns;
         crate::futex::Event { word: &header.commit_event, waiters: &header.commit_waiters }.signal();
@@ -259,9 +260,7 @@ impl Owner {
     }
 
     fn next_look(&self, mono_ns: u64) -> u64 {
-        let wanted_since_ns = self.wanted.map(|(_, since_ns)| since_ns);
-        let evidence = self.oldest_first_packet_ns().into_iter().chain(wanted_since_ns).min();
-        let due = evidence.map(|since| since.saturating_add(self.deadline_ns));
+        let due = self.oldest_first_packet_ns().map(|since| since.saturating_add(self.deadline_ns));
         let until_due = due.map_or(u64::MAX, |due| due.saturating_sub(mono_ns));
         until_due.clamp(100_000, HOUSEKEEPING_NS)
     }
@@ -277,6 +276,9 @@ impl Now {
 
 /// Nanoseconds of the host's monotonic clock, the same for every process.
 pub fn monotonic_ns() -> u64 {
+    if cfg!(feature = "model") {
+        return 0; // models have no time: every wait ends by what somebody does
+    }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the timespec that it is given.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

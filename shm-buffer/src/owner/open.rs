@@ -5,7 +5,7 @@ use crate::{
     crash::crash_point,
     layout::{NO_SLOT, SlotState, pack_run, pack_slot, slot_word},
     process::Liveness,
-    sync::{Relaxed, Release, SeqCst, fence},
+    sync::{Relaxed, Release, SeqCst, fence, keep_order},
 };
 
 impl Owner {
@@ -58,8 +58,8 @@ impl Owner {
 
     /// Tells contributors the lowest id that is open, and who takes over up to where ids are counted.
     pub(super) fn publish_base(&self, counted_end: u64) {
-        // Release pairs with Acquire in Contributor::lookup.
-        self.ring.header().base.store(pack_run(self.epoch, counted_end), Release);
+        keep_order(); // O6: what is below it was counted before
+        self.ring.header().base.store(pack_run(self.epoch, counted_end), Relaxed);
     }
 
     fn prepare(&mut self, id: u64, slot: u16) {
@@ -72,7 +72,7 @@ impl Owner {
         control.exposure_length.store(0, Relaxed);
         self.ring.bitmap(slot).iter().for_each(|word| word.store(0, Relaxed));
         self.openings += 1;
-        control.word.store(slot_word(self.openings, SlotState::Open), Release);
+        control.word.store(slot_word(self.openings, SlotState::Open), Relaxed);
         crash_point!("open: slot prepared");
     }
 

@@ -6,7 +6,7 @@ use crate::{
     loss::{LossCause, LostRange},
     participant,
     process::{Liveness, ProcessId},
-    sync::{Acquire, Relaxed, SeqCst, fence},
+    sync::{Relaxed, Release, SeqCst, fence},
 };
 
 impl Owner {
@@ -24,7 +24,8 @@ impl Owner {
         header.slots_wanted.store(0, Relaxed);
         header.closed.store(0, Relaxed);
         participant::free_the_dead(&ring, liveness);
-        self.epoch = header.epoch.load(Acquire);
+        self.undo_unfinished_count();
+        self.epoch = self.begun_epoch();
         let mut begun = self.empty_window();
         begun.extend(self.collect_slots(liveness));
         if self.epoch > 0 {
@@ -32,9 +33,20 @@ impl Owner {
         }
     }
 
+    /// The run that the owner before was in, or had just begun: the base names it first.
+    fn begun_epoch(&self) -> u64 {
+        let header = self.ring.header();
+        let (epoch, base) = (header.epoch.load(Relaxed), header.base.load(Relaxed));
+        if unpack_run(base, epoch + 1).is_none() {
+            return epoch;
+        }
+        header.epoch.store(epoch + 1, Release); // as in Owner::begin_run
+        epoch + 1
+    }
+
     /// Takes every image out of the window. Returns those of which a packet was refused.
     fn empty_window(&mut self) -> Vec<u64> {
-        let entries: Vec<u64> = self.ring.header().window_table.iter().map(|entry| entry.swap(0, SeqCst)).collect();
+        let entries: Vec<u64> = self.ring.header().window_table.iter().map(|entry| entry.swap(0, Relaxed)).collect();
         fence(SeqCst); // R3: pairs with the fence in Contributor::protect
         let touched = |(id, slot)| (slot == NO_SLOT_TOUCHED).then_some(id);
         entries.into_iter().filter_map(unpack_slot).filter_map(touched).collect()
@@ -63,7 +75,7 @@ impl Owner {
             let has_left = self.wait_until_left(slot, liveness);
             let is_of_run = state.is_some_and(|(_, state)| state != SlotState::Free)
                 && control.epoch.load(Relaxed) == self.epoch
-                && control.packets_received.load(Acquire) > 0; // pairs with Release in Access::mark
+                && control.packets_received.load(Relaxed) > 0;
             if is_of_run {
                 begun.push(control.image_id.load(Relaxed));
             }

@@ -1,7 +1,8 @@
-//! Runs: a detector that begins again, ids that jump, and pauses.
+//! Runs: a detector that begins again, and pauses.
 
 use super::{Owner, Surroundings};
 use crate::{
+    crash::crash_point,
     layout::unpack_run,
     limits::RUN_LEAD_IMAGES,
     loss::LossCause,
@@ -43,18 +44,17 @@ impl Owner {
         self.base = first_id;
         self.run_counts = false;
         self.empty_cause = LossCause::NotReceived;
-        self.wanted = None;
         self.lost.clear(); // told above, or no reader has read for a whole ring; the counters have them
-        header.counters.runs.fetch_add(1, Relaxed);
         let placed = self.ring.participants().iter().map(|place| place.last_placed_ns.load(Relaxed));
         header.run_after_ns.store(placed.max().unwrap_or(0), Relaxed);
-        self.publish_base(self.base);
+        self.publish_base(self.base); // with this the run has begun: who takes over goes on in it
+        crash_point!("run: base published");
         header.epoch.store(self.epoch, Release); // pairs with Acquire in Contributor::epoch
         self.open_ahead();
     }
 
-    /// Notes what has come since the last step: packets after a pause, and ids beyond the window.
-    pub(super) fn note_arrivals(&mut self, mono_ns: u64) {
+    /// Notes packets that came after a pause.
+    pub(super) fn note_arrivals(&mut self) {
         let newest = self.open.iter().flatten().map(|&slot| self.ring.slot(slot).first_packet_ns.load(Relaxed)).max();
         let newest = newest.unwrap_or(0);
         if newest > self.last_first_packet_ns {
@@ -63,10 +63,5 @@ impl Owner {
             }
             self.last_first_packet_ns = newest;
         }
-        let end = self.base + self.open.len() as u64;
-        let wanted = |place: &crate::layout::Participant| unpack_run(place.want.load(Acquire), self.epoch);
-        let nearest = self.ring.participants().iter().filter_map(wanted).filter(|&id| id >= end).min();
-        let before = self.wanted.filter(|&(id, _)| id >= end); // waits on, though others ask for more
-        self.wanted = nearest.map(|id| before.unwrap_or((id, mono_ns)));
     }
 }

@@ -166,7 +166,7 @@ impl World {
         let id = id_at(self.base(), ahead);
         let contributor = self.act(lane);
         if contributor.lookup(id) == Lookup::NoSlot {
-            contributor.refuse(id);
+            assert!(contributor.refuse(id), "image {id}");
         }
     }
 
@@ -178,6 +178,14 @@ impl World {
     pub fn progress(&mut self, lane: usize, ahead: Option<i64>) {
         let now_ns = self.now_ns;
         self.tell(lane, |contributor, base| contributor.set_progress(ahead.map(|ahead| id_at(base, ahead)), now_ns));
+    }
+
+    /// Every contributor has seen an id that far beyond.
+    pub fn jump(&mut self, ids: u64) {
+        let now_ns = self.now_ns;
+        (0..LANES).for_each(|lane| {
+            self.tell(lane, |contributor, base| contributor.set_progress(Some(base + ids), now_ns));
+        });
     }
 
     /// Stays inside an access. One at a time, since each costs the owner a real wait.

@@ -141,9 +141,8 @@ fn ids_that_passed_while_there_was_no_owner_are_lost_to_its_death() {
     let mut reader = reader(&rig, 3);
     rig.whole_image(&mut contributor, 0);
     rig.replace_owner(9);
-    contributor.want(50);
+    contributor.set_progress(Some(50), rig.now_ns);
     rig.step();
-    rig.step_after(DEADLINE_NS);
     assert_eq!(rig.whole_image(&mut contributor, 50), 2);
     contributor.set_progress(Some(52), rig.now_ns);
     let mut told = invariants::Told::default();
@@ -269,6 +268,49 @@ fn many_owners_in_a_row_lose_no_id_twice() {
     }
     assert_eq!(told.images + told.lost, told.next_id.expect("some were told"));
     assert_eq!(told.lost, rig.ring.status().lost.iter().sum::<u64>());
+}
+
+/// Killed between the two words that begin a run: the base names it, the epoch does not yet.
+#[test]
+fn owner_that_dies_while_a_run_begins_leaves_it_begun() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("ring");
+    let made = ecs_shm_buffer::create_or_take_over(&path, common::geometry(8, 2, 2), &ecs_shm_buffer::Proc);
+    let (ring, _lock) = made.unwrap();
+    let raw = raw::RawRing::open(&path, *ring.geometry());
+    let mut rig = Rig::over(ring);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    (0..3).for_each(|id| _ = rig.whole_image(&mut contributor, id));
+    raw.set_word(raw::BASE, 2 << 48 | (70 + 1));
+    rig.replace_owner(9);
+    assert_eq!(
+        (contributor.epoch(), contributor.lookup(70), contributor.lookup(3)),
+        (2, Lookup::Open, Lookup::Behind(67))
+    );
+    (70..80).for_each(|id| assert_eq!(rig.whole_image(&mut contributor, id), 2, "image {id}"));
+    let status = rig.ring.status();
+    assert_eq!((status.images_complete, status.lost), (13, [0; 5]));
+}
+
+#[test]
+fn counters_of_who_left_stay_in_the_sums_and_the_next_holder_of_the_place_begins_at_none() {
+    let mut rig = Rig::new(8, 2, 2);
+    let first = rig.contributor(3);
+    first.count(PacketFate::Placed, 5);
+    first.count(PacketFate::Late, 1);
+    drop(first);
+    let dies = rig.contributor(4);
+    dies.count(PacketFate::Placed, 7);
+    std::mem::forget(dies);
+    rig.living.kill(common::process(4));
+    rig.step_after(HOUSEKEEPING_NS);
+    let third = rig.contributor(5);
+    third.count(PacketFate::Foreign, 2);
+    let status = rig.ring.status();
+    let packets = status.participants[0].packets;
+    assert_eq!((packets.placed, packets.late, packets.foreign, packets.received), (0, 0, 2, 2));
+    let packets = status.packets;
+    assert_eq!((packets.placed, packets.late, packets.foreign, packets.received), (12, 1, 2, 15));
 }
 
 #[test]

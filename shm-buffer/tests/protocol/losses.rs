@@ -17,7 +17,7 @@ fn drain(reader: &mut Reader) -> Vec<Delivery> {
 fn offer(rig: &mut Rig, contributor: &mut Contributor, id: u64) -> usize {
     match contributor.lookup(id) {
         Lookup::NoSlot => {
-            contributor.refuse(id);
+            assert!(contributor.refuse(id));
             rig.step();
             0
         }
@@ -61,10 +61,12 @@ fn image_without_a_slot_gets_one_as_long_as_no_packet_was_thrown_away() {
     let mut slow = reader(&rig, 3);
     (0..8).for_each(|id| assert_eq!(rig.whole_image(&mut contributor, id), 2));
     assert_eq!((contributor.lookup(8), contributor.lookup(9)), (Lookup::NoSlot, Lookup::NoSlot));
-    contributor.refuse(9);
+    assert!(contributor.refuse(9));
+    assert!(contributor.refuse(9), "by a second packet of it, too");
     (0..3).for_each(|_| _ = slow.try_next());
     rig.step();
     assert_eq!((contributor.lookup(8), contributor.lookup(9)), (Lookup::Open, Lookup::NoSlot));
+    assert!(!contributor.refuse(8), "it has a slot by now: its packet has a place");
     assert_eq!(rig.whole_image(&mut contributor, 8), 2);
     let lost: Vec<_> = drain(&mut slow).into_iter().flat_map(|step| step.lost).collect();
     assert_eq!(lost, []);
@@ -151,17 +153,15 @@ fn notices_wait_for_a_reader_that_does_not_read_and_are_told_later() {
 }
 
 #[test]
-fn jump_of_ids_by_a_want_is_one_range_after_a_deadline() {
+fn jump_of_ids_is_one_range() {
     let mut rig = Rig::new(8, 4, 1);
     let mut contributor = rig.contributor_in_run(2, 0);
     let mut reader = reader(&rig, 3);
     rig.whole_image(&mut contributor, 0);
-    contributor.want(1_000_000);
+    contributor.set_progress(Some(1_000_000), rig.now_ns);
     rig.step();
-    assert_eq!(contributor.lookup(1), Lookup::Open, "the ids between may still come");
-    rig.step_after(DEADLINE_NS);
     assert_eq!(rig.whole_image(&mut contributor, 1_000_000), 1);
-    rig.step_after(DEADLINE_NS);
+    rig.step_after(DEADLINE_NS); // 999 999 is the last one that may still come
     let steps = drain(&mut reader);
     let lost = LostRange { first_id: 1, count: 999_999, cause: LossCause::NotReceived };
     assert_eq!(
@@ -176,28 +176,23 @@ fn jump_of_ids_by_a_want_is_one_range_after_a_deadline() {
 #[test]
 fn jump_to_the_last_id_takes_one_step() {
     let _watchdog = common::Watchdog::start(std::time::Duration::from_secs(20));
-    for by_want in [true, false] {
-        let mut rig = Rig::new(8, 4, 1);
-        let mut contributor = rig.contributor_in_run(2, 0);
-        rig.whole_image(&mut contributor, 0);
-        match by_want {
-            true => contributor.want(u64::MAX),
-            false => contributor.set_progress(Some(u64::MAX), rig.now_ns),
-        }
-        rig.step();
-        rig.step_after(DEADLINE_NS);
-        assert_eq!(rig.whole_image(&mut contributor, ecs_shm_buffer::limits::IMAGE_ID_MAX), 1);
-    }
+    let mut rig = Rig::new(8, 4, 1);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    rig.whole_image(&mut contributor, 0);
+    contributor.set_progress(Some(u64::MAX), rig.now_ns);
+    rig.step();
+    assert_eq!(rig.whole_image(&mut contributor, ecs_shm_buffer::limits::IMAGE_ID_MAX), 1);
 }
 
 #[test]
-fn packets_of_a_run_that_goes_on_are_kept_while_a_far_id_is_asked_for() {
+fn packets_of_a_port_that_lags_are_kept_while_another_is_far_ahead() {
     let mut rig = Rig::new(16, 4, 2);
     let mut contributor = rig.contributor_in_run(2, 0);
-    let asks = rig.contributor(4);
+    let ahead = rig.contributor(4);
     rig.whole_image(&mut contributor, 0);
     common::place(&mut contributor, 1, &[0], rig.now_ns);
-    asks.want(5); // one beyond the window: id 1 has a deadline to end
+    contributor.set_progress(Some(1), rig.now_ns);
+    ahead.set_progress(Some(5), rig.now_ns); // one beyond the window
     rig.step_after(DEADLINE_NS - 1);
     assert_eq!(rig.whole_image(&mut contributor, 1), 1);
     assert_eq!(contributor.lookup(5), Lookup::Open, "image 1 is whole, so the window has moved");

@@ -115,7 +115,7 @@ fn reader_that_waits_in_vain_ends_in_time() {
     assert_eq!(reader.next(Duration::from_millis(1)), None);
 }
 
-/// Real clocks and threads: the owner sleeps and is woken by the last packet, by a want, by a free slot.
+/// Real clocks and threads: the owner sleeps and is woken by the last packet, by ids that have passed, by a free slot.
 #[test]
 fn owner_that_sleeps_is_woken_by_every_reason_for_a_step() {
     let _watchdog = Watchdog::start(Duration::from_secs(60));
@@ -131,7 +131,6 @@ fn owner_that_sleeps_is_woken_by_every_reason_for_a_step() {
         assert!(begin.elapsed() < Duration::from_secs(20), "{reason} does not wake the owner");
     };
     wakes(&mut rig, "the last packet of an image", &mut || _ = common::place(&mut contributor, 0, &[0, 1], 1));
-    wakes(&mut rig, "an id beyond the window", &mut || contributor.want(50));
     wakes(&mut rig, "progress", &mut || contributor.set_progress(Some(3), 1));
     wakes(&mut rig, "a new run", &mut || contributor.request_run(100));
     rig.step();

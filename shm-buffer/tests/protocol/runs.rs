@@ -117,7 +117,7 @@ fn ids_without_a_packet_at_the_end_of_a_run_are_not_counted_also_behind_a_refuse
     let mut contributor = rig.contributor_in_run(2, 0);
     let slow = reader(&rig);
     (0..8).for_each(|id| assert_eq!(rig.whole_image(&mut contributor, id), 1));
-    contributor.refuse(9); // 8 was not seen, 10 and 11 neither
+    assert!(contributor.refuse(9)); // 8 was not seen, 10 and 11 neither
     contributor.request_run(3);
     rig.step();
     assert_eq!(rig.ring.status().lost, [1, 1, 0, 0, 0], "8 not received, 9 had no slot");

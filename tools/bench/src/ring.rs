@@ -127,7 +127,6 @@ fn contribute(mut contributor: Contributor, stop: &AtomicBool, touch_pixels: boo
         let ticket = contributor.window_ticket();
         let epoch = contributor.epoch();
         if epoch == 0 || contributor.lookup(id) != Lookup::Open {
-            contributor.want(id);
             contributor.wait_for_window(ticket, PATIENCE);
             continue;
         }

@@ -12,7 +12,7 @@ Examples:
 
 Exit codes:
   0   done
-  1   error; the message says why and what to do
+  1   error; the message says why and what to do; ring check: something is wrong with it
   2   wrong command line
   3   --wait, --wait-all: a job has ended other than done, or not every image is written whole;
       event, sync: not everybody said ok
@@ -81,6 +81,8 @@ pub enum Command {
     Topic(topic::Topic),
     /// Draw an image of a file as PNG
     Picture(picture::Picture),
+    /// Look at a ring in shared memory: live or left over
+    Ring(ring::Ring),
     /// Simulate a detector
     Sim(sim::Sim),
     /// Run the broker alone

@@ -183,7 +183,7 @@ fn free_udp_ports() -> u16 {
 #[test]
 fn every_command_has_help_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 27] = [
+    let commands: [&[&str]; 30] = [
         &[],
         &["up"],
         &["status"],
@@ -201,6 +201,9 @@ fn every_command_has_help_with_examples() {
         &["topic", "bw"],
         &["topic", "pub"],
         &["picture"],
+        &["ring", "stat"],
+        &["ring", "dump"],
+        &["ring", "check"],
         &["sim", "eiger"],
         &["sim", "replay"],
         &["broker"],
@@ -383,6 +386,41 @@ fn topics_are_echoed_as_json_lines_until_the_reader_goes_away() {
     assert!(message["payload"]["ring_slots"].as_u64().unwrap() > 8, "{line}");
     let status = wait_until("the end of echo", || echo.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
+}
+
+/// Nobody is asked for it: the ring of a beamline that runs, and one whose bytes were changed.
+#[test]
+fn ring_is_shown_and_checked_from_its_file_alone() {
+    let lab = Lab::new("looked-at");
+    let ring = lab.ring.to_str().unwrap();
+    let missing = lab.run(&["ring", "check", ring]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains(ring), "{}", stderr(&missing));
+    let mut up = lab.up();
+    up.wait_for_line("ready");
+    wait_until("the readouts have joined", || {
+        let output = lab.run(&["ring", "stat", ring, "--json"]);
+        let seen: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let participants = seen["participants"].as_array()?;
+        participants.iter().any(|other| other["role"] == "contributor" && other["is_alive"] == true).then_some(())
+    });
+    let seen = lab.json(&["ring", "dump", ring, "--json"]);
+    assert_eq!((&seen["owner"]["is_alive"], &seen["counters"]["images_complete"]), (&Value::Bool(true), &0.into()));
+    assert_eq!(seen["slots"].as_array().map(Vec::len), seen["geometry"]["slots"].as_u64().map(|slots| slots as usize));
+    let text = stdout(&lab.run(&["ring", "stat", ring]));
+    assert!(text.contains("contributor") && text.contains("slots"), "{text}");
+    let whole = lab.run(&["ring", "check", ring]);
+    assert_eq!((whole.status.code(), stdout(&whole)), (Some(0), format!("ring {ring} is whole\n")));
+    let copy = lab.path().join("copy.ring");
+    fs::copy(&lab.ring, &copy).unwrap();
+    up.signal("-INT");
+    up.exit_code();
+    let mut bytes = fs::read(&copy).unwrap();
+    bytes[512] = 99; // more images than steps
+    fs::write(&copy, bytes).unwrap();
+    let broken = lab.run(&["ring", "check", copy.to_str().unwrap()]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(stdout(&broken).contains("K8"), "{}", stdout(&broken));
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod kv;
 pub mod ls;
 pub mod picture;
 pub mod queue;
+pub mod ring;
 pub mod show;
 pub mod sim;
 pub mod status;
@@ -55,6 +56,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Trace(command) => command.run(),
         Command::Topic(command) => command.run(),
         Command::Picture(command) => command.run(),
+        Command::Ring(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Broker(command) => command.run(),
         Command::Agent(command) => command.run(),

@@ -150,8 +150,8 @@ impl Client {
             Some(link) => link,
             None => Link::connect(&self.endpoint, self.key.as_ref())?,
         };
-        let may_go = || link.send(&header, &body);
-        if !may_go() && !(link.wait_writable(CONNECT_PATIENCE.min(timeout)) && may_go()) {
+        let is_sent = || link.send(&header, &body);
+        if !(is_sent() || link.wait_writable(CONNECT_PATIENCE.min(timeout)) && is_sent()) {
             let error = self.no_connection(link.handshake());
             if matches!(error, CallError::NoBroker { .. }) {
                 state.link = Some(link); // it goes on trying; one that was refused does not

@@ -1,7 +1,7 @@
 //! The baselines of the broker: libzmq's own proxy between DEALER and DEALER, and between PUB and SUB, with sockets of
 //! the same kind, hops and payload as ours, and nothing else: no names, no deadlines, no record of what is open.
 
-use crate::broker::{free_endpoint, median};
+use crate::broker::{free_endpoint, quantile};
 use anyhow::{Context, bail};
 use std::{
     sync::{
@@ -69,7 +69,7 @@ impl Proxy {
             answer(&socket)?;
             times_us.push(begun.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(median(times_us))
+        Ok(quantile(times_us, 0.5))
     }
 
     /// Round trips per second with many under way.

@@ -4,6 +4,8 @@
 //! ```text
 //! call     client ─▶ broker ─▶ worker ─▶ broker ─▶ client     beside     DEALER ─▶ ROUTER|DEALER proxy ─▶ DEALER and back
 //! publish  owner ─▶ broker ─▶ subscribers                     beside     PUB ─▶ XSUB|XPUB proxy ─▶ subscribers
+//! jobs     100 submitters ─▶ broker ─▶ disk ─▶ answer         beside     append to a file, one sync for each 100
+//! crowd    call, while others are silent or deaf              beside     the same call without them
 //! ```
 //!
 //! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
@@ -11,6 +13,8 @@
 
 use crate::{
     bare_proxy::{Proxy, Worker, count_messages, paced_rate},
+    crowd::{CONNECTIONS, Crowd},
+    jobs::{SUBMITTERS, Submitters, appended_per_s},
     report::{Machine, Report, Row, in_pairs},
     running::Running,
 };
@@ -24,7 +28,7 @@ use ecs_schemas::{
     value::Value,
     value_type::{Form, ValueType},
 };
-use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host};
+use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service};
 use std::{
     collections::VecDeque,
     fs,
@@ -53,6 +57,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Calls that are under way at one time in the legs that measure throughput.
 const IN_FLIGHT: usize = 1000;
 const SUBSYSTEM: &str = "bench/worker";
+const SERVICE: &str = "bench";
 
 /// Measures the broker.
 ///
@@ -63,33 +68,13 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let bench = Bench::start(options)?;
     let mut rows = Vec::new();
     for bytes in [64, 4096] {
-        let proxy = Proxy::calls()?;
-        let worker = Worker::start(&proxy.worker_endpoint);
-        let what = format!("one call at a time, {bytes} B, p50");
-        if what.contains(&options.only) {
-            let p50 = in_pairs(options.pairs, || bench.call_p50_us(bytes), || proxy.call_p50_us(bytes, options.leg))?;
-            rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
-        }
-        let what = format!("{IN_FLIGHT} calls in flight, {bytes} B");
-        if what.contains(&options.only) {
-            let bare = || proxy.calls_per_s(bytes, IN_FLIGHT, options.leg);
-            let rate = in_pairs(options.pairs, || bench.calls_per_s(bytes), bare)?;
-            rows.push(Row::from_pairs(&what, "calls/s", "bare proxy", &rate));
-        }
-        drop(worker);
+        bench.calls(bytes, &mut rows)?;
     }
     for (bytes, subscribers) in [(64, 1), (64, 4), (4096, 1)] {
-        let what = format!("published values, {bytes} B, {subscribers} subscribers");
-        if !what.contains(&options.only) {
-            continue;
-        }
-        let rate = in_pairs(
-            options.pairs,
-            || bench.values_per_s(bytes, subscribers),
-            || Proxy::topics()?.messages_per_s(bytes, subscribers, options.leg),
-        )?;
-        rows.push(Row::from_pairs(&what, "values/s", "bare XSUB/XPUB proxy", &rate));
+        bench.values(bytes, subscribers, &mut rows)?;
     }
+    bench.jobs(&mut rows)?;
+    bench.crowded(&mut rows)?;
     Ok(Report { machine, payload: format!("tcp loopback; {} pairs of {:?}", options.pairs, options.leg), rows })
 }
 
@@ -98,7 +83,7 @@ struct Bench {
     request_endpoint: String,
     publish_endpoint: String,
     host: Host,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     _agent: Agent,
     _broker: Running,
 }
@@ -109,6 +94,19 @@ struct Echo;
 impl Handler for Echo {
     fn on_call(&self, _call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
         Ok(params.get("payload").cloned().unwrap_or_default())
+    }
+}
+
+/// For jobs that are held: none comes here.
+struct Held;
+
+impl Service for Held {
+    fn name(&self) -> &str {
+        SERVICE
+    }
+
+    fn on_request(&self, _job: &Job) -> JobEnd {
+        JobEnd::Done(Value::Null)
     }
 }
 
@@ -123,7 +121,7 @@ impl Bench {
             request_endpoint: request_endpoint.clone(),
             ended_jobs: vec![],
         };
-        let agent = Agent::start(config, vec![])?;
+        let agent = Agent::start(config, vec![Arc::new(Held)])?;
         let host = agent.host(description(), Arc::new(Echo)).map_err(anyhow::Error::msg)?;
         agent.set_state(AgentState::Ready);
         let bench = Self {
@@ -131,7 +129,7 @@ impl Bench {
             request_endpoint,
             publish_endpoint,
             host,
-            _folder: folder,
+            folder,
             _agent: agent,
             _broker: broker,
         };
@@ -153,8 +151,76 @@ impl Bench {
         Ok(())
     }
 
-    /// Median time of a call, one at a time.
-    fn call_p50_us(&self, bytes: usize) -> anyhow::Result<f64> {
+    fn is_wanted(&self, what: &str) -> bool {
+        what.contains(&self.options.only)
+    }
+
+    fn calls(&self, bytes: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let (pairs, leg) = (self.options.pairs, self.options.leg);
+        let proxy = Proxy::calls()?;
+        let _worker = Worker::start(&proxy.worker_endpoint);
+        let what = format!("one call at a time, {bytes} B, p50");
+        if self.is_wanted(&what) {
+            let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5), || proxy.call_p50_us(bytes, leg))?;
+            rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
+        }
+        let what = format!("{IN_FLIGHT} calls in flight, {bytes} B");
+        if self.is_wanted(&what) {
+            let rate = in_pairs(pairs, || self.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, leg))?;
+            rows.push(Row::from_pairs(&what, "calls/s", "bare proxy", &rate));
+        }
+        Ok(())
+    }
+
+    fn values(&self, bytes: usize, subscribers: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let what = format!("published values, {bytes} B, {subscribers} subscribers");
+        if self.is_wanted(&what) {
+            let bare = || Proxy::topics()?.messages_per_s(bytes, subscribers, self.options.leg);
+            let rate = in_pairs(self.options.pairs, || self.values_per_s(bytes, subscribers), bare)?;
+            rows.push(Row::from_pairs(&what, "values/s", "bare XSUB/XPUB proxy", &rate));
+        }
+        Ok(())
+    }
+
+    fn jobs(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let what = format!("jobs on disk, {SUBMITTERS} submitters");
+        if self.is_wanted(&what) {
+            let mut submitters = Submitters::connect(&self.request_endpoint)?;
+            let ours = || submitters.jobs_per_s(SERVICE, self.options.leg);
+            let rate = in_pairs(self.options.pairs, ours, || appended_per_s(self.folder.path(), self.options.leg))?;
+            rows.push(Row::from_pairs(&what, "jobs/s", "append, sync per 100", &rate));
+        }
+        Ok(())
+    }
+
+    /// In both legs 1000 values are published each second: one that does not read matters only then.
+    fn crowded(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let what = format!("call, {CONNECTIONS} idle connections, deaf subscriber, p99");
+        if !self.is_wanted(&what) {
+            return Ok(());
+        }
+        let stop = AtomicBool::new(false);
+        let p99 = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = self.host.publish("value", Value::Bytes(vec![7; 4096]));
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let in_a_crowd = || {
+                let _crowd = Crowd::gather(&self.request_endpoint, &self.publish_endpoint)?;
+                self.call_us(64, 0.99)
+            };
+            let p99 = in_pairs(self.options.pairs, in_a_crowd, || self.call_us(64, 0.99));
+            stop.store(true, Ordering::Relaxed);
+            p99
+        })?;
+        rows.push(Row::from_pairs(&what, "us", "the same without them", &p99));
+        Ok(())
+    }
+
+    /// Time of a call, one at a time, that a `share` of them does not exceed.
+    fn call_us(&self, bytes: usize, share: f64) -> anyhow::Result<f64> {
         let client = Client::new(&self.request_endpoint)?;
         let call = echo(bytes);
         let mut times_us = Vec::new();
@@ -164,7 +230,7 @@ impl Bench {
             client.call(&call, PATIENCE)?;
             times_us.push(begun.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(median(times_us))
+        Ok(quantile(times_us, share))
     }
 
     /// Calls per second with many under way.
@@ -237,7 +303,9 @@ pub(crate) fn free_endpoint() -> anyhow::Result<String> {
     Ok(format!("tcp://127.0.0.1:{}", listener.local_addr()?.port()))
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+/// The value that a `share` of them does not exceed.
+pub(crate) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let index = (values.len() as f64 * share) as usize;
+    values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }

@@ -14,7 +14,9 @@
 
 mod bare_proxy;
 pub mod broker;
+mod crowd;
 pub mod idle;
+mod jobs;
 pub mod path;
 mod receive_floor;
 pub mod report;

@@ -5,6 +5,7 @@ use clap::Args;
 use ecs_broker::BrokerOptions;
 use ecs_schemas::beamline::Beamline;
 use ecs_sdk::stop;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -29,10 +30,19 @@ pub struct Broker {
 impl Broker {
     pub fn run(self) -> anyhow::Result<Exit> {
         let stop = stop::install();
+        allow_all_files();
         let mut options = options(beamline_file::load(&self.config)?);
         options.insecure |= self.insecure;
         ecs_broker::run(options, || stop.is_set())?;
         Ok(Exit::Ok)
+    }
+}
+
+/// Each connection is a file. *Why?* Many systems allow 1024 unless a process asks for what it may have.
+fn allow_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("at most {:?} files, so as many connections: {error}", limit.current);
     }
 }
 

@@ -157,7 +157,7 @@ impl Core {
 
     /// An agent has a new session: what was sent to the old one is not known to have arrived.
     pub(super) fn forget_sent(&mut self, name: &str) {
-        for id in self.jobs.open_ids() {
+        for id in self.jobs.given_ids() {
             if self.jobs.get(id).is_some_and(|job| job.record.agent.as_deref() == Some(name)) {
                 self.jobs.change(id, |job| (job.run_sent_ns, job.kill_sent_ns) = (None, None));
             }
@@ -166,7 +166,7 @@ impl Core {
 
     /// Does what follows from the state: repeats, kills, losses; then what follows ended jobs; then the queues.
     pub(super) fn reconcile(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
-        for id in self.jobs.open_ids() {
+        for id in self.jobs.given_ids() {
             self.attend(id, now_ns, out);
         }
         self.learn_followers();

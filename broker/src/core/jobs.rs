@@ -15,6 +15,7 @@ use ecs_schemas::{
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
 };
 
 /// What the store is to do. All changes of a batch are one transaction.
@@ -39,6 +40,11 @@ struct Place {
 }
 
 impl Place {
+    /// Before all of a service.
+    fn first(service: &str) -> Self {
+        Self { service: service.to_owned(), priority: Reverse(i32::MAX), order: 0, id: JobId(0) }
+    }
+
     fn of(record: &JobRecord) -> Self {
         let (priority, order) = (Reverse(record.priority), record.order);
         Self { service: record.service.clone(), priority, order, id: record.id }
@@ -60,8 +66,13 @@ pub struct Job {
 pub struct Jobs {
     all: BTreeMap<JobId, Job>,
     open: BTreeSet<JobId>,
-    /// Those that no agent has, held ones included.
+    /// Open ones that an agent has.
+    given: BTreeSet<JobId>,
+    /// Open ones that follow others.
+    open_followers: BTreeSet<JobId>,
+    /// Those that no agent has, held ones included; and without these.
     queue: BTreeSet<Place>,
+    waiting: BTreeSet<Place>,
     /// Ended, and still to be followed.
     due: BTreeSet<JobId>,
     /// A job and one that follows it.
@@ -104,24 +115,41 @@ impl Jobs {
         self.open.len()
     }
 
-    /// Ids of the jobs that have not ended, oldest first.
-    pub fn open_ids(&self) -> Vec<JobId> {
-        self.open.iter().copied().collect()
-    }
-
     pub fn open(&self) -> impl Iterator<Item = &JobRecord> {
         self.open.iter().filter_map(|id| self.all.get(id)).map(|job| &job.record)
     }
 
-    /// Ids of the jobs that no agent has: one service after the other, each queue in its order.
-    pub fn queued_ids(&self) -> Vec<JobId> {
-        self.queue.iter().map(|place| place.id).collect()
+    /// Ids of the jobs that an agent has, oldest first.
+    pub fn given_ids(&self) -> Vec<JobId> {
+        self.given.iter().copied().collect()
+    }
+
+    pub fn given(&self) -> impl Iterator<Item = &JobRecord> {
+        self.given.iter().filter_map(|id| self.all.get(id)).map(|job| &job.record)
+    }
+
+    /// Services with jobs that wait for an agent.
+    pub fn waiting_services(&self) -> Vec<String> {
+        let mut services = Vec::new();
+        let mut first = self.waiting.first();
+        while let Some(place) = first {
+            services.push(place.service.clone());
+            let (priority, order, id) = (Reverse(i32::MIN), u64::MAX, JobId(u64::MAX));
+            let last = Place { service: place.service.clone(), priority, order, id };
+            first = self.waiting.range((Bound::Excluded(last), Bound::Unbounded)).next();
+        }
+        services
+    }
+
+    /// Ids of the jobs of one service that wait for an agent, in the order of its queue.
+    pub fn waiting_ids(&self, service: &str) -> Vec<JobId> {
+        let places = self.waiting.range(Place::first(service)..);
+        places.take_while(|place| place.service == service).map(|place| place.id).collect()
     }
 
     /// The queue of one service in its order, held jobs included.
     pub fn queue_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a JobRecord> {
-        let first = Place { service: service.to_owned(), priority: Reverse(i32::MAX), order: 0, id: JobId(0) };
-        let places = self.queue.range(first..).take_while(move |place| place.service == service);
+        let places = self.queue.range(Place::first(service)..).take_while(move |place| place.service == service);
         places.filter_map(|place| self.all.get(&place.id)).map(|job| &job.record)
     }
 
@@ -132,7 +160,7 @@ impl Jobs {
 
     /// Open jobs that follow others.
     pub fn open_follower_count(&self) -> usize {
-        self.open().filter(|record| record.follows.is_some()).count()
+        self.open_followers.len()
     }
 
     /// Ids of the jobs that directly follow this one.
@@ -195,9 +223,18 @@ impl Jobs {
         let id = record.id;
         if !record.state.is_end() {
             self.open.insert(id);
+            if record.agent.is_some() {
+                self.given.insert(id);
+            }
+            if record.follows.is_some() {
+                self.open_followers.insert(id);
+            }
         }
         if record.is_queued() {
             self.queue.insert(Place::of(record));
+            if !record.held {
+                self.waiting.insert(Place::of(record));
+            }
         }
         if record.follow_up_due {
             self.due.insert(id);
@@ -211,8 +248,11 @@ impl Jobs {
     fn unindex(&mut self, record: &JobRecord) {
         let id = record.id;
         self.open.remove(&id);
+        self.given.remove(&id);
+        self.open_followers.remove(&id);
         if record.is_queued() {
             self.queue.remove(&Place::of(record));
+            self.waiting.remove(&Place::of(record));
         }
         self.due.remove(&id);
         if let Some(followed) = record.follows {
@@ -299,7 +339,7 @@ mod tests {
         jobs.change(JobId(1), |job| job.record.state = JobState::Done);
         assert_eq!(jobs.changes().len(), 2);
         jobs.rollback();
-        assert_eq!((jobs.next_id(), jobs.open_ids()), (JobId(2), vec![JobId(1)]));
+        assert_eq!((jobs.next_id(), jobs.open().map(|job| job.id).collect()), (JobId(2), vec![JobId(1)]));
         assert_eq!(jobs.by_key("key 2"), None);
         assert_eq!(jobs.get(JobId(1)).map(|job| job.record.state), Some(JobState::Running));
         assert_eq!(jobs.changes(), vec![]);
@@ -313,11 +353,27 @@ mod tests {
         jobs.change(JobId(2), |job| job.record.agent = Some("x01/a".to_owned()));
         jobs.change(JobId(1), |job| (job.record.state, job.record.follow_up_due) = (JobState::Done, true));
         jobs.insert(JobRecord { follows: Some(JobId(1)), ..record(4, JobState::Submitted) });
-        assert_eq!((jobs.queued_ids(), jobs.first_due()), (vec![JobId(3), JobId(4)], Some(JobId(1))));
+        assert_eq!((jobs.waiting_ids("write"), jobs.first_due()), (vec![JobId(3), JobId(4)], Some(JobId(1))));
         assert_eq!(jobs.followers_of(JobId(1)).collect::<Vec<_>>(), [JobId(2), JobId(4)]);
+        assert_eq!((jobs.given_ids(), jobs.open_follower_count()), (vec![JobId(2)], 2));
         jobs.rollback();
-        assert_eq!((jobs.queued_ids(), jobs.first_due()), (vec![JobId(2), JobId(3)], None));
+        assert_eq!((jobs.given_ids(), jobs.open_follower_count()), (vec![], 1));
+        assert_eq!((jobs.waiting_ids("write"), jobs.first_due()), (vec![JobId(2), JobId(3)], None));
         assert_eq!(jobs.followers_of(JobId(1)).collect::<Vec<_>>(), [JobId(2)]);
+    }
+
+    #[test]
+    fn services_with_jobs_that_wait_are_named_once_and_those_with_held_ones_only_are_not() {
+        let of = |id, service: &str| JobRecord { service: service.to_owned(), ..record(id, JobState::Submitted) };
+        let held = JobRecord { held: true, ..of(5, "held") };
+        let given = JobRecord { agent: Some("x01/a".to_owned()), ..of(6, "given") };
+        let last = JobRecord { priority: i32::MIN, ..of(3, "b") };
+        let mut jobs = Jobs::load(vec![of(1, "b"), of(2, "a"), last, of(4, "b/c"), held, given]);
+        assert_eq!(jobs.waiting_services(), ["a", "b", "b/c"]);
+        assert_eq!(jobs.waiting_ids("b"), [JobId(1), JobId(3)]);
+        jobs.change(JobId(5), |job| job.record.held = false);
+        jobs.change(JobId(2), |job| job.record.state = JobState::Cancelled);
+        assert_eq!(jobs.waiting_services(), ["b", "b/c", "held"]);
     }
 
     #[test]

@@ -36,31 +36,37 @@ impl Core {
     /// Gives what waits to whoever has room (rules Q1, Q2).
     pub(super) fn assign(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
         let mut loads = self.loads();
-        let mut full = BTreeSet::new();
-        for id in self.jobs.queued_ids() {
-            let Some(record) = self.jobs.get(id).map(|job| &job.record) else { continue };
-            if record.held || full.contains(&record.service) {
+        for service in self.jobs.waiting_services() {
+            self.assign_of(&service, &mut loads, now_ns, out);
+        }
+    }
+
+    fn assign_of(&mut self, service: &str, loads: &mut Loads, now_ns: u64, out: &mut Vec<Outgoing>) {
+        let mut free = self.free_agents(service, loads);
+        if free.is_empty() {
+            return; // most often: the queue is not even looked at
+        }
+        for id in self.jobs.waiting_ids(service) {
+            let Some(agent) = free.into_iter().find(|agent| !self.registry.owes(agent, id)) else {
+                free = self.free_agents(service, loads);
                 continue;
-            }
-            let service = record.service.clone();
-            let free = self.free_agents(&service, &loads);
-            if free.is_empty() {
-                full.insert(service);
-                continue;
-            }
-            let Some(agent) = free.into_iter().find(|agent| !self.registry.owes(agent, id)) else { continue };
-            *loads.entry((agent.clone(), service)).or_default() += 1;
+            };
+            *loads.entry((agent.clone(), service.to_owned())).or_default() += 1;
             self.jobs.change(id, |job| {
                 job.record.agent = Some(agent.clone());
                 job.record.attempt = job.record.attempt.saturating_add(1);
             });
             self.send_run(id, &agent, now_ns, out);
+            free = self.free_agents(service, loads);
+            if free.is_empty() {
+                return;
+            }
         }
     }
 
     fn loads(&self) -> Loads {
         let mut loads = Loads::new();
-        for record in self.jobs.open() {
+        for record in self.jobs.given() {
             if let Some(agent) = &record.agent {
                 *loads.entry((agent.clone(), record.service.clone())).or_default() += 1;
             }

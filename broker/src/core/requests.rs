@@ -283,7 +283,7 @@ impl Core {
 
     fn status(&self, now_ns: u64) -> Status {
         let mut jobs: BTreeMap<&str, Vec<JobId>> = BTreeMap::new();
-        for record in self.jobs.open() {
+        for record in self.jobs.given() {
             if let Some(agent) = &record.agent {
                 jobs.entry(agent).or_default().push(record.id);
             }

@@ -18,18 +18,18 @@ use std::{
 
 const STAT_EXAMPLES: &str = "\
 Examples:
-  ecs-cli ring stat /dev/shm/x01.ring
-  ecs-cli ring stat /dev/shm/x01.ring --json";
+  ecs-cli ring stat /dev/shm/ecs-x01.ring
+  ecs-cli ring stat /dev/shm/ecs-x01.ring --json";
 
 const DUMP_EXAMPLES: &str = "\
 Examples:
-  ecs-cli ring dump /dev/shm/x01.ring
-  ecs-cli ring dump /dev/shm/x01.ring --json";
+  ecs-cli ring dump /dev/shm/ecs-x01.ring
+  ecs-cli ring dump /dev/shm/ecs-x01.ring --json";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  ecs-cli ring check /dev/shm/x01.ring
-  ecs-cli ring check /dev/shm/x01.ring --json || echo broken
+  ecs-cli ring check /dev/shm/ecs-x01.ring
+  ecs-cli ring check /dev/shm/ecs-x01.ring --json || echo broken
 
 Exit code 1 and what is wrong, if a rule of the ring does not hold; the rules are in shm-buffer/src/inspect/check.rs.";
 

@@ -173,7 +173,8 @@ impl Bench {
     }
 
     fn values(&self, bytes: usize, subscribers: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        let what = format!("published values, {bytes} B, {subscribers} subscribers");
+        let plural = if subscribers == 1 { "" } else { "s" };
+        let what = format!("published values, {bytes} B, {subscribers} subscriber{plural}");
         if self.is_wanted(&what) {
             let bare = || Proxy::topics()?.messages_per_s(bytes, subscribers, self.options.leg);
             let rate = in_pairs(self.options.pairs, || self.values_per_s(bytes, subscribers), bare)?;

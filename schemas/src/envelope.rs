@@ -16,9 +16,15 @@
 
 use crate::{
     error_code::{ErrorCode, Failure},
+    raw::{Reader, Unreadable, Writer},
     trace::Trace,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use smol_str::{SmolStr, SmolStrBuilder};
+use std::io;
 
 /// The version of the protocol that this crate speaks. It rises when a reader of the old one would
 /// misunderstand the new one; a new optional field does not raise it.
@@ -34,6 +40,8 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const DEPTH_MAX: usize = 32;
 /// Kind of the message that answers a request with a [`Failure`].
 pub const KIND_ERROR: &str = "error";
+/// What the kind of a good answer has behind that of its request.
+pub const REPLY_SUFFIX: &str = ".reply";
 
 /// First part of every message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +49,7 @@ pub struct Header {
     /// Protocol version, [`PROTOCOL_VERSION`].
     pub v: u16,
     /// What the body is: `job.submit`, `job.submit.reply`, `error`, …
-    pub kind: String,
+    pub kind: SmolStr,
     /// Chosen by whoever asks, unique among its open requests; the answer carries it back. 0 for a
     /// notice, which is not answered.
     pub id: u64,
@@ -100,21 +108,29 @@ impl Header {
     }
 
     pub fn notice(kind: &str) -> Self {
-        Self { v: PROTOCOL_VERSION, kind: kind.to_owned(), id: 0, deadline_ms: None, trace: None, lost: 0 }
+        Self { v: PROTOCOL_VERSION, kind: SmolStr::new(kind), id: 0, deadline_ms: None, trace: None, lost: 0 }
     }
 
     /// The header of the good answer to `self`.
     pub fn reply(&self) -> Self {
-        self.answer(&format!("{}.reply", self.kind))
+        let mut kind = SmolStrBuilder::new();
+        kind.push_str(&self.kind);
+        kind.push_str(REPLY_SUFFIX);
+        self.answer(kind.finish())
     }
 
     /// The header of the answer to `self` whose body is a [`Failure`].
     pub fn error(&self) -> Self {
-        self.answer(KIND_ERROR)
+        self.answer(SmolStr::new_static(KIND_ERROR))
     }
 
-    fn answer(&self, kind: &str) -> Self {
-        Self { id: self.id, trace: self.trace, ..Self::notice(kind) }
+    fn answer(&self, kind: SmolStr) -> Self {
+        Self { v: PROTOCOL_VERSION, kind, id: self.id, deadline_ms: None, trace: self.trace, lost: 0 }
+    }
+
+    /// Whether it is the header of an answer, good or not.
+    pub fn is_answer(&self) -> bool {
+        self.kind == KIND_ERROR || self.kind.ends_with(REPLY_SUFFIX)
     }
 
     /// Decodes the first part of a message.
@@ -122,16 +138,102 @@ impl Header {
     /// # Errors
     /// Too long, not the map, or of another protocol version.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let header: Self = decode_part("header", bytes, HEADER_BYTES_MAX)?;
+        let header = Self::decode_any_version(bytes)?;
         if header.v != PROTOCOL_VERSION {
             return Err(DecodeError::Version { got: header.v });
         }
         Ok(header)
     }
+
+    /// As [`Header::decode`], of any version: so that one of another version can be answered under its id (rule E2).
+    ///
+    /// # Errors
+    /// Too long, or not the map.
+    pub fn decode_any_version(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let part = "header";
+        if bytes.len() > HEADER_BYTES_MAX {
+            return Err(DecodeError::TooLong { part, got: bytes.len(), limit: HEADER_BYTES_MAX });
+        }
+        Self::read(bytes).map_err(|why| DecodeError::Malformed { part, reason: why.to_string() })
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let mut reader = Reader::new(bytes);
+        let (mut v, mut kind, mut id) = (None, None, None);
+        let mut header = Self::notice("");
+        for _ in 0..reader.map()? {
+            match reader.key()? {
+                b"v" => v = Some(number(&mut reader)?),
+                b"kind" => kind = Some(SmolStr::new(reader.text()?)),
+                b"id" => id = Some(reader.unsigned()?),
+                b"deadline_ms" if !reader.nil() => header.deadline_ms = Some(number(&mut reader)?),
+                b"trace" if !reader.nil() => header.trace = Some(read_trace(&mut reader)?),
+                b"lost" => header.lost = reader.unsigned()?,
+                b"deadline_ms" | b"trace" => {}
+                _ => reader.skip()?,
+            }
+        }
+        reader.end()?;
+        let missing = Unreadable("it needs v, kind and id");
+        Ok(Self { v: v.ok_or(missing)?, kind: kind.ok_or(missing)?, id: id.ok_or(missing)?, ..header })
+    }
+
+    /// The first part of a message: the same bytes as [`encode`] gives.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::with_capacity(HEADER_BYTES_USUAL);
+        let optional = [self.deadline_ms.is_some(), self.trace.is_some(), self.lost != 0];
+        writer.map(3 + optional.into_iter().map(u8::from).sum::<u8>());
+        writer.text("v");
+        writer.unsigned(self.v.into());
+        writer.text("kind");
+        writer.text(&self.kind);
+        writer.text("id");
+        writer.unsigned(self.id);
+        if let Some(deadline_ms) = self.deadline_ms {
+            writer.text("deadline_ms");
+            writer.unsigned(deadline_ms.into());
+        }
+        if let Some(trace) = &self.trace {
+            writer.text("trace");
+            write_trace(&mut writer, trace);
+        }
+        if self.lost != 0 {
+            writer.text("lost");
+            writer.unsigned(self.lost);
+        }
+        writer.finish()
+    }
+}
+
+fn number<T: TryFrom<u64>>(reader: &mut Reader<'_>) -> Result<T, Unreadable> {
+    T::try_from(reader.unsigned()?).map_err(|_| Unreadable("a number is too large for its field"))
+}
+
+fn read_trace(reader: &mut Reader<'_>) -> Result<Trace, Unreadable> {
+    let (mut trace, mut span, mut parent) = (None, None, 0);
+    for _ in 0..reader.map()? {
+        match reader.key()? {
+            b"trace" => trace = Some(reader.unsigned()?),
+            b"span" => span = Some(reader.unsigned()?),
+            b"parent" => parent = reader.unsigned()?,
+            _ => reader.skip()?,
+        }
+    }
+    let missing = Unreadable("a trace needs trace and span");
+    Ok(Trace { trace: trace.ok_or(missing)?, span: span.ok_or(missing)?, parent })
+}
+
+fn write_trace(writer: &mut Writer, trace: &Trace) {
+    writer.map(3);
+    for (name, id) in [("trace", trace.trace), ("span", trace.span), ("parent", trace.parent)] {
+        writer.text(name);
+        writer.unsigned(id);
+    }
 }
 
 /// Room that most messages need, so that they do not grow into it.
 const BYTES_USUAL: usize = 256;
+const HEADER_BYTES_USUAL: usize = 128;
 
 /// Encodes a header or body as a MessagePack map with named fields.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -154,14 +256,16 @@ fn decode_part<T: DeserializeOwned>(part: &'static str, bytes: &[u8], limit: usi
         return Err(DecodeError::TooLong { part, got: bytes.len(), limit });
     }
     let malformed = |reason: String| DecodeError::Malformed { part, reason };
-    let mut rest = bytes;
-    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
     reader.set_max_depth(DEPTH_MAX);
     let value = T::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(malformed(format!("{} bytes follow it", rest.len())));
+    // The reader does not say how far it came: only at the very end it finds no other beginning.
+    match IgnoredAny::deserialize(&mut reader) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(end)) if end.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(value)
+        }
+        _ => Err(malformed("other bytes follow it".to_owned())),
     }
-    Ok(value)
 }
 
 #[cfg(test)]
@@ -175,6 +279,42 @@ mod tests {
         assert_eq!(Header::decode(&encode(&header)), Ok(header.clone()));
         assert_eq!((header.reply().kind.as_str(), header.reply().id), ("job.submit.reply", 7));
         assert_eq!((header.error().kind.as_str(), header.error().id), ("error", 7));
+    }
+
+    #[test]
+    fn header_is_written_and_read_as_serde_does() {
+        let full = Header {
+            deadline_ms: Some(70_000),
+            trace: Some(Trace { trace: u64::MAX, span: 1 << 40, parent: 0 }),
+            lost: 300,
+            ..Header::request("subsystem.describe.reply.of.some.length", u64::MAX, 0)
+        };
+        for header in [Header::notice("x"), Header::request("job.submit", 7, 2000), full] {
+            assert_eq!(header.encode(), encode(&header));
+            assert_eq!(Header::decode(&header.encode()), Ok(header.clone()));
+            assert_eq!(decode::<Header>(&encode(&header)), Ok(header));
+        }
+        let mut nils = Value::map([("v", 1.into()), ("kind", "x".into()), ("id", 3.into())]);
+        nils.insert("deadline_ms", Value::Null);
+        nils.insert("trace", Value::Null);
+        let expected = Header { id: 3, ..Header::notice("x") };
+        assert_eq!(Header::decode(&encode(&nils)), Ok(expected));
+        for wrong in [
+            ("v", Value::from(70_000)),
+            ("kind", 1.into()),
+            ("id", (-1).into()),
+            ("trace", 1.into()),
+            ("lost", "1".into()),
+        ] {
+            let mut fields = nils.clone();
+            fields.insert(wrong.0, wrong.1);
+            assert!(Header::decode(&encode(&fields)).is_err());
+        }
+        for field in ["v", "kind", "id"] {
+            let Value::Map(mut fields) = nils.clone() else { unreachable!("it is a map") };
+            fields.remove(field);
+            assert!(Header::decode(&encode(&fields)).is_err(), "without {field}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | module | what it defines | spec |
 //! |---|---|---|
 //! | [`envelope`] | the two parts of every message, and how they are decoded safely | `spec/envelope.md` |
+//! | [`raw`] | reading and writing without a tree, where speed matters | `spec/envelope.md` |
 //! | [`error_code`] | the stable codes of refusals and failures | `spec/envelope.md` |
 //! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
 //! | [`subsystem`] | what there is and what it can do | `spec/registry.md` |
@@ -38,6 +39,7 @@ pub mod job;
 pub mod keys;
 pub mod kv;
 pub mod nearest;
+pub mod raw;
 pub mod registry;
 pub mod subsystem;
 pub mod telemetry;

@@ -73,7 +73,7 @@ struct State {
     last_id: u64,
     last_trace: Option<u64>,
     /// Answers to requests that were started and not finished, by their id.
-    answers: HashMap<u64, (String, Vec<u8>)>,
+    answers: HashMap<u64, (Header, Vec<u8>)>,
     started: HashSet<u64>,
 }
 
@@ -185,7 +185,7 @@ impl Client {
         // The broker says at the deadline who did not answer: that word is waited for.
         let answer = state.await_answer(pending.id, pending.deadline + ANSWER_GRACE, on_notice);
         state.started.remove(&pending.id);
-        let Some((kind, body)) = answer else {
+        let Some((header, body)) = answer else {
             if state.started.is_empty() {
                 state.link = None;
             }
@@ -193,7 +193,7 @@ impl Client {
             return Err(CallError::Timeout { endpoint, kind: R::KIND, seconds });
         };
         drop(state);
-        self.read_answer::<R>(&kind, &body)
+        self.read_answer::<R>(&header.kind, &body)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -231,7 +231,7 @@ impl State {
         id: u64,
         deadline: Instant,
         mut on_notice: impl FnMut(&str, &[u8]),
-    ) -> Option<(String, Vec<u8>)> {
+    ) -> Option<(Header, Vec<u8>)> {
         if let Some(answer) = self.answers.remove(&id) {
             return Some(answer);
         }
@@ -243,9 +243,9 @@ impl State {
                 let Some(header) = header.filter(|_| parts.len() == 2) else { continue };
                 let body = parts.remove(1);
                 match header.id {
-                    answered if answered == id => return Some((header.kind, body)),
+                    answered if answered == id => return Some((header, body)),
                     0 => on_notice(&header.kind, &body),
-                    other if started.contains(&other) => drop(answers.insert(other, (header.kind, body))),
+                    other if started.contains(&other) => drop(answers.insert(other, (header, body))),
                     _ => {}
                 }
             }

@@ -15,7 +15,7 @@ use crate::{
     monitor::{Handshake, Monitor},
 };
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, Header, encode},
+    envelope::{BODY_BYTES_MAX, Header},
     keys::ClientKey,
 };
 use std::{
@@ -100,7 +100,7 @@ impl Link {
 
     /// Sends a message; false when there is no connection or its queue is full (rule L1).
     pub fn send(&self, header: &Header, body: &[u8]) -> bool {
-        self.socket.send_multipart([encode(header).as_slice(), body], zmq::DONTWAIT).is_ok()
+        self.socket.send_multipart([header.encode().as_slice(), body], zmq::DONTWAIT).is_ok()
     }
 
     /// The next message that waits, if any.

@@ -2,12 +2,14 @@
 
 use super::{
     ANONYMOUS, Core, Outgoing, Session,
-    exchanges::{Ask, Exchange, Target, WaitingCall},
+    exchanges::{Ask, Ended, Exchange, Target, WaitingCall},
     items::check_value,
     nanoseconds,
+    passing::{CallWanted, decoded, read_call, read_result, run_call},
     registry::Presence,
     requests::{Answer, Call},
     subsystems::{Handles, no_such_subsystem},
+    traces::Begun,
 };
 use crate::limits::{
     DEADLINE_MAX, FANOUT_BYTES_MAX, FEEDBACK_BYTES_MAX, PARAMS_MAX, REASON_BYTES_MAX, SUGGESTIONS_MAX, TARGETS_MAX,
@@ -15,23 +17,19 @@ use crate::limits::{
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, VALUE_BYTES_MAX, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{
-        CallEvent, Cancel, DoCall, Done, EventEnded, Feedback, Params, RunCall, RunEvent, TargetEnd, TargetResult,
-        event_topic,
-    },
-    kv::Taken,
+    exchange::{CallEvent, Cancel, EventEnded, Feedback, Params, RunCall, RunEvent, TargetEnd, event_topic},
     nearest::{nearest, quoted},
     registry::NAME_BYTES_MAX,
     subsystem::{Description, Handled},
-    value::Value,
 };
+use smol_str::SmolStr;
 use std::{collections::BTreeSet, time::Duration};
 
 impl Core {
     /// Who asks, by the broker's word: an agent's name, a key's, or nobody known.
-    pub(super) fn by(&self, call: &Call<'_>) -> String {
+    pub(super) fn by(&self, call: &Call<'_>) -> SmolStr {
         let key = || call.sender.name().unwrap_or(ANONYMOUS);
-        self.registry.name_of(call.session).unwrap_or_else(key).to_owned()
+        SmolStr::new(self.registry.name_of(call.session).unwrap_or_else(key))
     }
 
     /// Asks one subsystem; its answer becomes the caller's.
@@ -67,6 +65,7 @@ impl Core {
         let deadline = call.header.deadline_ms.map_or(DEADLINE_MAX, |ms| Duration::from_millis(ms.into()));
         Exchange {
             caller: call.session.clone(),
+            sender: call.sender.clone(),
             by: self.by(call),
             header: call.header.clone(),
             ask,
@@ -93,11 +92,11 @@ impl Core {
         let subject = exchange.ask.subject();
         let Some(session) = self.registry.session_of(&agent).cloned() else {
             let failure = gone(&subsystem, &agent);
-            self.end_target(number, index, TargetEnd::Gone, Value::Null, Some(failure), now_ns);
+            self.end_target(number, index, Ended::not_ok(TargetEnd::Gone, failure), now_ns);
             return;
         };
         let trace = self.traces.child(origin);
-        let span = self.traces.begin(trace, kind, subject, from, subsystem, now_ns);
+        let span = self.traces.begin(trace, Begun { kind, subject, from, to: subsystem }, now_ns);
         self.exchanges.note_asked(number, index, id, span);
         let rest_ms = deadline_ns.saturating_sub(now_ns) / 1_000_000;
         let deadline_ms = u32::try_from(rest_ms).unwrap_or(u32::MAX);
@@ -129,13 +128,17 @@ impl Core {
                 }
             };
             if end.is_none() {
-                let run =
-                    RunEvent { subsystem: name.clone(), event: event.clone(), params: params.clone(), by: by.clone() };
+                let run = RunEvent {
+                    subsystem: name.clone(),
+                    event: event.clone(),
+                    params: params.clone(),
+                    by: by.to_string(),
+                };
                 asks.push((index, encode(&run)));
             }
             all.push(Target { end, ..target(&name, &agent) });
         }
-        let exchange = self.new_exchange(call, Ask::Event { name: event }, all);
+        let exchange = self.new_exchange(call, Ask::Event { name: event.into() }, all);
         if asks.is_empty() {
             return Ok(Some(exchange.answer(Ok(0), call.now_ns).body));
         }
@@ -163,47 +166,44 @@ impl Core {
         Ok(handlers.map(str::to_owned).collect())
     }
 
-    fn unknown_target(&self, name: &str, with_nearest: bool) -> TargetResult {
+    fn unknown_target(&self, name: &str, with_nearest: bool) -> Ended {
         let suggested = || self.subsystems.resolve(name).err();
         let reason = with_nearest.then(suggested).flatten().unwrap_or_else(|| no_such_subsystem(name));
-        not_asked(name, TargetEnd::NotHandled, reason)
+        Ended::not_ok(TargetEnd::NotHandled, reason)
     }
 
     /// Why a target is not even asked.
-    fn cannot_handle(
-        &self,
-        description: &Description,
-        agent: &str,
-        event: &str,
-        params: &Params,
-    ) -> Option<TargetResult> {
+    fn cannot_handle(&self, description: &Description, agent: &str, event: &str, params: &Params) -> Option<Ended> {
         let name = &description.name;
         let Some(handled) = description.events.iter().find(|handled| handled.name == event) else {
             let reason = not_handled(name, event, &description.events);
-            return Some(not_asked(name, TargetEnd::NotHandled, reason));
+            return Some(Ended::not_ok(TargetEnd::NotHandled, reason));
         };
         if self.registry.presence(agent) != Presence::Here {
-            return Some(not_asked(name, TargetEnd::Gone, gone(name, agent)));
+            return Some(Ended::not_ok(TargetEnd::Gone, gone(name, agent)));
         }
         let wrong = check_against(&format!("{name} {event}"), handled, params).err()?;
-        Some(not_asked(name, TargetEnd::Refused, wrong))
+        Some(Ended::not_ok(TargetEnd::Refused, wrong))
     }
 
     /// # Errors
     /// `not_handled`, `wrong_type`, `out_of_range`, `bad_parameter`, `busy`.
-    pub(super) fn do_call(&mut self, call: &Call<'_>, wanted: DoCall) -> Answer {
-        let bytes = check_params(&wanted.params)?;
-        let DoCall { call: name, params } = wanted;
-        let worker = self.subsystems.handlers(&name, Handles::Calls, &self.registry).next();
-        let worker = worker.ok_or_else(|| self.nobody_answers(&name))?;
-        check_against(&name, self.subsystems.call_of(worker, &name).expect("it is a handler"), &params)?;
+    pub(super) fn do_call(&mut self, call: &Call<'_>, body: &[u8]) -> Answer {
+        let CallWanted { call: name, params } = read_call(body)?;
+        let worker = self.subsystems.handlers(name, Handles::Calls, &self.registry).next();
+        let worker = worker.ok_or_else(|| self.nobody_answers(name))?;
+        check_raw(name, self.subsystems.call_of(worker, name).expect("it is a handler"), params)?;
         self.exchanges.admit(call.session, call.header.id)?;
-        self.exchanges.check_queue(&name, bytes)?;
-        let waiting = WaitingCall { params, bytes, by: self.by(call) };
+        self.exchanges.check_queue(name, params.len())?;
+        let waiting = WaitingCall { params: params.to_vec(), by: self.by(call) };
+        let name = SmolStr::new(name);
         let exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
         let number = self.open(exchange);
-        self.exchanges.enqueue(&name, number, waiting);
-        self.dispatch(&name, call.now_ns);
+        let worker = self.free_worker(&name).filter(|_| self.exchanges.is_queue_empty(&name));
+        match worker {
+            Some(worker) => self.give(number, waiting, &name, &worker, call.now_ns),
+            None => self.exchanges.enqueue(&name, number, waiting),
+        }
         Ok(None)
     }
 
@@ -218,8 +218,9 @@ impl Core {
     }
 
     /// Gives waiting calls to workers that are free, the least busy first.
-    fn dispatch(&mut self, name: &str, now_ns: u64) {
-        while let Some(worker) = self.free_worker(name)
+    fn dispatch(&mut self, name: &SmolStr, now_ns: u64) {
+        while !self.exchanges.is_queue_empty(name)
+            && let Some(worker) = self.free_worker(name)
             && let Some((number, waiting)) = self.exchanges.dequeue(name)
         {
             self.give(number, waiting, name, &worker, now_ns);
@@ -228,27 +229,25 @@ impl Core {
 
     /// The worker may be described otherwise than the one that was there when the call came (X2).
     fn give(&mut self, number: u64, waiting: WaitingCall, name: &str, worker: &str, now_ns: u64) {
-        let agent = self.subsystems.agent_of(worker).unwrap_or_default().to_owned();
+        let agent = SmolStr::new(self.subsystems.agent_of(worker).unwrap_or_default());
         let handled = self.subsystems.call_of(worker, name).expect("it is a free worker");
-        let wrong = check_against(name, handled, &waiting.params).err();
+        let wrong = check_raw(name, handled, &waiting.params).err();
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
         exchange.targets.push(target(worker, &agent));
         if let Some(wrong) = wrong {
-            return self.end_target(number, 0, TargetEnd::Refused, Value::Null, Some(wrong), now_ns);
+            return self.end_target(number, 0, Ended::not_ok(TargetEnd::Refused, wrong), now_ns);
         }
-        let WaitingCall { params, by, .. } = waiting;
-        let run = RunCall { subsystem: worker.to_owned(), call: name.to_owned(), params, by };
-        self.ask_target(number, 0, RunCall::KIND, encode(&run), now_ns);
+        let body = run_call(worker, name, &waiting.params, &waiting.by);
+        self.ask_target(number, 0, RunCall::KIND, body, now_ns);
     }
 
-    fn free_worker(&self, name: &str) -> Option<String> {
-        let load = |worker: &str| {
+    fn free_worker(&self, name: &SmolStr) -> Option<SmolStr> {
+        let free = self.subsystems.handlers(name, Handles::Calls, &self.registry).filter_map(|worker| {
             let at_once = self.subsystems.call_of(worker, name)?.at_once as usize;
             let busy = self.exchanges.busy(worker, name);
-            (busy < at_once).then(|| (busy * 1000 / at_once, worker.to_owned()))
-        };
-        let free = self.subsystems.handlers(name, Handles::Calls, &self.registry).filter_map(load);
-        free.min().map(|(_, worker)| worker)
+            (busy < at_once).then(|| (busy * 1000 / at_once, worker))
+        });
+        free.min().map(|(_, worker)| SmolStr::new(worker))
     }
 
     /// Calls that wait, after a worker has come.
@@ -260,54 +259,29 @@ impl Core {
 
     /// An agent's answer to what the broker asked it. One that nobody waits for any more is dropped.
     pub(super) fn handler_answered(&mut self, now_ns: u64, session: &Session, header: &Header, body: &[u8]) {
-        let Some(agent) = self.registry.name_of(session).map(str::to_owned) else { return };
+        let Some(agent) = self.registry.name_of(session).map(SmolStr::new) else { return };
         let Some((span, asked_by)) = self.exchanges.take_answer(&agent, header.id) else { return };
         let Some((number, index)) = asked_by else {
             self.traces.end(span, "late", now_ns);
             return self.dispatch_all(now_ns); // its worker is free, though its caller has gone
         };
-        let (end, value, reason) = match self.read_answer(number, header, body) {
-            Ok(value) => (TargetEnd::Ok, value, None),
-            Err(failure) => (end_by(failure.code), Value::Null, Some(failure)),
+        let ended = match read_answer(header, body) {
+            Ok(value) => Ended::ok(value),
+            Err(failure) => Ended::not_ok(end_by(failure.code), failure),
         };
-        self.traces.end(span, reason.as_ref().map_or("ok", |reason| reason.code.as_str()), now_ns);
+        self.traces.end(span, ended.reason.as_ref().map_or("ok", |reason| reason.code.as_str()), now_ns);
         let call = self.exchanges.get(number).and_then(|exchange| match &exchange.ask {
             Ask::Call { name } => Some(name.clone()),
             _ => None,
         });
-        self.end_target(number, index, end, value, reason, now_ns);
+        self.end_target(number, index, ended, now_ns);
         if let Some(call) = call {
             self.dispatch(&call, now_ns);
         }
     }
 
-    /// What an agent has answered: a value, or why there is none.
-    fn read_answer(&self, number: u64, header: &Header, body: &[u8]) -> Result<Value, Failure> {
-        let broken = |what: &str, error| Failure::new(ErrorCode::Other, format!("{what} cannot be read: {error}"));
-        if header.kind == KIND_ERROR {
-            let failure = decode::<Failure>(body).map_err(|error| broken("the handler's error", error))?;
-            return Err(shortened(failure));
-        }
-        let value = match self.exchanges.get(number).map(|exchange| &exchange.ask) {
-            Some(Ask::Read { .. } | Ask::Write { .. }) => decode::<Taken>(body).map(|taken| taken.value),
-            _ => decode::<Done>(body).map(|done| done.value),
-        };
-        let value = value.map_err(|error| broken("the handler's answer", error))?;
-        check_value("the handler's answer", &value)?;
-        Ok(value)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one target's end, where it is, and when")]
-    fn end_target(
-        &mut self,
-        number: u64,
-        index: usize,
-        end: TargetEnd,
-        value: Value,
-        reason: Option<Failure>,
-        now_ns: u64,
-    ) {
-        let is_over = self.exchanges.end_target(number, index, end, value, reason);
+    fn end_target(&mut self, number: u64, index: usize, ended: Ended, now_ns: u64) {
+        let is_over = self.exchanges.end_target(number, index, ended);
         if let Some(notice) = self.exchanges.get(number).filter(|_| !is_over).and_then(|its| its.target_notice(index)) {
             self.free.push(notice);
         }
@@ -325,7 +299,7 @@ impl Core {
         if let Ask::Event { name } = &exchange.ask {
             let by = &exchange.by;
             for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
-                let ended = target.end.clone().map(|result| EventEnded { by: by.clone(), result });
+                let ended = target.result().map(|result| EventEnded { by: by.to_string(), result });
                 self.ended_events.extend(ended.map(|ended| (event_topic(&target.subsystem, name), ended)));
             }
         }
@@ -352,13 +326,14 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
         if let (Some(_), Ask::Call { name }) = (&exchange.waiting, &exchange.ask) {
             let failure = Failure::new(reason(name).code, format!("no worker of the call {name} has become free"));
-            exchange.targets.push(Target { end: Some(not_asked(name, end, failure)), ..target(name, "") });
+            exchange.targets.push(Target { end: Some(Ended::not_ok(end, failure)), ..target(name, "") });
         }
         self.free.extend(exchange.cancels(|agent| self.registry.session_of(agent).cloned()));
         let open: Vec<_> = (0..exchange.targets.len()).filter(|index| exchange.targets[*index].end.is_none()).collect();
         for index in open {
-            let failure = self.exchanges.get(number).map(|exchange| reason(&exchange.targets[index].subsystem));
-            self.exchanges.end_target(number, index, end, Value::Null, failure);
+            let Some(exchange) = self.exchanges.get(number) else { return };
+            let failure = reason(&exchange.targets[index].subsystem);
+            self.exchanges.end_target(number, index, Ended::not_ok(end, failure));
         }
         self.finish_exchange(number, now_ns);
     }
@@ -404,13 +379,13 @@ impl Core {
 
     /// A question did not reach its agent, which does not read what it is sent.
     pub(super) fn end_unread(&mut self, session: &Session, id: u64, now_ns: u64) {
-        let Some(agent) = self.registry.name_of(session).map(str::to_owned) else { return };
+        let Some(agent) = self.registry.name_of(session).map(SmolStr::new) else { return };
         let Some((span, asked_by)) = self.exchanges.take_answer(&agent, id) else { return };
         self.traces.end(span, ErrorCode::Busy.as_str(), now_ns);
         if let Some((number, index)) = asked_by {
             let message = format!("{agent} does not read: too many messages wait for it already");
             let failure = Failure::new(ErrorCode::Busy, message).with_hint("ask less at one time, or later");
-            self.end_target(number, index, TargetEnd::Failed, Value::Null, Some(failure), now_ns);
+            self.end_target(number, index, Ended::not_ok(TargetEnd::Failed, failure), now_ns);
         }
     }
 
@@ -421,7 +396,7 @@ impl Core {
             let Some((number, index)) = asked_by else { continue };
             let subsystem = self.exchanges.get(number).map(|exchange| exchange.targets[index].subsystem.clone());
             let failure = died(&subsystem.unwrap_or_default(), agent);
-            self.end_target(number, index, TargetEnd::Gone, Value::Null, Some(failure), now_ns);
+            self.end_target(number, index, Ended::not_ok(TargetEnd::Gone, failure), now_ns);
         }
     }
 
@@ -431,7 +406,7 @@ impl Core {
     /// `not_registered`, `bad_parameter`. Feedback that nobody waits for any more is dropped.
     pub(super) fn feedback(&mut self, session: &Session, feedback: Feedback) -> Result<(), Failure> {
         let agent = self.registry.registered(session)?;
-        check_value("feedback", &feedback.value)?;
+        check_value(|| "feedback".to_owned(), &feedback.value)?;
         let bytes = feedback.value.content_bytes();
         if bytes > FEEDBACK_BYTES_MAX {
             let message = format!("feedback of {bytes} bytes; at most {FEEDBACK_BYTES_MAX}");
@@ -441,7 +416,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get(number) else { return Ok(()) };
         let told = Feedback {
             id: exchange.header.id,
-            target: exchange.targets[index].subsystem.clone(),
+            target: exchange.targets[index].subsystem.to_string(),
             value: feedback.value,
         };
         let header = Header { trace: exchange.header.trace, ..Header::notice(Feedback::KIND) };
@@ -451,11 +426,7 @@ impl Core {
 }
 
 fn target(subsystem: &str, agent: &str) -> Target {
-    Target { subsystem: subsystem.to_owned(), agent: agent.to_owned(), asked_id: 0, end: None }
-}
-
-fn not_asked(subsystem: &str, end: TargetEnd, reason: Failure) -> TargetResult {
-    TargetResult { target: subsystem.to_owned(), end, value: Value::Null, reason: Some(reason) }
+    Target { subsystem: SmolStr::new(subsystem), agent: SmolStr::new(agent), asked_id: 0, end: None }
 }
 
 fn gone(subsystem: &str, agent: &str) -> Failure {
@@ -482,7 +453,7 @@ fn check_params(params: &Params) -> Result<usize, Failure> {
     if params.len() > PARAMS_MAX {
         return Err(bad(format!("{} parameters; at most {PARAMS_MAX}", params.len())));
     }
-    params.iter().try_for_each(|(name, value)| check_value(&format!("parameter {}", quoted(name)), value))?;
+    params.iter().try_for_each(|(name, value)| check_value(|| format!("parameter {}", quoted(name)), value))?;
     let bytes = params.iter().map(|(name, value)| name.len() + value.content_bytes()).sum();
     if bytes > VALUE_BYTES_MAX {
         return Err(bad(format!("parameters of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
@@ -507,6 +478,24 @@ fn shortened(mut failure: Failure) -> Failure {
         text.truncate(end.unwrap_or(0));
     }
     failure
+}
+
+/// What an agent has answered: a value, or why there is none.
+fn read_answer<'a>(header: &Header, body: &'a [u8]) -> Result<&'a [u8], Failure> {
+    let broken = |what: &str, why: String| Failure::new(ErrorCode::Other, format!("{what} cannot be read: {why}"));
+    if header.kind == KIND_ERROR {
+        let failure = decode::<Failure>(body);
+        return Err(failure.map_or_else(|error| broken("the handler's error", error.to_string()), shortened));
+    }
+    read_result(body).map_err(|failure| match failure.code {
+        ErrorCode::BadMessage => broken("the handler's answer", failure.message),
+        _ => failure,
+    })
+}
+
+/// As [`check_against`], of parameters as they came.
+fn check_raw(what: &str, handled: &Handled, params: &[u8]) -> Result<(), Failure> {
+    if handled.params.is_empty() { Ok(()) } else { check_against(what, handled, &decoded(params)) }
 }
 
 /// Rule X2. A handler that describes no parameters takes any.

@@ -15,7 +15,8 @@
 //! E3  The number of open exchanges is limited, of one caller and of all, and so is each queue of calls.
 
 use super::{
-    Outgoing, Session, nanoseconds,
+    Outgoing, Sender, Session, nanoseconds,
+    passing::{NIL, call_result, content_bytes},
     subsystems::ItemPath,
     traces::{Origin, SpanNumber},
 };
@@ -23,12 +24,15 @@ use crate::limits::{
     EXCHANGES_MAX, EXCHANGES_OF_SESSION_MAX, QUEUED_BYTES_MAX, QUEUED_CALLS_MAX, REPEAT_INTERVAL, RESULTS_BYTES_MAX,
 };
 use ecs_schemas::{
-    envelope::{Header, Notice, encode},
+    envelope::{Header, Notice, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{CallResult, Cancel, EventResults, TargetEnd, TargetEnded, TargetResult},
+    exchange::{Cancel, EventResults, TargetEnd, TargetEnded, TargetResult},
+    keys::PublicKey,
     kv::Reading,
     value::Value,
 };
+use foldhash::quality::RandomState;
+use smol_str::{SmolStr, format_smolstr};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     hash::Hash,
@@ -46,18 +50,19 @@ pub enum Ask {
         guarded: bool,
     },
     Event {
-        name: String,
+        name: SmolStr,
     },
     Call {
-        name: String,
+        name: SmolStr,
     },
 }
 
 /// One exchange. See the picture.
 pub struct Exchange {
     pub caller: Session,
-    /// Who that is.
-    pub by: String,
+    /// The key that the caller asked with, and who that is.
+    pub sender: Sender,
+    pub by: SmolStr,
     /// The caller's header, for its answer.
     pub header: Header,
     pub ask: Ask,
@@ -72,46 +77,73 @@ pub struct Exchange {
 
 /// A call's parameters while it waits.
 pub struct WaitingCall {
-    pub params: ecs_schemas::exchange::Params,
-    pub bytes: usize,
-    pub by: String,
+    /// As they came.
+    pub params: Vec<u8>,
+    pub by: SmolStr,
 }
 
 pub struct Target {
-    pub subsystem: String,
-    pub agent: String,
+    pub subsystem: SmolStr,
+    pub agent: SmolStr,
     /// Id it was asked by; 0 if it was not asked.
     pub asked_id: u64,
-    pub end: Option<TargetResult>,
+    pub end: Option<Ended>,
+}
+
+/// How a target has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    pub end: TargetEnd,
+    /// Of `ok`: the value as it came; else a nil.
+    pub value: Vec<u8>,
+    /// Of all others.
+    pub reason: Option<Failure>,
+}
+
+impl Ended {
+    pub fn ok(value: &[u8]) -> Self {
+        Self { end: TargetEnd::Ok, value: value.to_vec(), reason: None }
+    }
+
+    pub fn not_ok(end: TargetEnd, reason: Failure) -> Self {
+        Self { end, value: NIL.to_vec(), reason: Some(reason) }
+    }
+
+    fn decoded(&self) -> Value {
+        decode(&self.value).expect("rule P1: what was read is a value")
+    }
 }
 
 /// A question that an agent has.
 struct Asked {
-    agent: String,
+    agent: SmolStr,
     /// None when the caller's exchange is over (E2).
     exchange: Option<(u64, usize)>,
     /// Of a call: the subsystem and the call that it keeps busy.
-    busy: Option<(String, String)>,
+    busy: Option<(SmolStr, SmolStr)>,
     /// When the agent is told again that nobody waits; 0 while somebody does.
     cancel_at_ns: u64,
     /// In the trace.
     span: SpanNumber,
 }
 
+/// Keys are names, numbers, and identities of connections: short, and not all chosen by the broker.
+type Table<K, V> = HashMap<K, V, RandomState>;
+
 #[derive(Default)]
 pub struct Exchanges {
-    open: HashMap<u64, Exchange>,
-    asked: HashMap<u64, Asked>,
-    by_caller: HashMap<(Session, u64), u64>,
-    of_session: HashMap<Session, usize>,
+    open: Table<u64, Exchange>,
+    asked: Table<u64, Asked>,
+    by_caller: Table<(Session, u64), u64>,
+    of_session: Table<Session, usize>,
     deadlines: BTreeSet<(u64, u64)>,
     /// Items that are being set, and how many sets each has; those with a guarded one.
-    being_set: HashMap<ItemPath, usize>,
+    being_set: Table<ItemPath, usize>,
     guarded: HashSet<ItemPath>,
     /// Calls under way of each subsystem and call.
-    busy: HashMap<(String, String), usize>,
+    busy: Table<(SmolStr, SmolStr), usize>,
     /// Exchanges that wait for a worker, by name of the call.
-    queues: BTreeMap<String, VecDeque<u64>>,
+    queues: BTreeMap<SmolStr, VecDeque<u64>>,
     queued_bytes: usize,
     /// Calls that workers have for nobody, by when they are told again (E2).
     abandoned: BTreeSet<(u64, u64)>,
@@ -214,34 +246,26 @@ impl Exchanges {
         ids.into_iter().filter_map(|id| self.take_answer(agent, id)).collect()
     }
 
-    fn free(&mut self, busy: Option<&(String, String)>) {
+    fn free(&mut self, busy: Option<&(SmolStr, SmolStr)>) {
         if let Some(key) = busy {
             count_down(&mut self.busy, key);
         }
     }
 
     /// Ends one target; true if it was the last.
-    pub fn end_target(
-        &mut self,
-        number: u64,
-        index: usize,
-        end: TargetEnd,
-        value: Value,
-        reason: Option<Failure>,
-    ) -> bool {
+    pub fn end_target(&mut self, number: u64, index: usize, mut ended: Ended) -> bool {
         let Some(exchange) = self.open.get_mut(&number) else { return false };
-        let (mut end, mut value, mut reason) = (end, value, reason);
-        let bytes = value.content_bytes();
+        let bytes = content_bytes(&ended.value);
         if exchange.targets.len() > 1 && exchange.results_bytes + bytes > RESULTS_BYTES_MAX {
             let message = format!("its answer of {bytes} bytes found no room beside those of the other targets");
-            (end, value) = (TargetEnd::Failed, Value::Null);
-            reason = Some(Failure::new(ErrorCode::Busy, message).with_hint("ask fewer targets at a time"));
+            let reason = Failure::new(ErrorCode::Busy, message).with_hint("ask fewer targets at a time");
+            ended = Ended::not_ok(TargetEnd::Failed, reason);
         } else {
             exchange.results_bytes += bytes;
         }
         let target = &mut exchange.targets[index];
         if target.end.is_none() {
-            target.end = Some(TargetResult { target: target.subsystem.clone(), end, value, reason });
+            target.end = Some(ended);
         }
         exchange.waiting.is_none() && exchange.targets.iter().all(|target| target.end.is_some())
     }
@@ -270,7 +294,7 @@ impl Exchanges {
     fn leave_queue(&mut self, call: &str, number: u64, waiting: Option<&WaitingCall>) {
         if let (Some(waiting), Some(queue)) = (waiting, self.queues.get_mut(call)) {
             queue.retain(|other| *other != number);
-            self.queued_bytes -= waiting.bytes;
+            self.queued_bytes -= waiting.params.len();
             if queue.is_empty() {
                 self.queues.remove(call);
             }
@@ -292,7 +316,7 @@ impl Exchanges {
     }
 
     /// Agents that are to be told again that nobody waits for a question's answer.
-    pub fn take_repeated_cancels(&mut self, now_ns: u64) -> Vec<(String, u64)> {
+    pub fn take_repeated_cancels(&mut self, now_ns: u64) -> Vec<(SmolStr, u64)> {
         let mut due = Vec::new();
         while self.abandoned.first().is_some_and(|(at_ns, _)| *at_ns <= now_ns)
             && let Some((_, id)) = self.abandoned.pop_first()
@@ -325,6 +349,14 @@ impl Exchanges {
         its
     }
 
+    /// Exchanges of whoever asked with this key.
+    pub fn of_key(&self, key: &PublicKey) -> Vec<u64> {
+        let mut its: Vec<_> =
+            self.open.iter().filter(|(_, open)| open.sender.key() == Some(key)).map(|(number, _)| *number).collect();
+        its.sort_unstable();
+        its
+    }
+
     pub fn callers(&self) -> impl Iterator<Item = &Session> {
         self.of_session.keys()
     }
@@ -342,8 +374,8 @@ impl Exchanges {
     }
 
     /// Calls that a subsystem has under way.
-    pub fn busy(&self, subsystem: &str, call: &str) -> usize {
-        self.busy.get(&(subsystem.to_owned(), call.to_owned())).copied().unwrap_or(0)
+    pub fn busy(&self, subsystem: &str, call: &SmolStr) -> usize {
+        self.busy.get(&(SmolStr::new(subsystem), call.clone())).copied().unwrap_or(0)
     }
 
     /// Whether another call may wait for a worker.
@@ -364,11 +396,11 @@ impl Exchanges {
     }
 
     /// Puts an open call behind those that wait for a worker.
-    pub fn enqueue(&mut self, call: &str, number: u64, waiting: WaitingCall) {
+    pub fn enqueue(&mut self, call: &SmolStr, number: u64, waiting: WaitingCall) {
         let Some(exchange) = self.open.get_mut(&number) else { return };
-        self.queued_bytes += waiting.bytes;
+        self.queued_bytes += waiting.params.len();
         exchange.waiting = Some(waiting);
-        self.queues.entry(call.to_owned()).or_default().push_back(number);
+        self.queues.entry(call.clone()).or_default().push_back(number);
     }
 
     /// The call that has waited longest.
@@ -380,7 +412,12 @@ impl Exchanges {
         Some((number, waiting))
     }
 
-    pub fn waiting_calls(&self) -> Vec<String> {
+    /// Whether nobody waits for a worker of this call.
+    pub fn is_queue_empty(&self, call: &str) -> bool {
+        !self.queues.contains_key(call)
+    }
+
+    pub fn waiting_calls(&self) -> Vec<SmolStr> {
         self.queues.keys().cloned().collect()
     }
 
@@ -393,7 +430,7 @@ impl Exchanges {
     }
 }
 
-fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+fn count_down<K: Eq + Hash>(counts: &mut Table<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
@@ -404,49 +441,62 @@ fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 
 impl Ask {
     /// What it is about, for the trace.
-    pub fn subject(&self) -> String {
+    pub fn subject(&self) -> SmolStr {
         match self {
-            Self::Read { path } | Self::Write { path, .. } => format!("{}/{}", path.0, path.1),
+            Self::Read { path } | Self::Write { path, .. } => format_smolstr!("{}/{}", path.0, path.1),
             Self::Event { name } | Self::Call { name } => name.clone(),
         }
+    }
+}
+
+impl Target {
+    /// How it has ended, as its caller is told.
+    pub fn result(&self) -> Option<TargetResult> {
+        let ended = self.end.as_ref()?;
+        Some(TargetResult {
+            target: self.subsystem.to_string(),
+            end: ended.end,
+            value: ended.decoded(),
+            reason: ended.reason.clone(),
+        })
     }
 }
 
 impl Exchange {
     /// The answer to the caller, once every target has ended. `written`: the revision of the item that was written, or why
     /// what its owner has taken is not kept.
-    pub fn answer(&self, written: Result<u64, Failure>, now_ns: u64) -> Outgoing {
+    pub fn answer(mut self, written: Result<u64, Failure>, now_ns: u64) -> Outgoing {
         let body = match &self.ask {
             Ask::Event { .. } => {
-                let results = self.targets.iter().filter_map(|target| target.end.clone()).collect();
+                let results = self.targets.iter().filter_map(Target::result).collect();
                 Ok(encode(&EventResults { results }))
             }
-            Ask::Call { .. } => self.single_end().map(|end| encode(&CallResult { value: end.value, by: end.target })),
-            Ask::Read { .. } | Ask::Write { .. } => self
-                .single_end()
-                .and_then(|end| Ok(encode(&Reading { value: end.value, revision: written?, time_ns: now_ns }))),
+            Ask::Call { .. } => self.single_end().map(|(by, end)| call_result(&end.value, &by)),
+            Ask::Read { .. } | Ask::Write { .. } => self.single_end().and_then(|(_, end)| {
+                Ok(encode(&Reading { value: end.decoded(), revision: written?, time_ns: now_ns }))
+            }),
         };
         let (header, body) = match body {
             Ok(body) => (self.header.reply(), body),
             Err(failure) => (self.header.error(), encode(&failure)),
         };
-        Outgoing { session: self.caller.clone(), header, body }
+        Outgoing { session: self.caller, header, body }
     }
 
-    /// How the only target has ended.
-    fn single_end(&self) -> Result<TargetResult, Failure> {
-        let end = self.targets.first().and_then(|target| target.end.clone());
-        let end = end.ok_or_else(|| Failure::new(ErrorCode::Timeout, "nobody answered in time"))?;
-        match (end.end, &end.reason) {
-            (TargetEnd::Ok, _) => Ok(end),
+    /// The only target, and how it has ended well.
+    fn single_end(&mut self) -> Result<(SmolStr, Ended), Failure> {
+        let target = self.targets.first_mut().and_then(|target| Some((target.subsystem.clone(), target.end.take()?)));
+        let (name, ended) = target.ok_or_else(|| Failure::new(ErrorCode::Timeout, "nobody answered in time"))?;
+        match (ended.end, &ended.reason) {
+            (TargetEnd::Ok, _) => Ok((name, ended)),
             (_, Some(reason)) => Err(reason.clone()),
-            (other, None) => Err(Failure::new(ErrorCode::Other, format!("{}: {}", end.target, other.as_str()))),
+            (other, None) => Err(Failure::new(ErrorCode::Other, format!("{name}: {}", other.as_str()))),
         }
     }
 
     /// What an event's caller is told when one target has ended.
     pub fn target_notice(&self, index: usize) -> Option<Outgoing> {
-        let result = self.targets[index].end.clone().filter(|_| matches!(self.ask, Ask::Event { .. }))?;
+        let result = self.targets[index].result().filter(|_| matches!(self.ask, Ask::Event { .. }))?;
         let body = encode(&TargetEnded { id: self.header.id, result });
         let header = Header { trace: self.header.trace, ..Header::notice(TargetEnded::KIND) };
         Some(Outgoing { session: self.caller.clone(), header, body })

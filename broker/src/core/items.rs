@@ -32,7 +32,7 @@ impl Core {
         }
         let by = self.by(call);
         let ask = Ask::Read { path: (name.clone(), get.item.clone()) };
-        let read = Read { subsystem: name.clone(), item: get.item, by };
+        let read = Read { subsystem: name.clone(), item: get.item, by: by.to_string() };
         self.ask_one(call, ask, &name, Read::KIND, encode(&read))?;
         Ok(None)
     }
@@ -46,7 +46,7 @@ impl Core {
         if !item.writable {
             return Err(Failure::new(ErrorCode::ReadOnly, format!("{name} {} can be read, not set", item.name)));
         }
-        check_value(&format!("{name} {}", item.name), &set.value)?;
+        check_value(|| format!("{name} {}", item.name), &set.value)?;
         item.kind.check(&format!("{name} {}", item.name), &set.value)?;
         if let Some(revision) = set.if_revision {
             self.check_revision(&name, &set.item, revision)?;
@@ -57,7 +57,7 @@ impl Core {
             return Err(Failure::new(ErrorCode::Conflict, message).with_hint("read it and try again"));
         }
         let by = self.by(call);
-        let write = Write { subsystem: name.clone(), item: set.item, value: set.value, by };
+        let write = Write { subsystem: name.clone(), item: set.item, value: set.value, by: by.to_string() };
         let ask = Ask::Write { path, guarded: set.if_revision.is_some() };
         self.ask_one(call, ask, &name, Write::KIND, encode(&write))?;
         Ok(None)
@@ -88,7 +88,7 @@ impl Core {
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
         let what = format!("{subsystem} {item}");
-        check_value(&what, &value)?;
+        check_value(|| what.clone(), &value)?;
         known.kind.check(&what, &value)?;
         let bytes = encode(&value).len();
         let path = (subsystem, item);
@@ -155,14 +155,14 @@ fn not_set(name: &str, item: &str) -> Failure {
 }
 
 /// Size and nesting of a value that others are given again.
-pub(super) fn check_value(what: &str, value: &Value) -> Result<(), Failure> {
+pub(super) fn check_value(what: impl Fn() -> String, value: &Value) -> Result<(), Failure> {
     let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
     let bytes = value.content_bytes();
     if bytes > VALUE_BYTES_MAX {
-        return Err(bad(format!("{what} of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
+        return Err(bad(format!("{} of {bytes} bytes; at most {VALUE_BYTES_MAX}", what())));
     }
     if value.depth() > VALUE_DEPTH_MAX {
-        return Err(bad(format!("{what} nests deeper than {VALUE_DEPTH_MAX}")));
+        return Err(bad(format!("{} nests deeper than {VALUE_DEPTH_MAX}", what())));
     }
     Ok(())
 }

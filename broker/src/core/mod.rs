@@ -30,6 +30,7 @@
 //! | `watches` | who is told of an item's values, and how often |
 //! | `exchanges` | what is asked of handlers and not answered yet |
 //! | `asking` | events, calls, reads and writes, from request to answer |
+//! | `passing` | bodies whose values are passed on as they came |
 //! | `traces` | which message led to which |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
 //! | `job_life` | submit, cancel, report, and what follows from time and presence |
@@ -48,6 +49,7 @@ mod items;
 mod job_life;
 mod job_query;
 mod jobs;
+mod passing;
 mod queue;
 mod registry;
 mod requests;
@@ -77,6 +79,7 @@ use exchanges::{Exchange, Exchanges};
 use followers::Followers;
 use jobs::Jobs;
 use registry::Registry;
+use smallvec::SmallVec;
 use std::{collections::HashMap, time::Duration};
 use subsystems::{PublishedValue, Subsystems};
 use topics::Topics;
@@ -87,11 +90,29 @@ use watches::{Due, Watches};
 const SOURCE_BROKER: &str = "broker";
 /// Who asks over a connection that has not registered and has no key.
 const ANONYMOUS: &str = "anonymous";
+/// Identities that the ROUTER gives have 5 bytes; those that a peer chooses up to 255.
+const IDENTITY_BYTES_USUAL: usize = 16;
 
 /// A connection of the ROUTER, by the identity that the transport gave it. What a message says of its
 /// sender is never believed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Session(pub Vec<u8>);
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session(SmallVec<[u8; IDENTITY_BYTES_USUAL]>);
+
+impl Session {
+    pub fn new(identity: &[u8]) -> Self {
+        Self(SmallVec::from_slice(identity))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Clone for Session {
+    fn clone(&self) -> Self {
+        Self::new(&self.0) // one copy; that of SmallVec goes byte by byte
+    }
+}
 
 /// What happens to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,14 @@
 //! A message with a header that cannot be read is counted and dropped: there is nobody to tell. All
 //! others are answered, a broken notice too (with id 0), so that whoever writes a client sees why.
 
-use super::{ANONYMOUS, Core, Input, Outgoing, Sender, Session, traces::Origin};
+use super::{
+    ANONYMOUS, Core, Input, Outgoing, SOURCE_BROKER, Sender, Session,
+    traces::{Begun, Origin},
+};
 use crate::limits::{CLIENTS_LISTED_MAX, TELEMETRY_BYTES_MAX};
 use ecs_schemas::{
     alarm::{Clear, ListAlarms, Raise},
-    envelope::{DecodeError, HEADER_BYTES_MAX, Header, KIND_ERROR, Notice, PROTOCOL_VERSION, Request, decode, encode},
+    envelope::{DecodeError, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, Cancel, DoCall, Feedback},
     job::{
@@ -20,6 +23,7 @@ use ecs_schemas::{
     telemetry::{Telemetry, VALUES_MAX},
     trace::GetTrace,
 };
+use smol_str::SmolStr;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -51,7 +55,7 @@ impl Core {
         if *sender != Sender::Revoked {
             self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
         }
-        let Some(header) = parts.first().and_then(|bytes| read_header(bytes)) else {
+        let Some(header) = parts.first().and_then(|bytes| Header::decode_any_version(bytes).ok()) else {
             self.counters.malformed += 1;
             return;
         };
@@ -82,7 +86,8 @@ impl Core {
     pub fn refuse(&mut self, input: &Input, why: &str) -> Option<Outgoing> {
         let Input::Message { session, parts, .. } = input else { return None };
         self.count_received();
-        let header = parts.first().and_then(|bytes| read_header(bytes)).filter(|header| header.id != 0)?;
+        let header =
+            parts.first().and_then(|bytes| Header::decode_any_version(bytes).ok()).filter(|header| header.id != 0)?;
         let failure = Failure::new(ErrorCode::StoreFailed, format!("the broker cannot write to its store: {why}"))
             .with_hint("free space on the disk of the beamline's state folder, then ask again");
         Some(error_to(session, &header, &failure))
@@ -105,7 +110,7 @@ impl Core {
             kind,
             Feedback::KIND | Cancel::KIND | Watch::KIND | Unwatch::KIND | Remove::KIND | Raise::KIND | Clear::KIND
         );
-        if kind == KIND_ERROR || kind.ends_with(".reply") {
+        if header.is_answer() {
             self.once = true;
             self.handler_answered(now_ns, session, header, body);
             return Ok(None);
@@ -170,7 +175,8 @@ impl Core {
     /// The requests that do something: each is a span of its trace, from here to its answer.
     fn traced(&mut self, call: &Call<'_>, kind: &str, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
         let from = self.by(call);
-        self.traces.begin(call.origin.at, kind, String::new(), from, "broker".to_owned(), call.now_ns);
+        let begun = Begun { kind, subject: SmolStr::default(), from, to: SmolStr::new_static(SOURCE_BROKER) };
+        self.traces.begin(call.origin.at, begun, call.now_ns);
         let answered = self.change_request(call, body, out);
         match &answered {
             Ok(Some(_)) => self.traces.end(call.origin.number, "ok", call.now_ns),
@@ -186,7 +192,7 @@ impl Core {
             Get::KIND => self.get_item(call, decode(body)?),
             Set::KIND => self.set_item(call, decode(body)?),
             CallEvent::KIND => self.call_event(call, decode(body)?),
-            DoCall::KIND => self.do_call(call, decode(body)?),
+            DoCall::KIND => self.do_call(call, body),
             Publish::KIND => answer(body, |publish| self.publish_item(now_ns, session, publish)),
             Describe::KIND => answer(body, |describe| self.describe(call, describe)),
             Remove::KIND => answer(body, |remove| self.remove(session, &remove)),
@@ -299,7 +305,7 @@ impl Core {
         sessions.extend(self.exchanges.callers());
         sessions.extend(self.watches.watchers());
         let status = |session: &Session| ClientStatus {
-            connection: session.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+            connection: session.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
             name: self.registry.name_of(session).unwrap_or(ANONYMOUS).to_owned(),
             requests_open: self.exchanges.count_of(session) as u64,
             watches: self.watches.count_of(session) as u64,
@@ -312,14 +318,6 @@ impl Core {
 /// Decodes a request, lets `serve` do it, and encodes its reply.
 fn answer<R: Request>(body: &[u8], serve: impl FnOnce(R) -> Result<R::Reply, Failure>) -> Answer {
     Ok(Some(encode(&serve(decode(body)?)?)))
-}
-
-/// A header of any version, so that one of another version can be answered under its id (rule E2).
-fn read_header(bytes: &[u8]) -> Option<Header> {
-    if bytes.len() > HEADER_BYTES_MAX {
-        return None;
-    }
-    decode(bytes).ok()
 }
 
 fn error_to(session: &Session, header: &Header, failure: &Failure) -> Outgoing {

@@ -2,6 +2,7 @@
 
 use crate::limits::SPANS_MAX;
 use ecs_schemas::trace::{Span, Spans, Trace};
+use smol_str::SmolStr;
 use std::collections::VecDeque;
 
 /// Number of a span, counted from the first ever.
@@ -14,11 +15,31 @@ pub struct Origin {
     pub number: SpanNumber,
 }
 
+/// What begins: as in [`Span`]. Short texts lie in the span itself: spans are written for every message.
+pub struct Begun<'a> {
+    pub kind: &'a str,
+    pub subject: SmolStr,
+    pub from: SmolStr,
+    pub to: SmolStr,
+}
+
+/// A span as it is kept.
+struct Kept {
+    at: Trace,
+    kind: SmolStr,
+    subject: SmolStr,
+    from: SmolStr,
+    to: SmolStr,
+    begin_ns: u64,
+    end_ns: u64,
+    outcome: SmolStr,
+}
+
 #[derive(Default)]
 pub struct Traces {
     /// State of the generator of ids.
     state: u64,
-    spans: VecDeque<(u64, Span)>,
+    spans: VecDeque<Kept>,
     forgotten: SpanNumber,
 }
 
@@ -55,37 +76,29 @@ impl Traces {
     }
 
     /// A message begins.
-    pub fn begin(
-        &mut self,
-        at: Trace,
-        kind: &str,
-        subject: String,
-        from: String,
-        to: String,
-        now_ns: u64,
-    ) -> SpanNumber {
+    pub fn begin(&mut self, at: Trace, begun: Begun<'_>, now_ns: u64) -> SpanNumber {
         let number = self.next_number();
-        let span = Span {
-            span: at.span,
-            parent: at.parent,
-            kind: kind.to_owned(),
+        if self.spans.len() >= SPANS_MAX {
+            self.spans.pop_front();
+            self.forgotten += 1;
+        }
+        let Begun { kind, subject, from, to } = begun;
+        let kind = SmolStr::new(kind);
+        self.spans.push_back(Kept {
+            at,
+            kind,
             subject,
             from,
             to,
             begin_ns: now_ns,
             end_ns: 0,
-            outcome: String::new(),
-        };
-        self.spans.push_back((at.trace, span));
-        if self.spans.len() > SPANS_MAX {
-            self.spans.pop_front();
-            self.forgotten += 1;
-        }
+            outcome: SmolStr::default(),
+        });
         number
     }
 
     /// What a message is about, once it was read.
-    pub fn about(&mut self, span: SpanNumber, subject: String) {
+    pub fn about(&mut self, span: SpanNumber, subject: SmolStr) {
         if let Some(span) = self.span_mut(span) {
             span.subject = subject;
         }
@@ -94,24 +107,40 @@ impl Traces {
     /// It has ended.
     pub fn end(&mut self, span: SpanNumber, outcome: &str, now_ns: u64) {
         if let Some(span) = self.span_mut(span).filter(|span| span.end_ns == 0) {
-            (span.end_ns, span.outcome) = (now_ns, outcome.to_owned());
+            (span.end_ns, span.outcome) = (now_ns, SmolStr::new(outcome));
         }
     }
 
-    fn span_mut(&mut self, number: SpanNumber) -> Option<&mut Span> {
+    fn span_mut(&mut self, number: SpanNumber) -> Option<&mut Kept> {
         let index = number.checked_sub(self.forgotten)?;
-        self.spans.get_mut(index as usize).map(|(_, span)| span)
+        self.spans.get_mut(index as usize)
     }
 
     /// All spans of the trace that `id` names, or that the span `id` is of.
     pub fn find(&self, id: u64) -> Option<Spans> {
-        let is_trace = self.spans.iter().any(|(trace, _)| *trace == id);
+        let is_trace = self.spans.iter().any(|span| span.at.trace == id);
         let trace = match is_trace {
             true => id,
-            false => self.spans.iter().find(|(_, span)| span.span == id)?.0,
+            false => self.spans.iter().find(|span| span.at.span == id)?.at.trace,
         };
-        let spans = self.spans.iter().filter(|(of, _)| *of == trace).map(|(_, span)| span.clone()).collect();
+        let spans = self.spans.iter().filter(|span| span.at.trace == trace).map(Kept::told).collect();
         Some(Spans { trace, spans })
+    }
+}
+
+impl Kept {
+    fn told(&self) -> Span {
+        Span {
+            span: self.at.span,
+            parent: self.at.parent,
+            kind: self.kind.to_string(),
+            subject: self.subject.to_string(),
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            begin_ns: self.begin_ns,
+            end_ns: self.end_ns,
+            outcome: self.outcome.to_string(),
+        }
     }
 }
 
@@ -119,13 +148,17 @@ impl Traces {
 mod tests {
     use super::*;
 
+    fn begun(kind: &str) -> Begun<'_> {
+        Begun { kind, subject: SmolStr::default(), from: SmolStr::default(), to: SmolStr::default() }
+    }
+
     #[test]
     fn spans_beyond_the_limit_push_out_the_oldest_and_ends_find_their_span() {
         let mut traces = Traces::new(1);
         let first = traces.origin(None);
-        assert_eq!(traces.begin(first.at, "kv.set", String::new(), String::new(), String::new(), 1), first.number);
+        assert_eq!(traces.begin(first.at, begun("kv.set"), 1), first.number);
         let child = traces.child(first);
-        let number = traces.begin(child, "kv.write", String::new(), String::new(), String::new(), 2);
+        let number = traces.begin(child, begun("kv.write"), 2);
         traces.end(number, "ok", 3);
         traces.end(number, "timeout", 4);
         let found = traces.find(child.span).unwrap();
@@ -133,12 +166,12 @@ mod tests {
         assert_eq!((found.spans[1].parent, found.spans[1].outcome.as_str()), (first.at.span, "ok"));
         for _ in 0..SPANS_MAX {
             let next = traces.origin(None);
-            traces.begin(next.at, "kv.get", String::new(), String::new(), String::new(), 5);
+            traces.begin(next.at, begun("kv.get"), 5);
             traces.end(next.number, "ok", 6);
         }
         assert_eq!(traces.spans.len(), SPANS_MAX);
         assert!(traces.find(first.at.trace).is_none());
         traces.end(number, "forgotten", 7);
-        assert!(traces.spans.iter().all(|(_, span)| span.outcome == "ok"));
+        assert!(traces.spans.iter().all(|span| span.outcome == "ok"));
     }
 }

@@ -31,10 +31,7 @@ use crate::{
         REQUEST_HWM, SUBSCRIPTION_BYTES_MAX,
     },
 };
-use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, encode},
-    keys::BrokerKey,
-};
+use ecs_schemas::{envelope::BODY_BYTES_MAX, keys::BrokerKey};
 use guard::{DOMAIN, Guard, KEY_PROPERTY};
 use std::{
     os::unix::net::UnixStream,
@@ -146,7 +143,7 @@ impl Net {
                 break;
             };
             bytes += parts.iter().map(Vec::len).sum::<usize>();
-            let session = Session(parts.remove(0)); // the ROUTER always puts it in front
+            let session = Session::new(&parts.remove(0)); // the ROUTER always puts it in front
             let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
             inputs.push(Input::Message { session, sender, parts });
         }
@@ -188,8 +185,8 @@ impl Net {
 
     /// Sends to one session (rule N1).
     pub fn send(&self, outgoing: &Outgoing) -> Sent {
-        let header = encode(&outgoing.header);
-        let parts: [&[u8]; 3] = [&outgoing.session.0, &header, &outgoing.body];
+        let header = outgoing.header.encode();
+        let parts: [&[u8]; 3] = [outgoing.session.bytes(), &header, &outgoing.body];
         match self.router.send_multipart(parts, zmq::DONTWAIT) {
             Ok(()) => Sent::Yes,
             Err(zmq::Error::EAGAIN) => Sent::NotRead,

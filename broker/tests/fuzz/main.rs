@@ -44,7 +44,7 @@ fn bytes_of(hex: &str) -> Vec<u8> {
 }
 
 fn session(name: &str) -> Session {
-    Session(name.as_bytes().to_vec())
+    Session::new(name.as_bytes())
 }
 
 /// An agent that hosts what the vectors speak of.

@@ -56,12 +56,12 @@ fn message_with_a_header_but_wrong_otherwise_gets_one_error_under_its_id() {
         ("another version", vec![header(&|header| header.v = 2), body.clone()], ErrorCode::UnsupportedVersion),
         (
             "unknown kind",
-            vec![header(&|header| header.kind = "no.such".to_owned()), body.clone()],
+            vec![header(&|header| header.kind = "no.such".into()), body.clone()],
             ErrorCode::UnknownKind,
         ),
         ("no deadline", vec![header(&|header| header.deadline_ms = None), body.clone()], ErrorCode::BadMessage),
         ("notice with id", vec![encode(&telemetry), body.clone()], ErrorCode::BadMessage),
-        ("missing fields", vec![header(&|header| header.kind = Submit::KIND.to_owned()), body], ErrorCode::BadMessage),
+        ("missing fields", vec![header(&|header| header.kind = Submit::KIND.into()), body], ErrorCode::BadMessage),
     ];
     for (name, parts, expected) in cases {
         let mut world = World::new();

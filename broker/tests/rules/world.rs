@@ -43,7 +43,7 @@ pub struct World {
 }
 
 pub fn session(text: &str) -> Session {
-    Session(text.as_bytes().to_vec())
+    Session::new(text.as_bytes())
 }
 
 pub fn register(name: &str, instance: u64, jobs: &[JobId]) -> Register {

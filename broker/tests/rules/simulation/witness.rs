@@ -123,7 +123,7 @@ impl Witness {
     fn print(&self, now_ns: u64, what: &str, session: &Session, header: &Header, body: &[u8]) {
         if self.is_loud {
             let body = decode::<Value>(body).map_or_else(|error| error.to_string(), |value| value.to_string());
-            let (session, ms) = (String::from_utf8_lossy(&session.0), now_ns / 1_000_000 % 1_000_000);
+            let (session, ms) = (String::from_utf8_lossy(session.bytes()), now_ns / 1_000_000 % 1_000_000);
             println!("{ms} {what} {session} {} {} {:?} {body}", header.kind, header.id, header.deadline_ms);
         }
     }
@@ -137,7 +137,7 @@ impl Witness {
         let open = self.open.entry((from.clone(), header.id)).or_default();
         open.deadlines_ns.push(deadline_ns);
         open.deadlines_ns.sort_unstable();
-        (open.kind, open.body) = (header.kind.clone(), body.to_vec());
+        (open.kind, open.body) = (header.kind.to_string(), body.to_vec());
         let keep = format!("{KEEP}/p");
         if header.kind == Watch::KIND {
             let watch: Watch = decode(body).unwrap();
@@ -157,7 +157,7 @@ impl Witness {
     }
 
     pub fn note_restart(&mut self, world: &World) {
-        self.print(world.now_ns, "restart", &Session(vec![]), &Header::notice(""), &[]);
+        self.print(world.now_ns, "restart", &Session::new(&[]), &Header::notice(""), &[]);
         self.seen.count("restart");
         self.open.clear();
         self.early_ends.clear();

@@ -1,0 +1,216 @@
+//! Bodies whose values the broker passes on as they came: a call's parameters, a handler's result.
+//!
+//! # Rules
+//! P1  What is passed on is checked as if it were decoded (rule W1 of `schemas::raw`), and is of a nesting and size that others can
+//!     be given.
+//! P2  The bytes are those that the types of `schemas::exchange` give.
+
+use crate::limits::{PARAMS_MAX, VALUE_DEPTH_MAX};
+use ecs_schemas::{
+    envelope::{BODY_BYTES_MAX, DecodeError, VALUE_BYTES_MAX},
+    error_code::{ErrorCode, Failure},
+    exchange::Params,
+    nearest::quoted,
+    raw::{RawValue, Reader, Unreadable, Writer},
+};
+
+/// What MessagePack adds to the content of a value, at most.
+const MARKER_BYTES_MAX: usize = 5;
+/// An encoded nil, and an encoded map without entries.
+pub const NIL: &[u8] = &[0xc0];
+const NO_ENTRIES: &[u8] = &[0x80];
+/// Bytes of the names of fields, and of short texts.
+const FIELDS_BYTES: usize = 96;
+
+/// A `call.do`.
+pub struct CallWanted<'a> {
+    pub call: &'a str,
+    /// A map.
+    pub params: &'a [u8],
+}
+
+/// # Errors
+/// `bad_message`, `bad_parameter`.
+pub fn read_call(body: &[u8]) -> Result<CallWanted<'_>, Failure> {
+    check_length(body)?;
+    let (mut call, mut params) = (None, NO_ENTRIES);
+    read_fields(body, |name, reader| {
+        match name {
+            b"call" => call = Some(reader.text()?),
+            b"params" => params = reader.value()?.bytes,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })
+    .map_err(malformed)?;
+    let call = call.ok_or_else(|| malformed(Unreadable("the field `call` is missing")))?;
+    check_params(params)?;
+    Ok(CallWanted { call, params })
+}
+
+/// The value in a handler's answer, `Done` or `Taken`.
+///
+/// # Errors
+/// `bad_message`, `bad_parameter`.
+pub fn read_result(body: &[u8]) -> Result<&[u8], Failure> {
+    check_length(body)?;
+    let mut value = RawValue { bytes: NIL, depth: 0 };
+    read_fields(body, |name, reader| {
+        match name {
+            b"value" => value = reader.value()?,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })
+    .map_err(malformed)?;
+    check_value("the handler's answer", value)?;
+    Ok(value.bytes)
+}
+
+/// Parameters as they were read, for a handler that describes its own.
+pub fn decoded(params: &[u8]) -> Params {
+    ecs_schemas::envelope::decode(params).expect("rule W1: what was read is a map of values")
+}
+
+/// A `call.run`.
+pub fn run_call(subsystem: &str, call: &str, params: &[u8], by: &str) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(FIELDS_BYTES + params.len());
+    writer.map(4);
+    for (name, text) in [("subsystem", subsystem), ("call", call)] {
+        writer.text(name);
+        writer.text(text);
+    }
+    writer.text("params");
+    writer.raw(params);
+    writer.text("by");
+    writer.text(by);
+    writer.finish()
+}
+
+/// A `call.do.reply`.
+pub fn call_result(value: &[u8], by: &str) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(FIELDS_BYTES + value.len());
+    writer.map(2);
+    writer.text("value");
+    writer.raw(value);
+    writer.text("by");
+    writer.text(by);
+    writer.finish()
+}
+
+fn read_fields<'a>(
+    body: &'a [u8],
+    mut read: impl FnMut(&'a [u8], &mut Reader<'a>) -> Result<(), Unreadable>,
+) -> Result<(), Unreadable> {
+    let mut reader = Reader::new(body);
+    for _ in 0..reader.map()? {
+        let name = reader.key()?;
+        read(name, &mut reader)?;
+    }
+    reader.end()
+}
+
+fn check_length(body: &[u8]) -> Result<(), Failure> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(DecodeError::TooLong { part: "body", got: body.len(), limit: BODY_BYTES_MAX }.into());
+    }
+    Ok(())
+}
+
+/// Number, size and nesting of parameters.
+fn check_params(params: &[u8]) -> Result<(), Failure> {
+    let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
+    let mut reader = Reader::new(params);
+    let count = reader.map().map_err(malformed)?;
+    if count > PARAMS_MAX {
+        return bad(format!("{count} parameters; at most {PARAMS_MAX}"));
+    }
+    for _ in 0..count {
+        let (name, value) = (reader.text().map_err(malformed)?, reader.value().map_err(malformed)?);
+        if value.depth > VALUE_DEPTH_MAX || value.bytes.len() > VALUE_BYTES_MAX {
+            check_value(&format!("parameter {}", quoted(name)), value)?;
+        }
+    }
+    if params.len() > VALUE_BYTES_MAX + FIELDS_BYTES {
+        return bad(format!("parameters of {} bytes; at most {VALUE_BYTES_MAX}", params.len()));
+    }
+    Ok(())
+}
+
+fn check_value(what: &str, value: RawValue<'_>) -> Result<(), Failure> {
+    let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
+    let bytes = value.bytes.len();
+    if bytes > VALUE_BYTES_MAX + MARKER_BYTES_MAX {
+        return bad(format!("{what} of {bytes} bytes; at most {VALUE_BYTES_MAX}"));
+    }
+    if value.depth > VALUE_DEPTH_MAX {
+        return bad(format!("{what} nests deeper than {VALUE_DEPTH_MAX}"));
+    }
+    Ok(())
+}
+
+/// What an encoded value is counted as in sums: never more than what it says.
+pub fn content_bytes(value: &[u8]) -> usize {
+    value.len().saturating_sub(MARKER_BYTES_MAX)
+}
+
+fn malformed(why: Unreadable) -> Failure {
+    DecodeError::Malformed { part: "body", reason: why.to_string() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ecs_schemas::{
+        envelope::{decode, encode},
+        exchange::{CallResult, DoCall, Done, RunCall},
+        value::Value,
+    };
+
+    fn params() -> Params {
+        let inner = Value::map([("deep", vec![1, 2, 3].into())]);
+        [("a".to_owned(), inner), ("b".to_owned(), Value::Bytes(vec![7; 300]))].into()
+    }
+
+    #[test]
+    fn bodies_are_those_of_the_types() {
+        let wanted = encode(&DoCall { call: "beam.measure".to_owned(), params: params() });
+        let CallWanted { call, params: raw } = read_call(&wanted).unwrap();
+        assert_eq!((call, decoded(raw)), ("beam.measure", params()));
+        let run = RunCall {
+            subsystem: "x01/pump".to_owned(),
+            call: call.to_owned(),
+            params: params(),
+            by: "a name that is longer than thirty-one bytes".to_owned(),
+        };
+        assert_eq!(run_call(&run.subsystem, &run.call, raw, &run.by), encode(&run));
+        let done = encode(&Done { value: 0.25.into() });
+        let result = CallResult { value: 0.25.into(), by: "x01/pump".to_owned() };
+        assert_eq!(call_result(read_result(&done).unwrap(), &result.by), encode(&result));
+    }
+
+    #[test]
+    fn what_is_left_out_is_empty_and_what_is_not_known_is_ignored() {
+        let only_call = encode(&Value::map([("call", "x".into()), ("colour", "blue".into())]));
+        assert_eq!(decoded(read_call(&only_call).unwrap().params), Params::new());
+        assert_eq!(read_result(&encode(&Value::map([("colour", "blue".into())]))), Ok(NIL));
+        assert_eq!(decode::<Value>(NIL), Ok(Value::Null));
+    }
+
+    #[test]
+    fn limits_hold_and_say_which() {
+        let refusal = |params: Value| {
+            let body = encode(&Value::map([("call", "x".into()), ("params", params)]));
+            let failure = read_call(&body).err().unwrap();
+            (failure.code, failure.message)
+        };
+        let many = Value::Map((0..=PARAMS_MAX).map(|at| (at.to_string(), Value::Null)).collect());
+        assert_eq!(refusal(many), (ErrorCode::BadParameter, "257 parameters; at most 256".to_owned()));
+        let deep = (0..=VALUE_DEPTH_MAX).fold(Value::Null, |inner, _| vec![inner].into());
+        let expected = "parameter \"a\" nests deeper than 16".to_owned();
+        assert_eq!(refusal(Value::map([("a", deep)])), (ErrorCode::BadParameter, expected));
+        assert_eq!(refusal(vec![1].into()).0, ErrorCode::BadMessage);
+        assert_eq!(read_call(&encode(&Value::map([]))).err().unwrap().code, ErrorCode::BadMessage);
+        assert_eq!(read_result(&[0x90]).err().unwrap().code, ErrorCode::BadMessage);
+    }
+}

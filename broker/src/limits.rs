@@ -155,3 +155,13 @@ pub const TICK: Duration = Duration::from_millis(50);
 pub const LINGER_MS: i32 = 200;
 /// How long SQLite waits for somebody else's lock (a person's shell) before the batch fails.
 pub const STORE_PATIENCE: Duration = Duration::from_millis(100);
+/// After messages that came this close to each other the loop looks for more before it sleeps: a call and its answer are closer.
+pub const LOOK_GAP: Duration = Duration::from_millis(1);
+/// It looks so long at most: longer than a question takes to be answered by the same machine.
+pub const LOOK_MAX: Duration = Duration::from_micros(200);
+/// Share of the time that looks which find nothing may take, and how much of it may gather.
+pub const LOOK_SHARE: f64 = 0.05;
+pub const LOOK_ALLOWANCE_MAX: Duration = Duration::from_millis(2);
+/// A look that comes back this late found others at work on its core: the loop sleeps, and does not look for a while.
+pub const LOOK_LATE: Duration = Duration::from_micros(200);
+pub const LOOK_PAUSE: Duration = Duration::from_millis(20);

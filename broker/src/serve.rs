@@ -11,12 +11,12 @@
 //! so under load the broker answers as many requests per flush as came meanwhile.
 
 use crate::{
-    core::{Core, CoreOptions, Input, Outgoing, Publication},
+    core::{Core, CoreOptions, Input, Outgoing, Outputs},
     keys::{KeyFolder, KeysError},
-    limits::TICK,
+    limits::{STORE_PATIENCE, TICK},
     lock::{FolderLock, LockError},
     net::{BindError, ExposedError, ListenError, Net, NetError, Sent, check_local},
-    store::{OpenError, SaveError, Store},
+    store::{OpenError, Store},
 };
 use std::{
     hash::{BuildHasher, RandomState},
@@ -83,7 +83,7 @@ pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunErr
     );
     let clock = Clock::new();
     let core = Core::new(core_options(options), stored, clock.now_ns());
-    let mut broker = Broker { core, store, is_store_broken: false, store_error: String::new(), retry_at: None };
+    let mut broker = Broker { core, store, is_store_broken: false, retry_at: None };
     let mut ticked = Instant::now();
     while !stop() {
         net.wait(broker.patience(&clock, ticked.elapsed()))?;
@@ -147,9 +147,6 @@ fn core_options(options: BrokerOptions) -> CoreOptions {
 /// The resolution of a poll: added to a wait, so that its end is not polled for.
 const POLL_STEP: Duration = Duration::from_millis(1);
 
-/// What leaves after a batch.
-type Outputs = (Vec<Outgoing>, Vec<Publication>);
-
 /// A description that could not be stored is tried again after this long.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -158,77 +155,25 @@ struct Broker {
     store: Store,
     /// The last transaction failed; so that a full disk is logged twice and not a thousand times.
     is_store_broken: bool,
-    /// Why the last transaction failed.
-    store_error: String,
     /// Not before then are descriptions stored again.
     retry_at: Option<Instant>,
 }
 
 impl Broker {
     fn handle(&mut self, now_ns: u64, inputs: &[Input], net: &Net) {
-        match self.attempt(now_ns, inputs, net) {
-            Ok(outputs) => self.deliver(now_ns, outputs, net),
-            Err(again) => again.into_iter().for_each(|input| self.handle_alone(now_ns, input, net)),
+        let (store, mut failed) = (&mut self.store, None);
+        let mut has_saved = false;
+        let outputs = self.core.batch(now_ns, inputs, |changes| {
+            // Who has waited for a lock once in a batch waits no more in it: all others wait meanwhile.
+            let patience = if failed.is_none() { STORE_PATIENCE } else { Duration::ZERO };
+            let saved = store.save(changes, patience);
+            has_saved |= saved.is_ok() && !changes.is_empty();
+            saved.inspect_err(|error| failed = Some(error.to_string()))
+        });
+        if has_saved || failed.is_some() {
+            self.note_store(failed);
         }
-    }
-
-    fn handle_alone(&mut self, now_ns: u64, input: &Input, net: &Net) {
-        let input = std::slice::from_ref(input);
-        match self.attempt(now_ns, input, net).or_else(|again| self.attempt_without_jobs(now_ns, input, again, net)) {
-            Ok(outputs) => self.deliver(now_ns, outputs, net),
-            Err(again) => {
-                // What was done once has its answer, or will have it.
-                let refusal = again.first().and_then(|input| self.core.refuse(input, &self.store_error));
-                self.deliver(now_ns, (refusal.into_iter().collect(), Vec::new()), net);
-            }
-        }
-    }
-
-    /// Once more without what happens to jobs on the occasion, which needs the disk: it happens at the next tick (rule C6).
-    fn attempt_without_jobs<'a>(
-        &mut self,
-        now_ns: u64,
-        input: &'a [Input],
-        again: Vec<&'a Input>,
-        net: &Net,
-    ) -> Result<Outputs, Vec<&'a Input>> {
-        if again.is_empty() {
-            return Err(again);
-        }
-        self.core.put_off_jobs(true);
-        let attempted = self.attempt(now_ns, input, net);
-        self.core.put_off_jobs(false);
-        attempted
-    }
-
-    /// Decides and stores; returns what may leave (rule C1). Where the disk fails, everything is undone that can be
-    /// handled again: those inputs come back (rule C5).
-    fn attempt<'a>(&mut self, now_ns: u64, inputs: &'a [Input], net: &Net) -> Result<Outputs, Vec<&'a Input>> {
-        let (mut held, mut free, mut again) = (Vec::new(), Vec::new(), Vec::new());
-        for input in inputs {
-            let stepped = self.core.step(now_ns, input);
-            held.extend(stepped.held);
-            free.extend(stepped.free);
-            if !stepped.once {
-                again.push(input);
-            }
-        }
-        let changes = self.core.changes();
-        let saved = self.store.save(&changes);
-        if !changes.is_empty() {
-            self.note_store(saved.as_ref().err());
-        }
-        if saved.is_err() {
-            self.core.rollback();
-        }
-        let (publications, updates) = self.core.commit(now_ns);
-        free.extend(updates);
-        if saved.is_err() {
-            self.deliver(now_ns, (free, publications), net);
-            return Err(again);
-        }
-        held.extend(free);
-        Ok((held, publications))
+        self.deliver(now_ns, outputs, net);
     }
 
     /// How long nothing may come in before the core has something to do by itself.
@@ -251,46 +196,47 @@ impl Broker {
                 self.core.note_stored();
             }
             Err(error) => {
-                self.note_store(Some(&error));
+                self.note_store(Some(error.to_string()));
                 self.retry_at = Some(Instant::now() + STORE_RETRY);
             }
         }
     }
 
-    fn note_store(&mut self, error: Option<&SaveError>) {
-        match (error, self.is_store_broken) {
+    fn note_store(&mut self, error: Option<String>) {
+        match (&error, self.is_store_broken) {
             (Some(error), false) => tracing::error!("the store fails, jobs are refused until it works again: {error}"),
             (None, true) => tracing::info!("the store works again"),
             _ => {}
         }
         self.is_store_broken = error.is_some();
-        self.store_error = error.map(ToString::to_string).unwrap_or_default();
     }
 
-    fn deliver(&mut self, now_ns: u64, (outgoing, publications): Outputs, net: &Net) {
-        let (mut unreachable, mut more) = (Vec::new(), Vec::new());
-        let mut undelivered = publications.iter().filter(|publication| !net.publish(publication)).count();
-        for mut message in outgoing {
+    /// Sends and publishes. What follows from a message that was lost is sent too; what follows from that one comes at the
+    /// next occasion.
+    fn deliver(&mut self, now_ns: u64, outputs: Outputs, net: &Net) {
+        let undelivered = outputs.publications.iter().filter(|publication| !net.publish(publication)).count();
+        self.core.count_undeliverable(undelivered as u64);
+        let follow_ups = self.send(now_ns, outputs.messages, net);
+        self.send(now_ns, follow_ups, net);
+    }
+
+    /// Returns what follows from messages that could not be delivered.
+    fn send(&mut self, now_ns: u64, messages: Vec<Outgoing>, net: &Net) -> Vec<Outgoing> {
+        let (mut unreachable, mut follow_ups, mut undelivered) = (Vec::new(), Vec::new(), 0);
+        for mut message in messages {
             message.header.lost = self.core.lost_of(&message.session);
             match net.send(&message) {
-                Sent::Yes => {}
-                Sent::NotRead => {
-                    undelivered += 1;
-                    more.extend(self.core.note_lost(&message, now_ns));
-                }
-                Sent::Unreachable => {
-                    undelivered += 1;
-                    unreachable.push(message.session);
-                }
+                Sent::Yes => continue,
+                Sent::NotRead => follow_ups.extend(self.core.note_lost(&message, now_ns)),
+                Sent::Unreachable => unreachable.push(message.session),
             }
+            undelivered += 1;
         }
-        self.core.count_undeliverable(undelivered as u64);
+        self.core.count_undeliverable(undelivered);
         for session in unreachable {
-            more.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
+            follow_ups.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
         }
-        for message in more {
-            let _ = net.send(&message); // what follows from a message that was lost; if it is lost too, so be it
-        }
+        follow_ups
     }
 }
 

@@ -18,6 +18,7 @@ use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, VALUE_BYTES_MAX, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, Cancel, EventEnded, Feedback, Params, RunCall, RunEvent, TargetEnd, event_topic},
+    keys::PublicKey,
     nearest::{nearest, quoted},
     registry::NAME_BYTES_MAX,
     subsystem::{Description, Handled},
@@ -281,12 +282,23 @@ impl Core {
     }
 
     fn end_target(&mut self, number: u64, index: usize, ended: Ended, now_ns: u64) {
-        let is_over = self.exchanges.end_target(number, index, ended);
+        let Some(is_over) = self.exchanges.end_target(number, index, ended) else { return };
+        self.note_ended_event(number, index);
         if let Some(notice) = self.exchanges.get(number).filter(|_| !is_over).and_then(|its| its.target_notice(index)) {
             self.free.push(notice);
         }
         if is_over {
             self.finish_exchange(number, now_ns);
+        }
+    }
+
+    /// An event that a target was asked has ended for it, which is published.
+    fn note_ended_event(&mut self, number: u64, index: usize) {
+        let Some(exchange) = self.exchanges.get(number) else { return };
+        let target = &exchange.targets[index];
+        if let (Ask::Event { name }, 1.., Some(result)) = (&exchange.ask, target.asked_id, target.result()) {
+            let ended = EventEnded { by: exchange.by.to_string(), result };
+            self.ended_events.push((event_topic(&target.subsystem, name), ended));
         }
     }
 
@@ -296,13 +308,6 @@ impl Core {
             exchange.targets.iter().filter_map(|target| target.end.as_ref()).find(|end| end.end != TargetEnd::Ok);
         let outcome = failed.map_or("ok", |end| end.end.as_str());
         spans.into_iter().chain([exchange.origin.number]).for_each(|span| self.traces.end(span, outcome, now_ns));
-        if let Ask::Event { name } = &exchange.ask {
-            let by = &exchange.by;
-            for target in exchange.targets.iter().filter(|target| target.asked_id != 0) {
-                let ended = target.result().map(|result| EventEnded { by: by.to_string(), result });
-                self.ended_events.extend(ended.map(|ended| (event_topic(&target.subsystem, name), ended)));
-            }
-        }
         match exchange.ask {
             Ask::Write { .. } => self.written.push(exchange),
             _ => self.free.push(exchange.answer(Ok(0), now_ns)),
@@ -321,8 +326,14 @@ impl Core {
         std::mem::take(&mut self.written).into_iter().map(answer).collect()
     }
 
-    /// Ends every target that has not ended, for a reason of the caller's side.
-    fn end_rest(&mut self, number: u64, end: TargetEnd, reason: impl Fn(&str) -> Failure, now_ns: u64) {
+    /// Ends an exchange before all have answered, for a reason of the caller's side.
+    fn end_early(&mut self, number: u64, end: TargetEnd, reason: impl Fn(&str) -> Failure, now_ns: u64) {
+        self.end_rest(number, end, reason);
+        self.finish_exchange(number, now_ns);
+    }
+
+    /// Ends every target that has not ended.
+    fn end_rest(&mut self, number: u64, end: TargetEnd, reason: impl Fn(&str) -> Failure) {
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
         if let (Some(_), Ask::Call { name }) = (&exchange.waiting, &exchange.ask) {
             let failure = Failure::new(reason(name).code, format!("no worker of the call {name} has become free"));
@@ -334,8 +345,8 @@ impl Core {
             let Some(exchange) = self.exchanges.get(number) else { return };
             let failure = reason(&exchange.targets[index].subsystem);
             self.exchanges.end_target(number, index, Ended::not_ok(end, failure));
+            self.note_ended_event(number, index);
         }
-        self.finish_exchange(number, now_ns);
     }
 
     /// Workers that keep calls for nobody are told so again (E2).
@@ -352,7 +363,7 @@ impl Core {
     pub(super) fn end_overdue(&mut self, now_ns: u64) {
         for number in self.exchanges.overdue(now_ns) {
             let late = |target: &str| Failure::new(ErrorCode::Timeout, format!("{target} did not answer in time"));
-            self.end_rest(number, TargetEnd::Timeout, late, now_ns);
+            self.end_early(number, TargetEnd::Timeout, late, now_ns);
         }
     }
 
@@ -362,19 +373,36 @@ impl Core {
             let cancelled = |target: &str| {
                 Failure::new(ErrorCode::Cancelled, format!("cancelled by the caller before {target} had answered"))
             };
-            self.end_rest(number, TargetEnd::Cancelled, cancelled, now_ns);
+            self.end_early(number, TargetEnd::Cancelled, cancelled, now_ns);
         }
     }
 
     /// A caller that cannot be reached: its handlers need not go on.
     pub(super) fn drop_caller(&mut self, session: &Session, now_ns: u64) {
         for number in self.exchanges.of_caller(session) {
-            if let Some((exchange, spans)) = self.exchanges.close(number, now_ns) {
-                self.free.extend(exchange.cancels(|agent| self.registry.session_of(agent).cloned()));
-                let all = spans.into_iter().chain([exchange.origin.number]);
-                all.for_each(|span| self.traces.end(span, "caller_gone", now_ns));
+            self.abandon(number, "caller_gone", now_ns);
+        }
+    }
+
+    /// Whoever asked with this key gets no more answers, only that word.
+    pub(super) fn end_of_key(&mut self, key: &PublicKey, now_ns: u64) {
+        for number in self.exchanges.of_key(key) {
+            if let Some(exchange) = self.abandon(number, ErrorCode::Forbidden.as_str(), now_ns) {
+                let message = "the key of this connection was taken away or changed before the answer came";
+                let body = encode(&Failure::new(ErrorCode::Forbidden, message));
+                self.free.push(Outgoing { session: exchange.caller, header: exchange.header.error(), body });
             }
         }
+    }
+
+    /// Closes an exchange without an answer; its handlers need not go on.
+    fn abandon(&mut self, number: u64, outcome: &str, now_ns: u64) -> Option<Exchange> {
+        let nobody = |target: &str| Failure::new(ErrorCode::Cancelled, format!("nobody waits for {target} any more"));
+        self.end_rest(number, TargetEnd::Cancelled, nobody);
+        let (exchange, spans) = self.exchanges.close(number, now_ns)?;
+        let all = spans.into_iter().chain([exchange.origin.number]);
+        all.for_each(|span| self.traces.end(span, outcome, now_ns));
+        Some(exchange)
     }
 
     /// A question did not reach its agent, which does not read what it is sent.

@@ -252,9 +252,9 @@ impl Exchanges {
         }
     }
 
-    /// Ends one target; true if it was the last.
-    pub fn end_target(&mut self, number: u64, index: usize, mut ended: Ended) -> bool {
-        let Some(exchange) = self.open.get_mut(&number) else { return false };
+    /// Ends one target: true if it was the last, none if it has ended before.
+    pub fn end_target(&mut self, number: u64, index: usize, mut ended: Ended) -> Option<bool> {
+        let exchange = self.open.get_mut(&number).filter(|exchange| exchange.targets[index].end.is_none())?;
         let bytes = content_bytes(&ended.value);
         if exchange.targets.len() > 1 && exchange.results_bytes + bytes > RESULTS_BYTES_MAX {
             let message = format!("its answer of {bytes} bytes found no room beside those of the other targets");
@@ -263,11 +263,8 @@ impl Exchanges {
         } else {
             exchange.results_bytes += bytes;
         }
-        let target = &mut exchange.targets[index];
-        if target.end.is_none() {
-            target.end = Some(ended);
-        }
-        exchange.waiting.is_none() && exchange.targets.iter().all(|target| target.end.is_some())
+        exchange.targets[index].end = Some(ended);
+        Some(exchange.waiting.is_none() && exchange.targets.iter().all(|target| target.end.is_some()))
     }
 
     /// Takes out an exchange that is over, with the spans of what was not answered. A worker that has its call keeps it

@@ -125,8 +125,8 @@ impl Core {
 
     /// # Errors
     /// `bad_parameter`, `busy`.
-    pub(super) fn watch(&mut self, now_ns: u64, session: &Session, watch: Watch) -> Result<Ack, Failure> {
-        self.watches.add(session, watch, now_ns)?;
+    pub(super) fn watch(&mut self, call: &Call<'_>, watch: Watch) -> Result<Ack, Failure> {
+        self.watches.add(call.session, call.sender, watch, call.now_ns)?;
         Ok(Ack {})
     }
 

@@ -21,6 +21,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`batch`] | one batch, from its inputs to what leaves |
 //! | `requests` | which message does what, and the error for what is no message |
 //! | [`access`] | who may do what |
 //! | `registry` | agents and their sessions |
@@ -41,6 +42,7 @@
 
 pub mod access;
 mod asking;
+mod batch;
 mod describing;
 mod exchanges;
 mod follow_ups;
@@ -59,6 +61,7 @@ mod traces;
 mod watches;
 
 pub use access::Sender;
+pub use batch::Outputs;
 pub use jobs::Change;
 pub use subsystems::{StoredSubsystem, StoredValue, Unstored};
 pub use topics::Publication;
@@ -267,11 +270,14 @@ impl Core {
             }
             Input::Revoked { key } => {
                 self.registry.revoke(key, now_ns);
+                self.watches.revoke(key);
+                self.end_of_key(key, now_ns);
                 self.reconcile(now_ns, &mut out);
             }
             Input::Tick => {
                 self.registry.expire(now_ns);
                 self.repeat_cancels(now_ns);
+                self.dispatch_all(now_ns); // workers that were freed by a question which was lost
                 self.reconcile(now_ns, &mut out);
             }
             Input::Wake => {}
@@ -288,7 +294,7 @@ impl Core {
     }
 
     /// From now on steps leave alone what becomes of jobs when agents come and go, or not any more (rule C6).
-    pub fn put_off_jobs(&mut self, are_put_off: bool) {
+    fn put_off_jobs(&mut self, are_put_off: bool) {
         self.are_jobs_put_off = are_put_off;
     }
 
@@ -316,7 +322,7 @@ impl Core {
 
     /// The batch is on disk: forgets how to undo it and returns what is to be published.
     /// Watchers are told too, and those whose writes were answered: those are the messages.
-    pub fn commit(&mut self, now_ns: u64) -> (Vec<Publication>, Vec<Outgoing>) {
+    fn commit(&mut self, now_ns: u64) -> (Vec<Publication>, Vec<Outgoing>) {
         let mut out = Vec::new();
         self.subsystems.commit();
         let answers = self.write_answers(now_ns);
@@ -403,7 +409,7 @@ impl Core {
     }
 
     /// The batch could not be stored: its jobs are undone (rule C2).
-    pub fn rollback(&mut self) {
+    fn rollback(&mut self) {
         self.jobs.rollback();
         self.subsystems.rollback();
         self.followers.rollback();

@@ -70,6 +70,7 @@ impl Core {
         match answer {
             Ok(Some(body)) => out.push(Outgoing { session: session.clone(), header: header.reply(), body }),
             Ok(None) => {}
+            Err(_) if header.is_answer() => self.counters.malformed += 1, // an answer is not answered
             Err(failure) => self.refuse_message(session, &header, &failure, out),
         }
         out.extend(follow_ups);
@@ -83,7 +84,7 @@ impl Core {
     }
 
     /// The answer to an input whose changes could not be stored.
-    pub fn refuse(&mut self, input: &Input, why: &str) -> Option<Outgoing> {
+    pub(super) fn refuse(&mut self, input: &Input, why: &str) -> Option<Outgoing> {
         let Input::Message { session, parts, .. } = input else { return None };
         self.count_received();
         let header =
@@ -154,7 +155,7 @@ impl Core {
             ListItems::KIND => answer(body, |list: ListItems| Ok(self.list_items(&list))),
             ListAlarms::KIND => answer(body, |_: ListAlarms| Ok(self.list_alarms())),
             GetTrace::KIND => answer(body, |get: GetTrace| self.find_trace(get.id)),
-            Watch::KIND => answer(body, |watch| self.watch(now_ns, call.session, watch)),
+            Watch::KIND => answer(body, |watch| self.watch(call, watch)),
             Unwatch::KIND => answer(body, |unwatch| Ok(self.unwatch(call.session, &unwatch))),
             Heartbeat::KIND => {
                 let mut is_new = false;

@@ -8,16 +8,17 @@
 //! # Rules
 //! W1  A watch may come before the item; it is told as soon as there is a value.
 //! W2  With `max_hz` the newest value is always told in the end, at most one interval late.
-//! W3  A watcher that cannot be reached any more is forgotten.
+//! W3  A watcher that cannot be reached any more, or whose key was taken away or changed, is forgotten.
 //! W4  Without `max_hz` every value is told, also several of one batch; only beyond `UPDATES_BYTES_MAX` the newest.
 //! W5  A watcher has at most one entry in `pending`, and none when it is forgotten.
 //! W6  Watching again what is watched changes its rate and tells nothing twice: a reader says it again every second, and
 //!     so finds a broker that is a new one.
 
-use super::Session;
+use super::{Sender, Session};
 use crate::limits::{WATCHES_MAX, WATCHES_OF_SESSION_MAX};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
+    keys::PublicKey,
     kv::{Reading, Watch},
     registry::check_name,
     subsystem::check_part,
@@ -56,10 +57,16 @@ pub struct Due {
     pub path: Path,
 }
 
+/// What a connection watches, and the key that it watched with last.
+struct Own {
+    paths: BTreeSet<Path>,
+    sender: Sender,
+}
+
 #[derive(Default)]
 pub struct Watches {
     by_path: BTreeMap<Path, HashMap<Session, Watcher>>,
-    by_session: HashMap<Session, BTreeSet<Path>>,
+    by_session: HashMap<Session, Own>,
     count: usize,
     /// See W5.
     pending: BTreeSet<(u64, Path, Session)>,
@@ -68,10 +75,10 @@ pub struct Watches {
 impl Watches {
     /// # Errors
     /// `bad_parameter` for a rate or a path that is none, `busy` at a limit; nothing has changed.
-    pub fn add(&mut self, session: &Session, watch: Watch, now_ns: u64) -> Result<(), Failure> {
+    pub fn add(&mut self, session: &Session, sender: &Sender, watch: Watch, now_ns: u64) -> Result<(), Failure> {
         let interval_ns = interval_ns(watch.max_hz)?;
         watch.items.iter().try_for_each(|path| check_path(path))?;
-        let own = self.by_session.get(session);
+        let own = self.by_session.get(session).map(|own| &own.paths);
         let paths = BTreeSet::from_iter(watch.items);
         let new = paths.iter().filter(|path| own.is_none_or(|own| !own.contains(*path))).count();
         if own.map_or(0, BTreeSet::len) + new > WATCHES_OF_SESSION_MAX || self.count + new > WATCHES_MAX {
@@ -84,9 +91,13 @@ impl Watches {
             }
             let watcher = Watcher { interval_ns, told: None, due_ns: Some(now_ns) };
             self.by_path.entry(path.clone()).or_default().insert(session.clone(), watcher);
-            self.by_session.entry(session.clone()).or_default().insert(path.clone());
+            let new_own = || Own { paths: BTreeSet::new(), sender: sender.clone() };
+            self.by_session.entry(session.clone()).or_insert_with(new_own).paths.insert(path.clone());
             self.pending.insert((now_ns, path, session.clone()));
             self.count += 1;
+        }
+        if let Some(own) = self.by_session.get_mut(session) {
+            own.sender = sender.clone();
         }
         Ok(())
     }
@@ -109,11 +120,19 @@ impl Watches {
         paths.iter().for_each(|path| self.remove_one(session, path));
     }
 
-    /// Rule W4.
+    /// Rule W3.
     pub fn forget(&mut self, session: &Session) {
-        for path in self.by_session.get(session).cloned().unwrap_or_default() {
+        for path in self.by_session.get(session).map(|own| own.paths.clone()).unwrap_or_default() {
             self.remove_one(session, &path);
         }
+    }
+
+    /// Rule W3.
+    pub fn revoke(&mut self, key: &PublicKey) {
+        let has_it = |own: &Own| own.sender.key() == Some(key);
+        let its: Vec<_> =
+            self.by_session.iter().filter(|(_, own)| has_it(own)).map(|(session, _)| session.clone()).collect();
+        its.iter().for_each(|session| self.forget(session));
     }
 
     fn remove_one(&mut self, session: &Session, path: &str) {
@@ -127,8 +146,8 @@ impl Watches {
             self.pending.remove(&(due_ns, path.to_owned(), session.clone()));
         }
         if let Some(own) = self.by_session.get_mut(session) {
-            own.remove(path);
-            if own.is_empty() {
+            own.paths.remove(path);
+            if own.paths.is_empty() {
                 self.by_session.remove(session);
             }
         }
@@ -194,7 +213,7 @@ impl Watches {
     }
 
     pub fn count_of(&self, session: &Session) -> usize {
-        self.by_session.get(session).map_or(0, BTreeSet::len)
+        self.by_session.get(session).map_or(0, |own| own.paths.len())
     }
 
     /// Entries in all tables, for a test that nothing is left behind.

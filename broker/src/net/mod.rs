@@ -20,6 +20,7 @@
 
 mod exposure;
 mod guard;
+mod lookout;
 
 pub use exposure::{ExposedError, check_local};
 
@@ -33,6 +34,7 @@ use crate::{
 };
 use ecs_schemas::{envelope::BODY_BYTES_MAX, keys::BrokerKey};
 use guard::{DOMAIN, Guard, KEY_PROPERTY};
+use lookout::Lookout;
 use std::{
     os::unix::net::UnixStream,
     thread,
@@ -93,6 +95,7 @@ pub struct Net {
     publish_endpoint: String,
     /// With keys. Behind the sockets, so that it ends after them (rule U1).
     lock: Option<Lock>,
+    lookout: Lookout,
     context: zmq::Context,
 }
 
@@ -116,14 +119,19 @@ impl Net {
         let publisher = publisher(&context, lock.as_ref())
             .map_err(|error| bind_error(error, publish_endpoint, "broker.publish_endpoint"))?;
         listen(&publisher, publish_endpoint, "broker.publish_endpoint")?;
-        Ok(Self { router, publisher, publish_endpoint: publish_endpoint.to_owned(), lock, context })
+        let lookout = Lookout::new(Instant::now());
+        Ok(Self { router, publisher, publish_endpoint: publish_endpoint.to_owned(), lock, lookout, context })
     }
 
     /// Waits until something came in, at most for `patience`.
     ///
     /// # Errors
     /// See [`NetError`].
-    pub fn wait(&self, patience: Duration) -> Result<(), NetError> {
+    pub fn wait(&mut self, patience: Duration) -> Result<(), NetError> {
+        let router = &self.router;
+        if self.lookout.look(|| router.get_events().is_ok_and(|events| events.contains(zmq::POLLIN))) {
+            return Ok(());
+        }
         let mut items = [self.router.as_poll_item(zmq::POLLIN), self.publisher.as_poll_item(zmq::POLLIN)];
         let patience_ms = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
         match zmq::poll(&mut items, patience_ms) {
@@ -146,6 +154,9 @@ impl Net {
             let session = Session::new(&parts.remove(0)); // the ROUTER always puts it in front
             let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
             inputs.push(Input::Message { session, sender, parts });
+        }
+        if !inputs.is_empty() {
+            self.lookout.note_found(Instant::now());
         }
         for _ in 0..BATCH_MESSAGES_MAX {
             let Some((parts, _)) = receive_parts(&self.publisher, 1, false)? else { break };

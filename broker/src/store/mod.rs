@@ -30,6 +30,7 @@ use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Name of the file in the state folder.
@@ -115,14 +116,15 @@ impl Store {
         Ok((Self { connection }, stored))
     }
 
-    /// Stores all changes or none (rule S1).
+    /// Stores all changes or none (rule S1). `patience`: how long somebody else's lock is waited for.
     ///
     /// # Errors
     /// The disk is full, broken, or locked by somebody else for too long.
-    pub fn save(&mut self, changes: &Changes) -> Result<(), SaveError> {
+    pub fn save(&mut self, changes: &Changes, patience: Duration) -> Result<(), SaveError> {
         if changes.is_empty() {
             return Ok(());
         }
+        self.connection.busy_timeout(patience)?;
         let transaction = self.connection.transaction()?;
         insert_values(&transaction, &changes.values)?;
         for change in &changes.jobs {
@@ -148,6 +150,7 @@ impl Store {
     /// # Errors
     /// As [`Store::save`].
     pub fn save_subsystems(&mut self, subsystems: &[Unstored]) -> Result<(), SaveError> {
+        self.connection.busy_timeout(STORE_PATIENCE)?;
         let transaction = self.connection.transaction()?;
         for Unstored { name, subsystem, items, values } in subsystems {
             match subsystem {

@@ -10,7 +10,7 @@
 #[path = "../../../schemas/tests/vectors/mutation.rs"]
 mod mutation;
 
-use ecs_broker::core::{Core, CoreOptions, Input, Outgoing, Sender, Session, Stored};
+use ecs_broker::core::{Changes, Core, CoreOptions, Input, Outgoing, Sender, Session, Stored};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, encode},
     registry::{AgentState, GetStatus, Register, ServiceOffer},
@@ -95,17 +95,12 @@ impl Fuzz {
 
     /// One batch of one input; the disk takes it or not.
     fn handle(&mut self, input: &Input) -> Vec<Outgoing> {
-        let stepped = self.core.step(self.now_ns, input);
-        let mut out = stepped.free;
-        let is_stored = self.core.changes().is_empty() || self.random.below(5) > 0;
-        if is_stored {
-            out.extend(stepped.held);
-        } else {
-            self.core.rollback();
-            out.extend(self.core.refuse(input, "full"));
-        }
-        let (_, updates) = self.core.commit(self.now_ns);
-        out.extend(updates);
+        let random = &mut self.random;
+        let save = |changes: &Changes| match changes.is_empty() || random.below(5) > 0 {
+            true => Ok(()),
+            false => Err("full"),
+        };
+        let out = self.core.batch(self.now_ns, std::slice::from_ref(input), save).messages;
         let (kept, counted) = self.core.values_bytes();
         assert_eq!(kept, counted);
         for message in &out {

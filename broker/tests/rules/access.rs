@@ -1,6 +1,6 @@
 //! Who may do what: rules A1 to A4, G4. Every kind of the table with every role, without a socket.
 
-use crate::world::{World, code, register};
+use crate::world::{World, code, handled, item, register, subsystem};
 use ecs_broker::core::{
     Input, Sender,
     access::{NEEDS, role_needed},
@@ -8,9 +8,12 @@ use ecs_broker::core::{
 use ecs_schemas::{
     envelope::{Header, decode},
     error_code::{ErrorCode, Failure},
+    exchange::{Cancel, DoCall, Params, RunCall},
     job::{JobState, Submit},
     keys::{KeyHolder, NamePattern, PublicKey, Role},
+    kv::{Unwatch, Update, Watch},
     registry::AgentState,
+    subsystem::Description,
     value::Value,
 };
 use std::sync::Arc;
@@ -147,4 +150,36 @@ fn what_a_revoked_sender_says_is_no_sign_of_life() {
     }
     world.sender = Sender::Anyone;
     assert_eq!(world.agent("x01/writer").state, AgentState::Gone);
+}
+
+#[test]
+fn who_asks_or_watches_with_a_key_that_is_taken_away_gets_nothing_more_but_that_word() {
+    let mut world = World::new();
+    world.host(
+        "p",
+        "x01/pump",
+        1,
+        &[Description { items: vec![item("speed")], calls: vec![handled("fit")], ..subsystem("x01/pump") }],
+    );
+    world.sender = holder(Role::Operator, &[]);
+    let watch = Watch { items: vec!["x01/pump/speed".to_owned()], max_hz: None };
+    world.ask("eve", &watch).unwrap();
+    world.sender = Sender::Anyone;
+    world.ask("bob", &watch).unwrap();
+    world.publish("p", ("x01/pump", "speed"), 1).unwrap();
+    assert_eq!((world.notices::<Update>("eve").len(), world.notices::<Update>("bob").len()), (1, 1));
+    world.sender = holder(Role::Operator, &[]);
+    let fit = DoCall { call: "fit".to_owned(), params: Params::new() };
+    let id = world.begin("eve", &fit);
+    let key = world.sender.key().unwrap().clone();
+    world.sender = Sender::Anyone;
+    let (question, _) = world.question::<RunCall>("p");
+    world.batch(&[Input::Revoked { key }]);
+    assert_eq!(code(world.take_answer::<DoCall>("eve", id)), ErrorCode::Forbidden);
+    assert_eq!(world.notices::<Cancel>("p").len(), 1, "its worker need not go on");
+    world.done("p", &question, 3);
+    world.publish("p", ("x01/pump", "speed"), 2).unwrap();
+    assert_eq!((world.take_inbox("eve").len(), world.notices::<Update>("bob").len()), (0, 1));
+    world.ask("bob", &Unwatch { items: watch.items }).unwrap();
+    world.check_nothing_is_left();
 }

@@ -2,11 +2,12 @@
 
 use crate::world::{SECOND_NS, TIMEOUT_S, World, code, handled, session, subsystem};
 use ecs_broker::{
-    core::Input,
+    core::{Input, Outgoing},
     limits::{EXCHANGES_OF_SESSION_MAX, QUEUED_BYTES_MAX, QUEUED_CALLS_MAX, REPEAT_INTERVAL},
 };
 use ecs_schemas::{
-    error_code::ErrorCode,
+    envelope::{decode, encode},
+    error_code::{ErrorCode, Failure},
     exchange::{Cancel, DoCall, Params, RunCall},
     registry::Leave,
     subsystem::{Describe, Description, Handled, Param, Remove},
@@ -303,4 +304,22 @@ fn a_call_is_done_once_though_the_disk_fails_in_its_batch() {
     world.done("w", &question, 7);
     assert!(world.take_answer::<DoCall>("c", call_id).is_ok());
     world.check_nothing_is_left();
+}
+
+#[test]
+fn calls_that_wait_are_given_to_a_worker_that_was_freed_by_a_question_it_did_not_read() {
+    let mut world = world();
+    let first = world.begin_within("c", &fit(1), 60_000);
+    let second = world.begin_within("c", &fit(2), 60_000);
+    let (question, run) = world.question::<RunCall>("w");
+    let lost = Outgoing { session: session("w"), header: question, body: encode(&run) };
+    let answers = world.core.note_lost(&lost, world.now_ns);
+    assert_eq!((answers.len(), answers[0].header.id), (1, first), "its caller hears of it at once");
+    assert_eq!(decode::<Failure>(&answers[0].body).unwrap().code, ErrorCode::Busy);
+    assert_eq!(world.core.lost_of(&session("w")), 1);
+    world.batch(&[Input::Tick]);
+    let (question, run) = world.question::<RunCall>("w");
+    assert_eq!(number(&run.params), 2);
+    world.done("w", &question, 4);
+    assert_eq!(world.take_answer::<DoCall>("c", second).unwrap().value, 4.into());
 }

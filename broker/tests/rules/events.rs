@@ -441,3 +441,23 @@ fn an_error_to_nobody_is_dropped() {
         assert!(world.take_inbox(from).is_empty());
     }
 }
+
+/// Each end is published when it comes, not with the last; and it is published though its caller has gone.
+#[test]
+fn each_targets_end_is_published_at_once_also_when_the_caller_has_gone() {
+    let mut world = world();
+    let ended = |world: &World, of: &str| {
+        let all = world.on_topic(&format!("x01/{of}/event/arm"));
+        all.iter().map(|(_, told)| told.get("end").unwrap().as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    world.begin("c", &arm(&[]));
+    let (at_a, _) = world.question::<RunEvent>("a");
+    let (at_b, _) = world.question::<RunEvent>("b");
+    world.done("a", &at_a, 7);
+    assert_eq!((ended(&world, "a"), ended(&world, "b")), (vec!["ok".to_owned()], vec![]));
+    world.batch(&[Input::Unreachable { session: session("c") }]);
+    assert_eq!(ended(&world, "b"), ["cancelled"]);
+    world.done("b", &at_b, 7);
+    assert_eq!((ended(&world, "a").len(), ended(&world, "b").len()), (1, 1), "one end for each");
+    world.check_nothing_is_left();
+}

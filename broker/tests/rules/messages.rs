@@ -1,6 +1,7 @@
 //! What is no message, and every limit that a sender can reach. It costs the sender alone.
 
 use crate::world::{World, code, submit_write};
+use ecs_broker::core::Sender;
 use ecs_broker::limits::{JOB_VALUE_BYTES_MAX, OPEN_JOBS_MAX, TELEMETRY_BYTES_MAX, VALUE_DEPTH_MAX};
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
@@ -54,11 +55,7 @@ fn message_with_a_header_but_wrong_otherwise_gets_one_error_under_its_id() {
         ("no map", vec![encode(&good), vec![0xc1]], ErrorCode::BadMessage),
         ("bytes behind", vec![encode(&good), [body.clone(), vec![0]].concat()], ErrorCode::BadMessage),
         ("another version", vec![header(&|header| header.v = 2), body.clone()], ErrorCode::UnsupportedVersion),
-        (
-            "unknown kind",
-            vec![header(&|header| header.kind = "no.such".into()), body.clone()],
-            ErrorCode::UnknownKind,
-        ),
+        ("unknown kind", vec![header(&|header| header.kind = "no.such".into()), body.clone()], ErrorCode::UnknownKind),
         ("no deadline", vec![header(&|header| header.deadline_ms = None), body.clone()], ErrorCode::BadMessage),
         ("notice with id", vec![encode(&telemetry), body.clone()], ErrorCode::BadMessage),
         ("missing fields", vec![header(&|header| header.kind = Submit::KIND.into()), body], ErrorCode::BadMessage),
@@ -202,4 +199,25 @@ fn hostile_bytes_in_every_known_kind_never_stop_the_broker() {
     }
     world.take_inbox("a");
     world.register("b", "x01/still-here", 1, &[]).unwrap();
+}
+
+/// Whoever takes the ids of questions for those of its own requests would take such an error for an answer.
+#[test]
+fn answer_that_is_not_taken_is_counted_and_not_answered() {
+    let answer = Header::request(GetStatus::KIND, 9, 1000).reply();
+    let body = encode(&GetStatus {});
+    let cases = [
+        (Sender::Anyone, vec![answer.encode(), body.clone(), body.clone()]),
+        (Sender::Anyone, vec![answer.error().encode()]),
+        (Sender::Anyone, vec![Header { v: 2, ..answer.clone() }.encode(), body.clone()]),
+        (Sender::Revoked, vec![answer.encode(), body]),
+    ];
+    for (sender, parts) in cases {
+        let mut world = World::new();
+        world.sender = sender;
+        world.send_parts("odd", parts);
+        assert_eq!(world.take_inbox("odd"), []);
+        world.sender = Sender::Anyone;
+        assert_eq!(world.status().broker.malformed, 1);
+    }
 }

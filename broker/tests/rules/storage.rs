@@ -13,6 +13,7 @@ use ecs_schemas::{
     registry::{GetStatus, Leave},
     value::Value,
 };
+use std::time::Duration;
 
 const ONE: JobId = JobId(1);
 
@@ -120,7 +121,7 @@ fn values_are_stored_with_their_description_and_forgotten_with_it() {
     };
     let (mut store, _) = Store::open(folder.path()).unwrap();
     let other = StoredValue { subsystem: "x01/pum".to_owned(), ..value("other", 9) };
-    store.save(&Changes { jobs: vec![], values: vec![value("a", 1), value("b", 1), other] }).unwrap();
+    store.save(&Changes { jobs: vec![], values: vec![value("a", 1), value("b", 1), other] }, Duration::ZERO).unwrap();
     let description = StoredSubsystem { description: subsystem("x01/pump"), agent: "x01/pumps".to_owned() };
     let described = Unstored {
         name: "x01/pump".to_owned(),

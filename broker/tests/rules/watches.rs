@@ -46,7 +46,8 @@ fn a_watch_is_answered_then_told_the_present_value_and_then_each_new_one() {
     let mut world = world();
     world.publish("p", SPEED, 1).unwrap();
     let id = world.begin("c", &watch(PATH, None));
-    let kinds: Vec<_> = world.take_inbox("c").into_iter().map(|(header, _)| (header.kind.to_string(), header.id)).collect();
+    let kinds: Vec<_> =
+        world.take_inbox("c").into_iter().map(|(header, _)| (header.kind.to_string(), header.id)).collect();
     assert_eq!(kinds, [("kv.watch.reply".to_owned(), id), ("kv.update".to_owned(), 0)]);
     world.publish("p", SPEED, 2).unwrap();
     let update = world.notices::<Update>("c").remove(0);

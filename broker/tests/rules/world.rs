@@ -131,59 +131,27 @@ impl World {
 
     /// One batch, as the broker's loop handles it.
     pub fn batch(&mut self, inputs: &[Input]) {
-        self.attempt(inputs, true);
-    }
-
-    /// `may_put_off`: a single input that the disk refuses is tried again without what happens to jobs.
-    fn attempt(&mut self, inputs: &[Input], may_put_off: bool) {
-        let (mut held, mut free, mut again) = (vec![], vec![], vec![]);
-        for input in inputs {
-            let stepped = self.core.step(self.now_ns, input);
-            held.extend(stepped.held);
-            free.extend(stepped.free);
-            if !stepped.once {
-                again.push(input);
+        let Self { core, now_ns, disk_works, stored, stored_values, stored_followers, .. } = self;
+        let outputs = core.batch(*now_ns, inputs, |changes| {
+            if !changes.is_empty() && !*disk_works {
+                return Err("disk full");
             }
-        }
-        let changes = self.core.changes();
-        if !changes.is_empty() && !self.disk_works {
-            self.core.rollback();
-            let (publications, updates) = self.core.commit(self.now_ns);
-            self.published.extend(publications);
-            self.deliver(free);
-            self.deliver(updates);
-            match inputs {
-                [_] if may_put_off && !again.is_empty() => {
-                    self.core.put_off_jobs(true);
-                    self.attempt(inputs, false);
-                    self.core.put_off_jobs(false);
+            let path = |value: &StoredValue| (value.subsystem.clone(), value.item.clone());
+            stored_values.extend(changes.values.iter().map(|value| (path(value), value.clone())));
+            for change in &changes.jobs {
+                match change {
+                    Change::Save(record) => drop(stored.insert(record.id, (**record).clone())),
+                    Change::Forget(id) => drop(stored.remove(id)),
+                    Change::Follow { service, follows: Some(follows) } => {
+                        stored_followers.insert(service.clone(), follows.clone());
+                    }
+                    Change::Follow { service, follows: None } => drop(stored_followers.remove(service)),
                 }
-                [_] => {
-                    let refusal = again.first().and_then(|input| self.core.refuse(input, "disk full"));
-                    self.deliver(refusal.into_iter().collect());
-                }
-                _ => again.into_iter().for_each(|input| self.batch(std::slice::from_ref(input))),
             }
-            return;
-        }
-        for value in changes.values {
-            self.stored_values.insert((value.subsystem.clone(), value.item.clone()), value);
-        }
-        for change in changes.jobs {
-            match change {
-                Change::Save(record) => drop(self.stored.insert(record.id, *record)),
-                Change::Forget(id) => drop(self.stored.remove(&id)),
-                Change::Follow { service, follows: Some(follows) } => {
-                    self.stored_followers.insert(service, follows);
-                }
-                Change::Follow { service, follows: None } => drop(self.stored_followers.remove(&service)),
-            }
-        }
-        let (publications, updates) = self.core.commit(self.now_ns);
-        self.published.extend(publications);
-        self.deliver(held);
-        self.deliver(free);
-        self.deliver(updates);
+            Ok(())
+        });
+        self.published.extend(outputs.publications);
+        self.deliver(outputs.messages);
         self.store_subsystems();
     }
 

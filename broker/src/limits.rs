@@ -142,9 +142,15 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Parts of one message that are looked at; an honest one has two. Further parts are dropped unread and
 /// the message counts as malformed.
 pub const PARTS_MAX: usize = 3;
-/// Messages that wait in each direction for one peer of the ROUTER. Inwards the peer's own socket
-/// waits then; outwards further messages are dropped and counted as undeliverable.
+/// Messages that wait for one peer of the ROUTER. Further ones are dropped, counted as undeliverable, and told to the peer.
+/// As many as are asked of one agent at a time by a thousand clients with some questions each.
 pub const REQUEST_HWM: i32 = 10_000;
+/// Messages of one peer that wait for the broker. Beyond it the peer's own socket waits.
+pub const REQUEST_RECEIVE_HWM: i32 = 1000;
+/// A connection is probed this often, and given up after this long without a sign: one whose process is stopped, or whose host is
+/// gone, holds what waits for it no longer.
+pub const PROBE_INTERVAL_MS: i32 = 2000;
+pub const PROBE_TIMEOUT_MS: i32 = 6000;
 /// Messages that wait for one subscriber. A slower one misses messages and sees the gap in `seq`.
 pub const PUBLISH_HWM: i32 = 1000;
 /// Longest subscription: a topic is an agent's name and a word. A longer one costs the connection.

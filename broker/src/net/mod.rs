@@ -15,8 +15,12 @@
 //! N5  ZeroMQ cannot cut one subscriber off. When a key is revoked, the publishing socket is made anew: all
 //!     subscribers connect again by themselves, get the last values, and the one without a key is not let in.
 //!
-//! What is not limited here: libzmq itself gathers the parts of a message that never ends. A firewall
-//! keeps such peers away; the broker is for a beamline's own network.
+//! N6  A peer that does not read is probed, and its connection is given up: what waits for it is freed then. Until then
+//!     messages wait, as many as `REQUEST_HWM` or `PUBLISH_HWM`, whatever their length: libzmq counts no bytes.
+//!
+//! What is not limited here: libzmq itself gathers the parts of a message that never ends, and a peer that answers probes
+//! without reading may let the queue of its connection grow to its limit of messages, of 64 MiB each. A firewall and
+//! keys keep such peers away; the broker is for a beamline's own network.
 
 mod exposure;
 mod guard;
@@ -28,8 +32,8 @@ use crate::{
     core::{Input, Outgoing, Publication, Sender, Session},
     keys::{KeyFolder, KeysError},
     limits::{
-        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CURVE_BYTES, LINGER_MS, PARTS_MAX, PUBLISH_HWM, RENEW_PATIENCE,
-        REQUEST_HWM, SUBSCRIPTION_BYTES_MAX,
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CURVE_BYTES, LINGER_MS, PARTS_MAX, PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS,
+        PUBLISH_HWM, RENEW_PATIENCE, REQUEST_HWM, REQUEST_RECEIVE_HWM, SUBSCRIPTION_BYTES_MAX,
     },
 };
 use ecs_schemas::{envelope::BODY_BYTES_MAX, keys::BrokerKey};
@@ -232,7 +236,8 @@ fn router(context: &zmq::Context, lock: Option<&Lock>) -> zmq::Result<zmq::Socke
     router.set_router_mandatory(true)?; // else a message to a peer that is gone would vanish uncounted
     router.set_maxmsgsize(BODY_BYTES_MAX as i64 + if lock.is_some() { CURVE_BYTES } else { 0 })?;
     router.set_sndhwm(REQUEST_HWM)?;
-    router.set_rcvhwm(REQUEST_HWM)?;
+    router.set_rcvhwm(REQUEST_RECEIVE_HWM)?;
+    probe(&router)?;
     router.set_linger(LINGER_MS)?;
     Ok(router)
 }
@@ -244,8 +249,15 @@ fn publisher(context: &zmq::Context, lock: Option<&Lock>) -> zmq::Result<zmq::So
     publisher.set_maxmsgsize(SUBSCRIPTION_BYTES_MAX)?;
     publisher.set_sndhwm(PUBLISH_HWM)?;
     publisher.set_rcvhwm(PUBLISH_HWM)?;
+    probe(&publisher)?;
     publisher.set_linger(LINGER_MS)?;
     Ok(publisher)
+}
+
+/// Rule N6.
+fn probe(socket: &zmq::Socket) -> zmq::Result<()> {
+    socket.set_heartbeat_ivl(PROBE_INTERVAL_MS)?;
+    socket.set_heartbeat_timeout(PROBE_TIMEOUT_MS)
 }
 
 fn listen(socket: &zmq::Socket, endpoint: &str, setting: &'static str) -> Result<(), BindError> {

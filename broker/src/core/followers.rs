@@ -20,6 +20,9 @@ use ecs_schemas::{
 };
 use std::collections::BTreeMap;
 
+/// How a row is loosened that nobody needs any more.
+const HINT: &str = "one that is not needed any more is forgotten when an agent offers it without `follows`";
+
 #[derive(Default)]
 pub struct Followers {
     /// A service, and the one that it follows.
@@ -47,16 +50,11 @@ impl Followers {
         for offer in offers {
             set(&mut follows, &offer.name, offer.follows.as_deref());
         }
-        offers.iter().try_for_each(|offer| check_rows(&follows, &offer.name))?;
-        match follows.len() {
-            0..=FOLLOWERS_MAX => Ok(()),
-            _ => {
-                Err(Failure::new(ErrorCode::Busy, format!("{FOLLOWERS_MAX} services follow others, no more are taken"))
-                    .with_hint(
-                        "one that is not needed any more is forgotten when an agent offers it without `follows`",
-                    ))
-            }
+        if follows.len() > FOLLOWERS_MAX {
+            let message = format!("{FOLLOWERS_MAX} services follow others, no more are taken");
+            return Err(Failure::new(ErrorCode::Busy, message).with_hint(HINT));
         }
+        offers.iter().try_for_each(|offer| check_rows(&follows, &offer.name)) // of so few
     }
 
     /// Takes in an agent's word for a service; one that would break rule F2 changes nothing.

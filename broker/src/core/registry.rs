@@ -188,11 +188,11 @@ impl Registry {
         }
     }
 
-    /// Checks whether `register` may be taken in, and makes room for it.
+    /// Checks whether `register` may be taken in, the limits first: what comes after it may walk all that it brings.
     ///
     /// # Errors
-    /// `bad_parameter`, `name_taken`, `conflict` (the session has another name), `busy`; nothing changed.
-    pub fn admit(&mut self, session: &Session, register: &Register) -> Result<(), Failure> {
+    /// `bad_parameter`, `name_taken`, `conflict` (the session has another name).
+    pub fn check(&self, session: &Session, register: &Register) -> Result<(), Failure> {
         self.check_texts(register)?;
         self.check_services(register)?;
         if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
@@ -203,7 +203,7 @@ impl Registry {
             Some(holder) if holder.session.is_some() && holder.instance != register.instance => {
                 Err(self.name_taken(&register.name, holder))
             }
-            _ => self.make_room(&register.name),
+            _ => Ok(()),
         }
     }
 
@@ -262,8 +262,11 @@ impl Registry {
         ))
     }
 
-    /// Forgets a gone agent where a new name needs its place.
-    fn make_room(&mut self, name: &str) -> Result<(), Failure> {
+    /// Forgets a gone agent where a new name needs its place: the last step before it is taken in.
+    ///
+    /// # Errors
+    /// `busy`; nothing changed.
+    pub fn make_room(&mut self, name: &str) -> Result<(), Failure> {
         if self.agents.contains_key(name) || self.agents.len() < AGENTS_MAX {
             return Ok(());
         }

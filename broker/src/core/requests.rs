@@ -239,12 +239,13 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
         sender.permit_name(&register.name)?;
+        self.registry.check(session, &register)?;
         self.followers.check(&register.services)?;
-        self.registry.admit(session, &register)?;
         let name = register.name.clone();
         let described = self.brought(&register);
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
         self.subsystems.admit(&name, &described, true, &self.registry)?;
+        self.registry.make_room(&name)?; // from here on nothing is refused
         let (own, foreign) = self.claim(&name, &register.jobs);
         let state_before = self.registry.state_of(&name);
         let is_other_start = self.registry.register(session, register, (own, foreign.clone()), now_ns);

@@ -10,7 +10,8 @@
 //!     dropped, with its topic, and on the disk together with the description that dropped it. Only a stored value whose
 //!     item is not described at all is put aside until it is again: an older version of the agent ran for a while.
 //! D5  What an agent did not bring to its registration is forgotten once it is ready: until then it may still be about to
-//!     describe it, and its kept values must not be lost by that.
+//!     describe it, and its kept values must not be lost by that. What is awaited so takes nobody's place: it counts for no
+//!     limit, and goes where something else needs its room.
 
 use super::registry::{Presence, Registry};
 use crate::limits::{
@@ -156,7 +157,10 @@ impl Subsystems {
         if names.len() < brought.len() || uuids.len() < brought.len() {
             return Err(bad("two of the described subsystems have one name or one UUID".to_owned()));
         }
-        let others = self.hosted_by(agent).filter(|name| !is_all && !names.contains(name)).count();
+        let stays = |(name, its): &(&String, &Subsystem)| {
+            its.agent == agent && !is_all && !its.is_awaited && !names.contains(name.as_str())
+        };
+        let others = self.all.iter().filter(stays).count();
         if brought.len() + others > SUBSYSTEMS_OF_AGENT_MAX {
             let message = format!("{} subsystems, itself included", brought.len() + others);
             return Err(bad(format!("{message}; at most {SUBSYSTEMS_OF_AGENT_MAX} of one agent")));
@@ -172,10 +176,8 @@ impl Subsystems {
         registry: &Registry,
     ) -> Result<(), Failure> {
         let is_brought = |name: &String| brought.iter().any(|description| description.name == *name);
-        let stays = |name: &String, its: &Subsystem| match its.agent == agent {
-            true => !is_all || is_brought(name),
-            false => is_brought(name) || registry.presence(&its.agent) == Presence::Here,
-        };
+        let is_over = |its: &Subsystem| its.agent == agent && is_all || can_go(its, registry);
+        let stays = |name: &String, its: &Subsystem| is_brought(name) || !is_over(its);
         let staying: Vec<_> = self.all.iter().filter(|(name, its)| stays(name, its)).collect();
         let new = brought.iter().filter(|description| !self.all.contains_key(&description.name)).count();
         if staying.len() + new > SUBSYSTEMS_MAX {
@@ -213,8 +215,7 @@ impl Subsystems {
     }
 
     fn forgettable<'a>(&'a self, registry: &'a Registry) -> impl Iterator<Item = &'a String> {
-        let is_away = |subsystem: &Subsystem| registry.presence(&subsystem.agent) != Presence::Here;
-        self.all.iter().filter(move |(_, subsystem)| is_away(subsystem)).map(|(name, _)| name)
+        self.all.iter().filter(|(_, subsystem)| can_go(subsystem, registry)).map(|(name, _)| name)
     }
 
     /// Takes in a description that was admitted. Returns its UUID and the kept values of its items.
@@ -352,11 +353,23 @@ impl Subsystems {
         self.unstored.insert(name.to_owned());
     }
 
-    /// An agent has registered without this subsystem (D5).
-    pub fn await_description(&mut self, name: &str) {
-        if let Some(subsystem) = self.all.get_mut(name) {
-            subsystem.is_awaited = true;
+    /// An agent has registered with these subsystems and without its others (D5).
+    pub fn await_others(&mut self, agent: &str, brought: &[Description]) {
+        let brought: BTreeSet<&str> = brought.iter().map(|description| description.name.as_str()).collect();
+        for (name, subsystem) in self.all.iter_mut().filter(|(_, its)| its.agent == agent) {
+            subsystem.is_awaited = !brought.contains(name.as_str());
         }
+    }
+
+    /// Before `agent` describes so many: of what it is awaited to describe no more stays than it may host beside all
+    /// else (D5).
+    pub fn make_room(&mut self, agent: &str, brought: &[Description]) {
+        let brought_names: BTreeSet<&str> = brought.iter().map(|description| description.name.as_str()).collect();
+        let others = self.all.iter().filter(|(name, its)| its.agent == agent && !brought_names.contains(name.as_str()));
+        let (awaited, described): (Vec<_>, Vec<_>) = others.partition(|(_, its)| its.is_awaited);
+        let room = SUBSYSTEMS_OF_AGENT_MAX.saturating_sub(brought.len() + described.len());
+        let over: Vec<_> = awaited.into_iter().skip(room).map(|(name, _)| name.clone()).collect();
+        over.iter().for_each(|name| self.forget(name));
     }
 
     /// An agent is ready: what it has not described until now is no more (D5).
@@ -379,11 +392,6 @@ impl Subsystems {
             }
             self.changed.insert(name);
         }
-    }
-
-    /// Names of what an agent hosts.
-    pub fn hosted_by<'a>(&'a self, agent: &'a str) -> impl Iterator<Item = &'a str> {
-        self.all.iter().filter(move |(_, its)| its.agent == agent).map(|(name, _)| name.as_str())
     }
 
     /// The full name behind a name or UUID, if there is one.
@@ -677,6 +685,11 @@ impl Handles {
             Self::Calls => &description.calls,
         }
     }
+}
+
+/// Whether a subsystem goes where another needs its place: its agent is away, or has not described it yet (D5).
+fn can_go(subsystem: &Subsystem, registry: &Registry) -> bool {
+    subsystem.is_awaited || registry.presence(&subsystem.agent) != Presence::Here
 }
 
 /// Whether a description has an item that may be kept with this value (D4).

@@ -12,7 +12,9 @@
 //!     would take the name from each other for ever.
 //! G3  `knows` are the jobs that the agent spoke of since it registered. An accepted job that is not in
 //!     it is lost (rule J4).
-//! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused.
+//! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused. It is gone, too, as
+//!     soon as its session speaks with another key: a client chooses its own routing id, and may take that of a
+//!     connection that has just ended.
 //! G5  `owes` are the jobs that the agent listed and that are not its own: it was told to end them. Until it
 //!     has reported their end it is not given them anew, or that report would end the new attempt.
 //! G6  Agents that are here at the same time agree on what a service follows; who differs is refused.
@@ -175,6 +177,17 @@ impl Registry {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.key = key.cloned();
         }
+    }
+
+    /// Rule G4: whoever speaks over `session` has this key. True if an agent is gone by that.
+    pub fn part_stranger(&mut self, session: &Session, key: Option<&PublicKey>, now_ns: u64) -> bool {
+        let Some(name) = self.names.get(session).cloned() else { return false };
+        if self.agents.get(&name).is_none_or(|agent| agent.key.as_ref() == key) {
+            return false;
+        }
+        tracing::warn!(agent = name, "agent is gone: somebody else has its connection");
+        self.part(&name, now_ns);
+        true
     }
 
     /// Rule G4.

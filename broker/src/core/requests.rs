@@ -48,6 +48,9 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) {
         self.counters.received += 1;
+        if self.registry.part_stranger(session, sender.key(), now_ns) {
+            self.follow_parted(now_ns); // what it answers now is not the agent's answer
+        }
         if *sender != Sender::Revoked {
             self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
         }

@@ -1,6 +1,6 @@
 //! Who may do what: rules A1 to A4, G4. Every kind of the table with every role, without a socket.
 
-use crate::world::{World, code, register};
+use crate::world::{World, code, handled, register, subsystem};
 use ecs_broker::core::{
     Input, Sender,
     access::{NEEDS, role_needed},
@@ -8,12 +8,14 @@ use ecs_broker::core::{
 use ecs_schemas::{
     envelope::{Header, decode},
     error_code::{ErrorCode, Failure},
+    exchange::{DoCall, RunCall},
     job::{JobState, Submit},
     keys::{KeyHolder, NamePattern, PublicKey, Role},
-    registry::AgentState,
+    registry::{AgentState, GetStatus},
+    subsystem::Description,
     value::Value,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 fn holder(role: Role, names: &[&str]) -> Sender {
     let name = role.as_str().to_owned();
@@ -133,6 +135,40 @@ fn job_of_an_agent_whose_key_is_taken_away_is_lost_after_the_grace() {
     assert_eq!(world.state(job), JobState::Running);
     world.pass(60, &[]);
     assert_eq!(world.state(job), JobState::Lost);
+}
+
+/// The agent's connection ended, and somebody else's took its routing id: what it says is neither a sign of life nor the
+/// agent's word, of whatever role it is.
+#[test]
+fn another_key_over_the_session_of_an_agent_does_not_go_on_as_that_agent() {
+    let writer = agent(&["x01/*"]);
+    let public = PublicKey::new(&"l".repeat(40)).unwrap();
+    let names = vec!["x01/laser".parse().unwrap()];
+    let laser =
+        Sender::Holder(Arc::new(KeyHolder { name: "laser".to_owned(), public, role: Role::Agent, names }));
+    for stranger in [laser, holder(Role::Viewer, &[]), Sender::Revoked] {
+        let mut world = World::new();
+        world.sender = writer.clone();
+        world.host("h", "x01/pumps", 1, &[Description { calls: vec![handled("go")], ..subsystem("x01/pump") }]);
+        world.register("a", "x01/writer", 1, &[]).unwrap();
+        let job = world.submit("k").unwrap().id;
+        world.report("a", job, JobState::Running).unwrap();
+        let call = DoCall { call: "go".to_owned(), params: BTreeMap::new() };
+        let asked = world.begin("client", &call);
+        let (question, _) = world.question::<RunCall>("h");
+        world.sender = stranger.clone();
+        world.done("h", &question, 1);
+        let refusal = world.report("a", job, JobState::Done).unwrap_err();
+        assert!([ErrorCode::NotRegistered, ErrorCode::Forbidden].contains(&refusal.code), "{refusal}");
+        world.ask("h", &GetStatus {}).ok();
+        world.sender = writer.clone();
+        assert_eq!(world.agent("x01/writer").state, AgentState::Gone, "it is no sign of life");
+        assert_eq!(world.agent("x01/pumps").state, AgentState::Gone);
+        assert_eq!(world.state(job), JobState::Running);
+        assert_eq!(code(world.take_answer::<DoCall>("client", asked)), ErrorCode::AgentLost);
+        world.register("b", "x01/writer", 2, &[job]).unwrap();
+        world.report("b", job, JobState::Done).unwrap();
+    }
 }
 
 #[test]

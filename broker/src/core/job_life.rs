@@ -21,6 +21,7 @@ use ecs_schemas::{
         ReportProgress, RunJob, Submit, Transition,
     },
     nearest::nearest,
+    registry::Register,
     value::Value,
 };
 use std::collections::BTreeSet;
@@ -135,16 +136,21 @@ impl Core {
     }
 
     /// Sorts the jobs that a registering agent says it has: its own, and those it must end because they
-    /// have ended, belong to another, are held, or are unknown. A queued one becomes its own again.
-    pub(super) fn claim(&mut self, name: &str, listed: &[JobId]) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
+    /// have ended, belong to another, are held, or are unknown. A queued one becomes its own again, if it can have been
+    /// given to it: a number alone is no claim to what waits.
+    pub(super) fn claim(&mut self, register: &Register) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
         let (mut own, mut foreign) = (BTreeSet::new(), BTreeSet::new());
-        for id in listed {
+        let name = &register.name;
+        let was_given = |record: &JobRecord| {
+            record.attempt > 0 && register.services.iter().any(|offer| offer.name == record.service)
+        };
+        for id in &register.jobs {
             match self.jobs.get(*id).map(|job| &job.record) {
-                Some(record) if !record.state.is_end() && record.agent.as_deref() == Some(name) => {
+                Some(record) if !record.state.is_end() && record.agent.as_ref() == Some(name) => {
                     own.insert(*id);
                 }
-                Some(record) if record.is_queued() && !record.held => {
-                    self.jobs.change(*id, |job| job.record.agent = Some(name.to_owned()));
+                Some(record) if record.is_queued() && !record.held && was_given(record) => {
+                    self.jobs.change(*id, |job| job.record.agent = Some(name.clone()));
                     own.insert(*id);
                 }
                 _ => {

@@ -249,7 +249,7 @@ impl Core {
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
         self.subsystems.admit(&name, &described, true, &self.registry)?;
         self.registry.make_room(&name)?; // from here on nothing is refused
-        let (own, foreign) = self.claim(&name, &register.jobs);
+        let (own, foreign) = self.claim(&register);
         let state_before = self.registry.state_of(&name);
         let is_other_start = self.registry.register(session, register, (own, foreign.clone()), now_ns);
         if is_other_start {

@@ -274,6 +274,8 @@ impl Subsystems {
         let was_persistent = |item: &Item| before_items.iter().any(|before| before.name == item.name && before.persist);
         let newly = description.items.iter().filter(|item| item.persist && !was_persistent(item));
         self.newly_stored.extend(newly.map(|item| (name.clone(), item.name.clone())));
+        let is_stored = |item: &str| description.items.iter().any(|its| its.name == item && its.persist);
+        self.not_kept.retain(|(of, item)| *of != name || is_stored(item));
         let bytes = encode(&description).len();
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());

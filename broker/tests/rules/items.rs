@@ -407,6 +407,22 @@ fn a_set_whose_value_the_disk_did_not_take_is_refused_until_it_has_taken_one() {
     assert_eq!((told.value, told.revision), (2.into(), 2));
 }
 
+#[test]
+fn an_item_that_is_not_stored_any_more_owes_the_disk_nothing() {
+    let mut world = world();
+    world.disk_works = false;
+    assert_eq!(code(world.publish("p", SPEED, 1)), ErrorCode::StoreFailed);
+    world.disk_works = true;
+    let mut not_stored = pump();
+    not_stored.items[0].persist = false;
+    world.ask("p", &Describe { description: not_stored }).unwrap();
+    let id = world.begin("c", &set("speed", 2));
+    let (question, _) = world.question::<Write>("p");
+    world.publish("p", SPEED, 2).unwrap();
+    world.reply("p", &question, &taken(2));
+    assert_eq!(world.take_answer::<Set>("c", id).unwrap().revision, 1);
+}
+
 /// A batch of everything at once meets a disk that fails: what asked somebody is done once, what needs the disk is
 /// refused, all else is answered, and every message counts once.
 #[test]

@@ -201,13 +201,29 @@ impl Registry {
         }
     }
 
-    /// Checks whether `register` may be taken in, the limits first: what comes after it may walk all that it brings.
+    /// Whether what `register` brings is within the limits. This comes first: what comes after it may walk all of it.
     ///
     /// # Errors
-    /// `bad_parameter`, `name_taken`, `conflict` (the session has another name).
-    pub fn check(&self, session: &Session, register: &Register) -> Result<(), Failure> {
+    /// `bad_parameter`.
+    pub fn check_limits(&self, register: &Register) -> Result<(), Failure> {
         self.check_texts(register)?;
-        self.check_services(register)?;
+        let mut names = BTreeSet::new();
+        for offer in &register.services {
+            check_offer(offer)?;
+            if !names.insert(&offer.name) {
+                let message = format!("{} is offered twice in one registration", offer.name);
+                return Err(Failure::new(ErrorCode::BadParameter, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the name is free for `register`, and what it says of services is what others say.
+    ///
+    /// # Errors
+    /// `name_taken`, `conflict` (the session has another name, rule G6).
+    pub fn check_free(&self, session: &Session, register: &Register) -> Result<(), Failure> {
+        self.check_agreement(register)?;
         if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
             let message = format!("this connection is already registered as {name}");
             return Err(Failure::new(ErrorCode::Conflict, message));
@@ -240,14 +256,9 @@ impl Registry {
         check_state(register.state)
     }
 
-    fn check_services(&self, register: &Register) -> Result<(), Failure> {
-        let mut names = BTreeSet::new();
+    /// Rule G6.
+    fn check_agreement(&self, register: &Register) -> Result<(), Failure> {
         for offer in &register.services {
-            check_offer(offer)?;
-            if !names.insert(&offer.name) {
-                let message = format!("{} is offered twice in one registration", offer.name);
-                return Err(Failure::new(ErrorCode::BadParameter, message));
-            }
             if let Some((holder, other)) = self.contradiction(&register.name, offer) {
                 let says = |follows: &Option<String>| follows.clone().unwrap_or_else(|| "no service".to_owned());
                 let (theirs, this) = (says(&other.follows), says(&offer.follows));
@@ -259,7 +270,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Rule G5: another agent that is here and says otherwise of what a service follows.
+    /// Another agent that is here and says otherwise of what a service follows.
     fn contradiction(&self, name: &str, offer: &ServiceOffer) -> Option<(&str, &ServiceOffer)> {
         let others = self.agents.iter().filter(|(other, agent)| *other != name && agent.session.is_some());
         others

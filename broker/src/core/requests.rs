@@ -242,8 +242,9 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
         sender.permit_name(&register.name)?;
-        self.registry.check(session, &register)?;
+        self.registry.check_limits(&register)?;
         self.followers.check(&register.services)?;
+        self.registry.check_free(session, &register)?;
         let name = register.name.clone();
         let described = self.brought(&register);
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;

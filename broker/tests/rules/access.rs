@@ -144,8 +144,7 @@ fn another_key_over_the_session_of_an_agent_does_not_go_on_as_that_agent() {
     let writer = agent(&["x01/*"]);
     let public = PublicKey::new(&"l".repeat(40)).unwrap();
     let names = vec!["x01/laser".parse().unwrap()];
-    let laser =
-        Sender::Holder(Arc::new(KeyHolder { name: "laser".to_owned(), public, role: Role::Agent, names }));
+    let laser = Sender::Holder(Arc::new(KeyHolder { name: "laser".to_owned(), public, role: Role::Agent, names }));
     for stranger in [laser, holder(Role::Viewer, &[]), Sender::Revoked] {
         let mut world = World::new();
         world.sender = writer.clone();

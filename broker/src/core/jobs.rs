@@ -258,7 +258,9 @@ impl Jobs {
         if let Some(followed) = record.follows {
             self.followers.remove(&(followed, id));
         }
-        self.by_key.remove(&record.key);
+        if self.by_key.get(&record.key) == Some(&id) {
+            self.by_key.remove(&record.key); // else it is a younger job's by now
+        }
     }
 
     fn forget_old(&mut self) {
@@ -294,9 +296,9 @@ impl Jobs {
         dirty.into_iter().filter_map(|id| self.all.get(&id)).map(|job| &job.record).collect()
     }
 
-    /// Back to before the batch.
+    /// Back to before the batch, the youngest first: a key may have gone from an old job that was forgotten to a new one.
     pub fn rollback(&mut self) {
-        for (id, before) in std::mem::take(&mut self.undo) {
+        for (id, before) in std::mem::take(&mut self.undo).into_iter().rev() {
             self.swap(id, before);
             self.dirty.remove(&id);
         }
@@ -343,6 +345,21 @@ mod tests {
         assert_eq!(jobs.by_key("key 2"), None);
         assert_eq!(jobs.get(JobId(1)).map(|job| job.record.state), Some(JobState::Running));
         assert_eq!(jobs.changes(), vec![]);
+    }
+
+    /// The table is full: the oldest is pushed out, and its key is used again in the same batch.
+    #[test]
+    fn rollback_gives_a_key_back_to_the_job_that_had_it() {
+        let mut jobs = Jobs::load((1..=KEPT_JOBS_MAX as u64).map(|id| record(id, JobState::Done)).collect());
+        for _ in 0..2 {
+            let next = jobs.next_id().0;
+            jobs.insert(record(next, JobState::Submitted));
+            assert_eq!(jobs.by_key("key 1"), None, "it was pushed out");
+            jobs.insert(JobRecord { key: "key 1".to_owned(), ..record(next + 1, JobState::Submitted) });
+            assert_eq!(jobs.by_key("key 1").map(|job| job.id), Some(JobId(next + 1)));
+            jobs.rollback();
+            assert_eq!(jobs.by_key("key 1").map(|job| job.id), Some(JobId(1)));
+        }
     }
 
     #[test]

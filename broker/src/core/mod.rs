@@ -65,7 +65,7 @@ use crate::limits::{CLIENTS_MAX, UPDATES_BYTES_MAX};
 use ecs_schemas::{
     alarm::alarm_topic,
     envelope::{Header, Notice, encode},
-    exchange::EventEnded,
+    exchange::{EventEnded, event_topic},
     job::JobRecord,
     keys::PublicKey,
     kv::{Reading, Update, item_topic},
@@ -326,6 +326,8 @@ impl Core {
             out.push(self.topics.publish(description_topic(&name), SOURCE_BROKER, body, now_ns));
             if self.subsystems.description(&name).is_none() {
                 self.topics.forget(&description_topic(&name));
+                self.topics.forget_below(&alarm_topic(&name, ""));
+                self.topics.forget_below(&event_topic(&name, ""));
             }
         }
         for told in self.subsystems.take_alarms() {
@@ -336,7 +338,10 @@ impl Core {
             }
         }
         for (topic, ended) in std::mem::take(&mut self.ended_events) {
-            out.push(self.topics.publish(topic, &ended.result.target, encode(&ended), now_ns));
+            out.push(self.topics.publish(topic.clone(), &ended.result.target, encode(&ended), now_ns));
+            if self.subsystems.description(&ended.result.target).is_none() {
+                self.topics.forget(&topic);
+            }
         }
     }
 

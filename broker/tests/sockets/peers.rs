@@ -145,6 +145,20 @@ impl Peer {
         }
     }
 
+    /// The header of the next question of a kind; other messages are skipped.
+    pub fn await_question<R: Request>(&self) -> Header {
+        loop {
+            let (header, _) = self.receive();
+            if header.kind == R::KIND {
+                return header;
+            }
+        }
+    }
+
+    pub fn answer<T: serde::Serialize>(&self, header: &Header, body: &T) {
+        self.send_parts(&[&encode(header), &encode(body)]);
+    }
+
     pub fn register(&mut self, name: &str, instance: u64) {
         self.ask(&register(name, instance)).unwrap();
     }

@@ -49,7 +49,7 @@ struct Agent {
     /// From when it is away; meaningful without a session.
     away_since_ns: u64,
     knows: BTreeSet<JobId>,
-    /// Rule G4.
+    /// Rule G5.
     owes: BTreeSet<JobId>,
     telemetry: BTreeMap<String, Value>,
     /// The configuration names it.
@@ -359,7 +359,7 @@ impl Registry {
         }
     }
 
-    /// An agent reported the end of a job: it has it no more (rule G4).
+    /// An agent reported the end of a job: it has it no more (rule G5).
     pub fn settle(&mut self, name: &str, id: JobId) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.owes.remove(&id);

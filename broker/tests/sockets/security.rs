@@ -272,11 +272,41 @@ fn key_files_are_for_their_owner_alone_and_never_overwritten() {
         assert!(error.to_string().contains("is there already"), "{error}");
     }
     assert_eq!(fs::read(&secrets[2]).unwrap(), before);
+    let clients = lab.keys.path().join("clients");
+    for folder in [lab.keys.path(), &clients] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o775)).unwrap();
+        let warnings = lab.keys.mode_warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("others can add keys"), "{warnings:?}");
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     fs::set_permissions(&secrets[2], fs::Permissions::from_mode(0o644)).unwrap();
     let warnings = lab.keys.mode_warnings();
     assert!(warnings.len() == 1 && warnings[0].contains("chmod 600") && warnings[0].contains("0644"), "{warnings:?}");
     assert!(lab.keys.revoke("nobody").unwrap_err().to_string().contains("agents, anna"));
     assert!(lab.keys.add("../evil", Role::Viewer, vec![]).is_err());
+}
+
+/// A link to nowhere is where the second file should be: it is not seen to be there, and cannot be written.
+#[test]
+fn what_could_not_be_made_whole_is_not_there_and_can_be_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = KeyFolder::new(folder.path().join("keys"));
+    let block = |name: &str| {
+        fs::create_dir_all(keys.entry_path(name).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("nowhere", keys.entry_path(name)).unwrap();
+    };
+    block(AGENTS);
+    assert!(keys.init("x01").unwrap_err().to_string().contains("agents.toml"));
+    assert!(!keys.is_there() && !keys.client_path(AGENTS).exists());
+    fs::remove_file(keys.entry_path(AGENTS)).unwrap();
+    keys.init("x01").unwrap();
+    block("anna");
+    assert!(keys.add("anna", Role::Viewer, vec![]).unwrap_err().to_string().contains("anna.toml"));
+    assert!(!keys.client_path("anna").exists());
+    fs::remove_file(keys.entry_path("anna")).unwrap();
+    keys.add("anna", Role::Viewer, vec![]).unwrap();
+    let left = fs::read_dir(keys.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(left.into_iter().all(|name| !name.contains("draft")));
 }
 
 #[test]

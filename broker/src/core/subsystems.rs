@@ -15,8 +15,8 @@
 
 use super::registry::{Presence, Registry};
 use crate::limits::{
-    DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, KEPT_VALUES_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX,
-    UNCLAIMED_OF_SUBSYSTEM_MAX,
+    DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, KEPT_VALUES_BYTES_MAX, REVISION_JUMP_MAX, SUBSYSTEMS_MAX,
+    SUBSYSTEMS_OF_AGENT_MAX, UNCLAIMED_OF_SUBSYSTEM_MAX,
 };
 use ecs_schemas::{
     alarm::{Alarm, RaisedAlarm},
@@ -444,7 +444,7 @@ impl Subsystems {
     /// its revision.
     ///
     /// # Errors
-    /// `busy`: the kept values of all items together are at their limit.
+    /// `bad_parameter`: it jumps too far. `busy`: the kept values of all items together are at their limit.
     pub fn publish(
         &mut self,
         path: ItemPath,
@@ -461,6 +461,11 @@ impl Subsystems {
         }
         let last = before.map_or(0, |before| before.reading.revision);
         let revision = last.saturating_add(skipped).saturating_add(1);
+        if skipped > 0 && revision > REVISION_JUMP_MAX {
+            return Err(bad(format!(
+                "{skipped} skipped after revision {last}: a jump ends at {REVISION_JUMP_MAX} at most"
+            )));
+        }
         let persist = subsystem.description.items.iter().any(|known| known.name == path.1 && known.persist);
         let reading = Arc::new(Reading { value, revision, time_ns: now_ns });
         let before = subsystem.values.insert(path.1.clone(), Kept { reading: Arc::clone(&reading), bytes });

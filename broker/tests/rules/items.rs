@@ -3,7 +3,7 @@
 use crate::world::{SECOND_NS, TIMEOUT_S, World, code, item, subsystem};
 use ecs_broker::{
     core::Input,
-    limits::{EXCHANGES_OF_SESSION_MAX, LISTED_BYTES_MAX, LISTED_VALUE_BYTES_MAX, VALUE_DEPTH_MAX},
+    limits::{EXCHANGES_OF_SESSION_MAX, LISTED_BYTES_MAX, LISTED_VALUE_BYTES_MAX, REVISION_JUMP_MAX, VALUE_DEPTH_MAX},
 };
 use ecs_schemas::{
     envelope::{Header, Request, VALUE_BYTES_MAX, encode},
@@ -519,4 +519,17 @@ fn one_id_twice_is_refused_and_the_first_is_answered() {
     world.reply("p", &question, &taken(1.5));
     assert_eq!(world.take_answer::<Get>("c", 77).unwrap().value, 1.5.into());
     world.check_nothing_is_left();
+}
+
+/// A revision that cannot rise any more would guard nothing, for ever: it is kept.
+#[test]
+fn a_jump_of_the_revision_has_an_end() {
+    let mut world = world();
+    for skipped in [u64::MAX, REVISION_JUMP_MAX] {
+        assert_eq!(code(world.ask("p", &Publish { skipped, ..publish(1) })), ErrorCode::BadParameter);
+    }
+    let highest = Publish { skipped: REVISION_JUMP_MAX - 1, ..publish(1) };
+    assert_eq!(world.ask("p", &highest).unwrap().revision, REVISION_JUMP_MAX);
+    assert_eq!(code(world.ask("p", &Publish { skipped: 1, ..publish(2) })), ErrorCode::BadParameter);
+    assert_eq!(world.publish("p", SPEED, 3).unwrap(), REVISION_JUMP_MAX + 1, "one by one it goes on");
 }

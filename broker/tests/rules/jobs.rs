@@ -346,3 +346,17 @@ fn agent_that_lists_a_queued_job_that_it_cannot_have_been_given_must_end_it() {
     world.register("a", "x01/writer", 1, &[ONE]).unwrap();
     assert_eq!((world.kills("a"), world.job(ONE).agent.as_deref()), (vec![], Some("x01/writer")));
 }
+
+#[test]
+fn orders_that_are_repeated_and_a_new_connection_tell_nobody_that_the_job_is_another() {
+    let mut world = with_job(JobState::Submitted);
+    world.published.clear();
+    world.pass(5, &["a"]);
+    assert_eq!(world.runs("a").len(), 5, "it never says that it has it");
+    world.register("a2", "x01/writer", 1, &[]).unwrap();
+    assert_eq!(world.runs("a2"), [ONE]);
+    assert_eq!(world.on_topic("x01/jobs/1"), []);
+    world.ask("client", &CancelJob { id: ONE }).unwrap();
+    world.pass(5, &["a2"]);
+    assert_eq!((world.kills("a2").len(), world.on_topic("x01/jobs/1").len()), (6, 1));
+}

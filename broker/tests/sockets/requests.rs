@@ -3,13 +3,13 @@
 use crate::peers::{Peer, TestBroker, options, wait_for};
 use ecs_broker::store;
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, Header, Request, encode},
-    error_code::ErrorCode,
-    job::{GetOutcome, JobState, ReportJob, RunJob, Submit},
+    envelope::{BODY_BYTES_MAX, Header, Request, decode, encode},
+    error_code::{ErrorCode, Failure},
+    job::{GetOutcome, JobRecord, JobState, ReportJob, RunJob, Submit},
     registry::{AgentState, GetStatus, Heartbeat, Register, ServiceOffer},
     value::Value,
 };
-use std::{io::Write, net::TcpStream};
+use std::{collections::BTreeSet, io::Write, net::TcpStream};
 
 fn submit(key: &str) -> Submit {
     Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
@@ -34,9 +34,14 @@ fn hundreds_of_submissions_at_once_are_each_answered_with_a_job_of_their_own() {
     let (mut agent, mut client) = (broker.peer(), broker.peer());
     agent.register("x01/writer", 1);
     let asked: Vec<u64> = (0..500).map(|number| client.send(&submit(&number.to_string()))).collect();
-    let mut answered: Vec<u64> = asked.iter().map(|_| client.receive().0.id).collect();
-    answered.sort_unstable();
-    assert_eq!(answered, asked);
+    let (mut answered, mut jobs) = (BTreeSet::new(), BTreeSet::new());
+    for _ in &asked {
+        let (header, body) = client.receive();
+        assert_eq!(header.kind, "job.submit.reply", "{:?}", decode::<Failure>(&body));
+        answered.insert(header.id);
+        jobs.insert(decode::<JobRecord>(&body).unwrap().id);
+    }
+    assert_eq!((answered, jobs.len()), (asked.into_iter().collect(), 500));
     drop(agent);
 }
 

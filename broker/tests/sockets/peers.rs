@@ -32,7 +32,7 @@ pub fn options(folder: &Path) -> BrokerOptions {
         request_endpoint: format!("ipc://{}/requests", folder.display()),
         publish_endpoint: format!("ipc://{}/topics", folder.display()),
         heartbeat: Duration::from_millis(100),
-        timeout: Duration::from_millis(400),
+        timeout: WATCHDOG, // nobody is gone because the machine was busy
         state_folder: folder.join("state"),
         expected: vec![],
         keys: None,

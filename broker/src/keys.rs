@@ -13,7 +13,8 @@
 //! F1  A file appears whole or not at all: it is written beside its place and moved there.
 //! F2  A key opens something if and only if its file is in `clients/`. So to revoke is to remove one file, and a
 //!     file that cannot be read opens nothing.
-//! F3  Nothing that is there is ever overwritten.
+//! F3  Nothing that is there is ever overwritten, and what fails leaves nothing behind.
+//! F4  What is done is on the disk when it is answered: a key that was revoked does not come back with a power cut.
 
 use crate::limits::KEYS_MAX;
 use ecs_schemas::keys::{
@@ -24,6 +25,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 const BROKER_FILE: &str = "broker.key";
@@ -35,6 +37,8 @@ const SECRET_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// The bits of a mode that let others in.
 const OTHERS: u32 = 0o077;
+/// Those of a folder that let others put files in.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Why a key folder could not be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +107,10 @@ impl KeyFolder {
         let made = fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&clients);
         made.map_err(|source| KeysError::File { action: "make", path: clients, source })?;
         let (public, secret) = key_pair()?;
-        self.write(&self.broker_path(), &BrokerKey { public, secret }.to_text())?;
         let all = format!("{beamline}/*").parse().map_err(KeysError::Name)?;
-        self.add(AGENTS, Role::Agent, vec![all]).map(drop)
+        let path = self.broker_path();
+        self.write(&path, &BrokerKey { public, secret }.to_text())?;
+        or_remove(&path, self.add(AGENTS, Role::Agent, vec![all])).map(drop)
     }
 
     /// Makes a key; returns the file that its holder needs.
@@ -128,7 +133,7 @@ impl KeyFolder {
         let client = ClientKey { name: name.to_owned(), public: public.clone(), secret, broker: broker.public };
         let entry = KeyHolder { name: name.to_owned(), public, role, names };
         self.write(&client_path, &client.to_text())?;
-        self.write(&entry_path, &entry.to_text())?; // last: from here on the key opens something
+        or_remove(&client_path, self.write(&entry_path, &entry.to_text()))?; // last: from here on the key opens something
         Ok(client_path)
     }
 
@@ -145,6 +150,7 @@ impl KeyFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.unknown(name)),
             Err(source) => return Err(KeysError::File { action: "remove", path, source }),
         }
+        sync_folder(&path).map_err(|source| KeysError::File { action: "store the removal of", path, source })?;
         match fs::remove_file(self.client_path(name)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(KeysError::File { action: "remove", path: self.client_path(name), source })
@@ -207,29 +213,54 @@ impl KeyFolder {
         Ok(paths)
     }
 
-    /// Files whose mode lets others read a secret, each with the command that mends it.
+    /// Files whose mode lets others read a secret, and folders in which others can add keys, each with the command that
+    /// mends it.
     pub fn mode_warnings(&self) -> Vec<String> {
+        let folders = [self.path.clone(), self.path.join(CLIENTS_FOLDER)];
         let secrets = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
-        secrets
-            .filter(|path| path.extension().is_some_and(|end| end == "key"))
-            .filter_map(|path| mode_warning(&path))
-            .collect()
+        let secrets = secrets.filter(|path| path.extension().is_some_and(|end| end == "key"));
+        let of_folders = folders.iter().filter_map(|path| folder_warning(path));
+        of_folders.chain(secrets.filter_map(|path| mode_warning(&path))).collect()
     }
 
     /// Rules F1 and F3. Everything in the folder has the mode of a secret: what is none is nobody's business.
     fn write(&self, path: &Path, text: &str) -> Result<(), KeysError> {
         let failed = |source| KeysError::File { action: "write", path: path.to_owned(), source };
-        let draft = path.with_extension(format!("draft-{}", std::process::id()));
+        // Of this moment too: a process that was killed may have left one, and had the same id (always 1 in a container).
+        let now_ns = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |passed| passed.as_nanos());
+        let draft = path.with_extension(format!("draft-{}-{now_ns}", std::process::id()));
         let written =
             File::options().write(true).create_new(true).mode(SECRET_MODE).open(&draft).and_then(|mut file| {
                 file.set_permissions(Permissions::from_mode(SECRET_MODE))?; // whatever the umask says
                 file.write_all(text.as_bytes())?;
                 file.sync_all()?;
-                fs::hard_link(&draft, path) // unlike a rename it fails where something is
+                fs::hard_link(&draft, path)?; // unlike a rename it fails where something is
+                sync_folder(path).inspect_err(|_| drop(fs::remove_file(path)))
             });
         let _ = fs::remove_file(&draft);
         written.map_err(failed)
     }
+}
+
+/// Removes a file again when the step after it has failed (rule F3).
+fn or_remove<T>(path: &Path, done: Result<T, KeysError>) -> Result<T, KeysError> {
+    if done.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    done
+}
+
+/// Rule F4, for the folder that a file is in.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+fn folder_warning(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & OTHERS_WRITE != 0).then(|| {
+        let path = path.display();
+        format!("{path} has mode {mode:04o}, so others can add keys; mend it with: chmod 700 {path}")
+    })
 }
 
 /// What is wrong with the mode of a file that holds a secret, if it is there and anything is.

@@ -62,6 +62,9 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
 pub const DESCRIPTIONS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Alarms that one subsystem has raised. More are refused with `busy`.
 pub const ALARMS_OF_SUBSYSTEM_MAX: usize = 256;
+/// Highest revision that a publication may jump to (`skipped`). One beyond is refused: at 2^64 a revision could not rise
+/// any more, and `if_revision` would guard nothing. From here on it rises one by one, which takes for ever.
+pub const REVISION_JUMP_MAX: u64 = 1 << 63;
 /// Bytes of the last values of all items together. A publication that would go beyond is refused with `busy`.
 pub const KEPT_VALUES_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Stored values of one subsystem that are put aside because their items are not described now. More are dropped.

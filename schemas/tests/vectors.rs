@@ -14,7 +14,9 @@ use ecs_schemas::{
     alarm::{AlarmList, Clear, ListAlarms, Raise, RaisedAlarm},
     envelope::{DecodeError, Header, Notice, Request, decode, encode},
     error_code::Failure,
-    exchange::{CallEvent, CallResult, Cancel, DoCall, Done, EventResults, Feedback, RunCall, RunEvent, TargetEnded},
+    exchange::{
+        CallEvent, CallResult, Cancel, DoCall, Done, EventEnded, EventResults, Feedback, RunCall, RunEvent, TargetEnded,
+    },
     job::{
         Ack, CancelJob, GetJob, GetOutcome, HoldJob, JobList, JobRecord, KillJob, ListJobs, MoveJob, Outcome,
         ReleaseJob, ReportJob, ReportProgress, RunJob, Submit,
@@ -91,6 +93,7 @@ fn codec_of_subsystems(name: &str) -> Codec {
         "kv.publish.reply" => codec::<Published>(),
         "kv.write.reply" => codec::<Taken>(),
         "event.call.reply" => codec::<EventResults>(),
+        "event.ended" => codec::<EventEnded>(),
         "event.run.reply" | "call.run.reply" => codec::<Done>(),
         "call.do.reply" => codec::<CallResult>(),
         "alarm.list.reply" => codec::<AlarmList>(),

@@ -132,16 +132,31 @@ fn bash_asks_the_broker_that_the_line_names_though_it_breaks_words_at_its_punctu
     fs::rename(&other, beamline.path("beamline.toml")).unwrap();
 }
 
+/// A process that stands still until this is dropped, also by a panic: a beamline waits for its end.
+struct Stopped(i32);
+
+impl Stopped {
+    fn now(pid: i32) -> Self {
+        send(pid, libc::SIGSTOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        send(self.0, libc::SIGCONT);
+    }
+}
+
 #[test]
 fn completion_without_an_answer_offers_nothing_and_says_nothing() {
     let beamline = Beamline::up(Detector::Quadrant, "");
     let shell = Shell { beamline: &beamline };
     let broker = beamline.pid("broker");
     assert!(!shell.offers("ecs-cli show ").is_empty());
-    send(broker, libc::SIGSTOP); // it takes connections, and answers nothing
-    let offered = shell.offers("ecs-cli show ");
-    send(broker, libc::SIGCONT);
-    assert_eq!(offered, [""; 0]);
+    let stopped = Stopped::now(broker); // it takes connections, and answers nothing
+    assert_eq!(shell.offers("ecs-cli show "), [""; 0]);
+    drop(stopped);
     assert_eq!(shell.offers("ecs-cli show --broker tcp://127.0.0.1:9 "), [""; 0]);
     assert_eq!(shell.offers("ecs-cli show --config none.toml "), [""; 0]);
     for shell_name in ["bash", "zsh", "fish", "unheard-of"] {

@@ -203,6 +203,11 @@ impl Hosting {
     pub fn has(&self, id: u64) -> bool {
         self.pending.contains_key(&id)
     }
+
+    /// Whether request `id` tells a kept value (H4).
+    pub fn is_value(&self, id: u64) -> bool {
+        self.pending.get(&id).is_some_and(|pending| pending.kept.is_some())
+    }
 }
 
 #[cfg(test)]

@@ -366,6 +366,7 @@ impl Session {
     }
 
     fn refused(&mut self, id: u64, failure: Failure, now: Instant) {
+        let is_forbidden = failure.code == ErrorCode::Forbidden;
         if id == self.register_id && self.is_greeting() {
             self.log_refusal(&described(&failure));
         } else if failure.code == ErrorCode::NotRegistered {
@@ -374,8 +375,8 @@ impl Session {
             self.phase = Phase::Left;
         } else if self.pending.contains_key(&id) {
             self.report_refused(id, &failure);
-        } else if self.hosting.has(id) && is_for_now(&failure) {
-            // sent again after REPEAT_INTERVAL
+        } else if self.hosting.has(id) && is_for_now(&failure) && (!is_forbidden || self.hosting.is_value(id)) {
+            // sent again after REPEAT_INTERVAL; but what a key may not describe it may not describe later
         } else {
             self.hosting.settle(id);
             tracing::warn!(agent = self.register.name, code = failure.code.as_str(), "refused: {failure}");
@@ -439,9 +440,10 @@ impl Session {
     }
 }
 
-/// Later the same request may be taken.
+/// Later the same request may be taken: also a key that was taken away may be given back, and the end of a job or a
+/// value is not lost by that.
 fn is_for_now(failure: &Failure) -> bool {
-    matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout)
+    matches!(failure.code, ErrorCode::StoreFailed | ErrorCode::Busy | ErrorCode::Timeout | ErrorCode::Forbidden)
 }
 
 fn request_header<R: Request>(id: u64) -> Header {
@@ -469,3 +471,75 @@ fn shortened(reason: Failure) -> Failure {
 
 /// The state that an agent registers with before it said another.
 pub const FIRST_STATE: AgentState = AgentState::Starting;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosting::HostNews;
+    use ecs_schemas::{
+        kv::{Item, Publish},
+        registry::ServiceOffer,
+        subsystem::{Describe, Description},
+    };
+
+    /// A session that is registered, and the moment of that.
+    fn registered() -> (Session, Outbox, Instant) {
+        let now = Instant::now();
+        let register = Register {
+            name: "x01/writer".to_owned(),
+            kind: "writer".to_owned(),
+            host: "host".to_owned(),
+            pid: 1,
+            version: "1".to_owned(),
+            instance: 1,
+            state: FIRST_STATE,
+            services: vec![ServiceOffer::new("write")],
+            jobs: vec![],
+            subsystems: vec![],
+        };
+        let (mut session, outbox) =
+            (Session::new(String::new(), register, vec![], now), Outbox::new(crate::link::waker().unwrap().0));
+        let greeting = session.due(now, &outbox, false, true).remove(0).0;
+        let welcome = Registered {
+            beamline: "x01".to_owned(),
+            heartbeat_ms: 60_000,
+            timeout_ms: 60_000,
+            started_ns: 1,
+            subsystems: vec![],
+        };
+        session.received(&[encode(&greeting.reply()), encode(&welcome)], now);
+        assert!(session.is_registered());
+        (session, outbox, now)
+    }
+
+    /// What is said again after every request was answered with this error.
+    fn said_again_after(code: ErrorCode) -> Vec<String> {
+        let (mut session, outbox, now) = registered();
+        let items = vec![Item { name: "speed".to_owned(), persist: true, ..Item::default() }];
+        let description = Description { name: "x01/pump".to_owned(), items, ..Description::default() };
+        let path = ("x01/pump".to_owned(), "speed".to_owned());
+        let end = ReportJob { id: JobId(1), attempt: 1, state: JobState::Done, reason: None, result: None };
+        let hosted = vec![
+            HostNews::Describe(Box::new(description)),
+            HostNews::Publish { path, value: Value::from(1), skipped: 0 },
+        ];
+        let mut news = News::default();
+        (news.reports, news.hosted) = (vec![end], hosted);
+        session.take(news, now);
+        let kinds = |messages: &[Message]| messages.iter().map(|(header, _)| header.kind.clone()).collect::<Vec<_>>();
+        let said = session.due(now, &outbox, false, true);
+        assert_eq!(kinds(&said), [ReportJob::KIND, Describe::KIND, Publish::KIND]);
+        for (header, _) in said {
+            session.received(&[encode(&header.error()), encode(&Failure::new(code, "no"))], now);
+        }
+        kinds(&session.due(now + REPEAT_INTERVAL, &outbox, false, true))
+    }
+
+    /// A key may be given back; what is hosted under a name that it does not allow is not allowed later either.
+    #[test]
+    fn ends_of_jobs_and_kept_values_outlast_a_key_that_is_taken_away() {
+        assert_eq!(said_again_after(ErrorCode::Forbidden), [ReportJob::KIND, Publish::KIND]);
+        assert_eq!(said_again_after(ErrorCode::StoreFailed), [ReportJob::KIND, Describe::KIND, Publish::KIND]);
+        assert_eq!(said_again_after(ErrorCode::Conflict), Vec::<String>::new());
+    }
+}

@@ -31,10 +31,8 @@ impl Core {
         is_other_state: bool,
         now_ns: u64,
     ) -> Vec<Described> {
-        let is_brought = |name: &str| brought.iter().any(|description| description.name == name);
-        let left: Vec<_> =
-            self.subsystems.hosted_by(agent).filter(|name| !is_brought(name)).map(str::to_owned).collect();
-        left.iter().for_each(|name| self.subsystems.await_description(name));
+        self.subsystems.await_others(agent, &brought);
+        self.subsystems.make_room(agent, &brought);
         let mut described = Vec::new();
         for description in brought {
             let name = description.name.clone();
@@ -55,7 +53,9 @@ impl Core {
         let (now_ns, description) = (call.now_ns, describe.description);
         let agent = self.registry.registered(call.session)?.to_owned();
         call.sender.permit_name(&description.name)?;
-        self.subsystems.admit(&agent, std::slice::from_ref(&description), false, &self.registry)?;
+        let brought = std::slice::from_ref(&description);
+        self.subsystems.admit(&agent, brought, false, &self.registry)?;
+        self.subsystems.make_room(&agent, brought);
         let name = description.name.clone();
         let (uuid, restored) = self.subsystems.describe(&agent, description, &self.registry, now_ns);
         self.dispatch_all(now_ns);

@@ -24,9 +24,7 @@ use std::collections::BTreeSet;
 impl Core {
     /// Takes in what the agents that are here say of what follows what (rule F1).
     pub(super) fn learn_followers(&mut self) {
-        for offer in self.registry.offers() {
-            self.followers.learn(offer);
-        }
+        self.followers.learn(self.registry.offers());
     }
 
     /// Queues what follows the jobs that have ended, and what follows of that at once. It comes to an end

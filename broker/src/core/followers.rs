@@ -20,6 +20,9 @@ use ecs_schemas::{
 };
 use std::collections::BTreeMap;
 
+/// How a row is loosened that nobody needs any more.
+const HINT: &str = "one that is not needed any more is forgotten when an agent offers it without `follows`";
+
 #[derive(Default)]
 pub struct Followers {
     /// A service, and the one that it follows.
@@ -47,25 +50,31 @@ impl Followers {
         for offer in offers {
             set(&mut follows, &offer.name, offer.follows.as_deref());
         }
-        offers.iter().try_for_each(|offer| check_rows(&follows, &offer.name))?;
-        match follows.len() {
-            0..=FOLLOWERS_MAX => Ok(()),
-            _ => {
-                Err(Failure::new(ErrorCode::Busy, format!("{FOLLOWERS_MAX} services follow others, no more are taken"))
-                    .with_hint(
-                        "one that is not needed any more is forgotten when an agent offers it without `follows`",
-                    ))
+        if follows.len() > FOLLOWERS_MAX {
+            let message = format!("{FOLLOWERS_MAX} services follow others, no more are taken");
+            return Err(Failure::new(ErrorCode::Busy, message).with_hint(HINT));
+        }
+        offers.iter().try_for_each(|offer| check_rows(&follows, &offer.name)) // of so few
+    }
+
+    /// Takes in what agents say of services: all at once, as it was checked, since a row that is turned around is a circle
+    /// in between. If that would break rule F2, those that would change nothing.
+    pub fn learn<'a>(&mut self, offers: impl Iterator<Item = &'a ServiceOffer>) {
+        let is_new = |offer: &&ServiceOffer| self.follows.get(&offer.name) != offer.follows.as_ref();
+        let new: Vec<ServiceOffer> = offers.filter(is_new).cloned().collect();
+        if self.check(&new).is_ok() {
+            return new.iter().for_each(|offer| self.take_in(offer));
+        }
+        for offer in &new {
+            if self.check(std::slice::from_ref(offer)).is_ok() {
+                self.take_in(offer);
             }
         }
     }
 
-    /// Takes in an agent's word for a service; one that would break rule F2 changes nothing.
-    pub fn learn(&mut self, offer: &ServiceOffer) {
-        let before = self.follows.get(&offer.name);
-        if before == offer.follows.as_ref() || self.check(std::slice::from_ref(offer)).is_err() {
-            return;
-        }
-        self.undo.entry(offer.name.clone()).or_insert(before.cloned());
+    fn take_in(&mut self, offer: &ServiceOffer) {
+        let before = self.follows.get(&offer.name).cloned();
+        self.undo.entry(offer.name.clone()).or_insert(before);
         set(&mut self.follows, &offer.name, offer.follows.as_deref());
     }
 
@@ -100,7 +109,7 @@ fn set(follows: &mut BTreeMap<String, String>, service: &str, followed: Option<&
 
 /// No row through `service` is a circle or too long.
 fn check_rows(follows: &BTreeMap<String, String>, service: &str) -> Result<(), Failure> {
-    let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
+    let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message).with_hint(HINT));
     let is_through = |row: &Vec<&str>| row.contains(&service);
     for row in follows.keys().map(|last| row_to(follows, last)).filter(is_through) {
         if row.len() > FOLLOW_DEPTH_MAX + 1 {
@@ -140,6 +149,10 @@ mod tests {
         for (name, follows) in [("s0", "s4"), ("s0", "s0"), ("s0", "s1"), ("new", "s4"), ("s0", "new")] {
             let refusal = longest.check(&[offer(name, Some(follows))]).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::BadParameter, "{name} {follows}");
+            assert!(
+                refusal.hint.is_some_and(|hint| hint.contains("without `follows`")),
+                "its agent may never come back"
+            );
         }
         for (name, follows) in [("new", "s3"), ("s4", "new"), ("s2", "new")] {
             assert_eq!(longest.check(&[offer(name, Some(follows))]), Ok(()), "{name} {follows}");
@@ -153,18 +166,16 @@ mod tests {
         let mut followers = Followers::load((0..FOLLOWERS_MAX).map(|n| (n.to_string(), "s".to_owned())).collect());
         let one_more = offer("new", Some("s"));
         assert_eq!(followers.check(std::slice::from_ref(&one_more)).unwrap_err().code, ErrorCode::Busy);
-        followers.learn(&offer("0", None));
+        followers.learn([offer("0", None)].iter());
         assert_eq!(followers.check(&[one_more]), Ok(()));
     }
 
     #[test]
     fn what_was_learnt_is_stored_and_undone_and_never_breaks_the_rules() {
         let mut followers = row(1);
-        followers.learn(&offer("s0", Some("s1")));
-        followers.learn(&offer("s1", Some("s0")));
+        followers.learn([offer("s0", Some("s1")), offer("s1", Some("s0"))].iter());
         assert_eq!(followers.changes().count(), 0, "a circle, and nothing new");
-        followers.learn(&offer("copy", Some("s0")));
-        followers.learn(&offer("s1", None));
+        followers.learn([offer("copy", Some("s0")), offer("s1", None)].iter());
         let expected = [
             Change::Follow { service: "copy".to_owned(), follows: Some("s0".to_owned()) },
             Change::Follow { service: "s1".to_owned(), follows: None },
@@ -172,5 +183,26 @@ mod tests {
         assert_eq!(followers.changes().collect::<Vec<_>>(), expected);
         followers.rollback();
         assert_eq!((followers.after("s0"), followers.changes().count()), (vec!["s1".to_owned()], 0));
+    }
+
+    /// In whatever order they are said: each alone would be a circle with what was known before.
+    #[test]
+    fn row_that_is_turned_around_is_learnt_at_once() {
+        let offers = [offer("s0", Some("s1")), offer("s1", Some("s2")), offer("s2", None)];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let mut followers = row(2);
+            followers.learn(order.iter().map(|at| &offers[*at]));
+            assert_eq!(
+                (followers.after("s2"), followers.after("s1"), followers.after("s0")),
+                (vec!["s1".to_owned()], vec!["s0".to_owned()], vec![])
+            );
+        }
+    }
+
+    #[test]
+    fn one_that_would_break_the_rules_costs_the_others_nothing() {
+        let mut followers = row(1);
+        followers.learn([offer("s0", Some("s1")), offer("copy", Some("s0"))].iter());
+        assert_eq!(followers.after("s0"), ["copy", "s1"]);
     }
 }

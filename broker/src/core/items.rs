@@ -73,7 +73,8 @@ impl Core {
     }
 
     /// # Errors
-    /// `not_registered`, `no_such_item`, `conflict` (another agent's), `wrong_type`, `out_of_range`, `busy`.
+    /// `not_registered`, `no_such_item`, `conflict` (another agent's), `wrong_type`, `out_of_range`,
+    /// `bad_parameter` (too large, or a jump too far), `busy`.
     pub(super) fn publish_item(
         &mut self,
         now_ns: u64,

@@ -11,7 +11,13 @@
 //! Rules J1 to J7 of `schemas::job` hold here and in `queue` and `follow_ups`. What depends on time or on agents is decided in
 //! [`Core::reconcile`] alone, which looks at the state only (rule C3).
 
-use super::{Core, Outgoing, Session, jobs::Job, nanoseconds, queue::order_of, registry::Presence};
+use super::{
+    Core, Outgoing, Session,
+    jobs::{Job, Sent},
+    nanoseconds,
+    queue::order_of,
+    registry::Presence,
+};
 use crate::limits::{JOB_VALUE_BYTES_MAX, LOST_GRACE, OPEN_JOBS_MAX, REPEAT_INTERVAL, TEXT_BYTES_MAX, VALUE_DEPTH_MAX};
 use ecs_schemas::{
     envelope::{Header, Notice, encode},
@@ -21,6 +27,7 @@ use ecs_schemas::{
         ReportProgress, RunJob, Submit, Transition,
     },
     nearest::nearest,
+    registry::Register,
     value::Value,
 };
 use std::collections::BTreeSet;
@@ -135,16 +142,21 @@ impl Core {
     }
 
     /// Sorts the jobs that a registering agent says it has: its own, and those it must end because they
-    /// have ended, belong to another, are held, or are unknown. A queued one becomes its own again.
-    pub(super) fn claim(&mut self, name: &str, listed: &[JobId]) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
+    /// have ended, belong to another, are held, or are unknown. A queued one becomes its own again, if it can have been
+    /// given to it: a number alone is no claim to what waits.
+    pub(super) fn claim(&mut self, register: &Register) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
         let (mut own, mut foreign) = (BTreeSet::new(), BTreeSet::new());
-        for id in listed {
+        let name = &register.name;
+        let was_given = |record: &JobRecord| {
+            record.attempt > 0 && register.services.iter().any(|offer| offer.name == record.service)
+        };
+        for id in &register.jobs {
             match self.jobs.get(*id).map(|job| &job.record) {
-                Some(record) if !record.state.is_end() && record.agent.as_deref() == Some(name) => {
+                Some(record) if !record.state.is_end() && record.agent.as_ref() == Some(name) => {
                     own.insert(*id);
                 }
-                Some(record) if record.is_queued() && !record.held => {
-                    self.jobs.change(*id, |job| job.record.agent = Some(name.to_owned()));
+                Some(record) if record.is_queued() && !record.held && was_given(record) => {
+                    self.jobs.change(*id, |job| job.record.agent = Some(name.clone()));
                     own.insert(*id);
                 }
                 _ => {
@@ -159,7 +171,7 @@ impl Core {
     pub(super) fn forget_sent(&mut self, name: &str) {
         for id in self.jobs.given_ids() {
             if self.jobs.get(id).is_some_and(|job| job.record.agent.as_deref() == Some(name)) {
-                self.jobs.change(id, |job| (job.run_sent_ns, job.kill_sent_ns) = (None, None));
+                self.jobs.note_sent(id, |sent| *sent = Sent::default());
             }
         }
     }
@@ -203,7 +215,7 @@ impl Core {
     fn requeue(&mut self, id: JobId, now_ns: u64) {
         self.jobs.change(id, |job| {
             job.record.agent = None;
-            job.run_sent_ns = None;
+            job.sent = Sent::default();
             if job.record.cancel_requested {
                 end(job, JobState::Cancelled, cancelled("cancelled before an agent had accepted it"), now_ns);
             }
@@ -222,18 +234,18 @@ impl Core {
     }
 
     pub(super) fn send_run(&mut self, id: JobId, agent: &str, now_ns: u64, out: &mut Vec<Outgoing>) {
-        let Some(job) = self.jobs.get(id).filter(|job| is_due(job.run_sent_ns, now_ns)) else { return };
+        let Some(job) = self.jobs.get(id).filter(|job| is_due(job.sent.run_ns, now_ns)) else { return };
         let record = &job.record;
         let attempt = record.attempt;
         let run = RunJob { id, attempt, service: record.service.clone(), params: record.params.clone() };
         self.notify(agent, &run, out);
-        self.jobs.change(id, |job| job.run_sent_ns = Some(now_ns));
+        self.jobs.note_sent(id, |sent| sent.run_ns = Some(now_ns));
     }
 
     fn send_kill(&mut self, id: JobId, agent: &str, now_ns: u64, out: &mut Vec<Outgoing>) {
-        if self.jobs.get(id).is_some_and(|job| is_due(job.kill_sent_ns, now_ns)) {
+        if self.jobs.get(id).is_some_and(|job| is_due(job.sent.kill_ns, now_ns)) {
             self.notify(agent, &self.kill_of(id), out);
-            self.jobs.change(id, |job| job.kill_sent_ns = Some(now_ns));
+            self.jobs.note_sent(id, |sent| sent.kill_ns = Some(now_ns));
         }
     }
 
@@ -296,7 +308,7 @@ fn queue_again(job: &mut Job, reason: Failure, now_ns: u64) {
     record.state = JobState::Submitted;
     (record.agent, record.progress) = (None, None);
     record.history.push(Transition { state: JobState::Submitted, time_ns: now_ns, reason: Some(reason) });
-    (job.run_sent_ns, job.kill_sent_ns) = (None, None);
+    job.sent = Sent::default();
 }
 
 pub(super) fn end(job: &mut Job, state: JobState, reason: Option<Failure>, now_ns: u64) {

@@ -22,6 +22,10 @@ impl Core {
     /// `bad_parameter`.
     pub(super) fn list(&self, list: &ListJobs) -> Result<JobList, Failure> {
         let wanted = Wanted::new(list)?;
+        if list.limit == 0 {
+            let message = "limit is 0: a page without jobs would have no next one".to_owned();
+            return Err(Failure::new(ErrorCode::BadParameter, message).with_hint(format!("ask for 1 to {LIST_MAX}")));
+        }
         let limit = list.limit.min(LIST_MAX) as usize;
         let (mut jobs, mut listed_bytes, mut searched_bytes) = (Vec::new(), 0, 0);
         let positions = self.positions();

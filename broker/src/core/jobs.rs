@@ -2,7 +2,8 @@
 //!
 //! # Rules
 //! T1  Every change goes through [`Jobs::put`], which keeps the indexes and remembers what was there
-//!     before the batch. Progress alone goes past it: it is not stored and needs no undo.
+//!     before the batch. Two things go past it, since neither is stored: progress, which needs no undo, and when
+//!     something was sent ([`Jobs::note_sent`]), which nobody is told.
 //! T2  The newest job is never forgotten, so the next id is always one above the largest kept.
 //! T3  A job that is still to be followed is never forgotten. What follows it is younger, so it is forgotten
 //!     later: while a job is kept, the jobs that follow it are.
@@ -55,11 +56,16 @@ impl Place {
 #[derive(Debug, Clone)]
 pub struct Job {
     pub record: JobRecord,
-    /// When `job.run` or `job.kill` was last sent to the agent's present session.
-    pub run_sent_ns: Option<u64>,
-    pub kill_sent_ns: Option<u64>,
+    pub sent: Sent,
     /// Size of the encoded record, for the limits on lists and on all of them.
     pub bytes: usize,
+}
+
+/// When `job.run` or `job.kill` was last sent to the agent's present session.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
+    pub run_ns: Option<u64>,
+    pub kill_ns: Option<u64>,
 }
 
 #[derive(Default)]
@@ -81,13 +87,15 @@ pub struct Jobs {
     bytes: usize,
     /// What each job that this batch touched was before it; none for a new one.
     undo: BTreeMap<JobId, Option<Job>>,
+    /// When something was last sent before this batch, of jobs that it did not touch otherwise.
+    undo_sent: BTreeMap<JobId, Sent>,
     /// Jobs to publish at the end of the batch.
     dirty: BTreeSet<JobId>,
 }
 
 impl Job {
     pub fn new(record: JobRecord) -> Self {
-        Self { record, run_sent_ns: None, kill_sent_ns: None, bytes: 0 }
+        Self { record, sent: Sent::default(), bytes: 0 }
     }
 }
 
@@ -197,6 +205,15 @@ impl Jobs {
         }
     }
 
+    /// Notes that something was sent, or that it must be sent again (rule T1). A batch that fails has sent nothing.
+    pub fn note_sent(&mut self, id: JobId, note: impl FnOnce(&mut Sent)) {
+        let Some(job) = self.all.get_mut(&id) else { return };
+        if !self.undo.contains_key(&id) {
+            self.undo_sent.entry(id).or_insert(job.sent);
+        }
+        note(&mut job.sent);
+    }
+
     fn put(&mut self, id: JobId, job: Option<Job>) {
         let before = self.swap(id, job);
         self.undo.entry(id).or_insert(before);
@@ -258,7 +275,9 @@ impl Jobs {
         if let Some(followed) = record.follows {
             self.followers.remove(&(followed, id));
         }
-        self.by_key.remove(&record.key);
+        if self.by_key.get(&record.key) == Some(&id) {
+            self.by_key.remove(&record.key); // else it is a younger job's by now
+        }
     }
 
     fn forget_old(&mut self) {
@@ -290,15 +309,19 @@ impl Jobs {
     /// Ends the batch and returns the records to publish.
     pub fn commit(&mut self) -> Vec<&JobRecord> {
         self.undo.clear();
+        self.undo_sent.clear();
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|id| self.all.get(&id)).map(|job| &job.record).collect()
     }
 
-    /// Back to before the batch.
+    /// Back to before the batch, the youngest first: a key may have gone from an old job that was forgotten to a new one.
     pub fn rollback(&mut self) {
-        for (id, before) in std::mem::take(&mut self.undo) {
+        for (id, before) in std::mem::take(&mut self.undo).into_iter().rev() {
             self.swap(id, before);
             self.dirty.remove(&id);
+        }
+        for (id, sent) in std::mem::take(&mut self.undo_sent) {
+            self.all.entry(id).and_modify(|job| job.sent = sent);
         }
     }
 }
@@ -345,6 +368,21 @@ mod tests {
         assert_eq!(jobs.changes(), vec![]);
     }
 
+    /// The table is full: the oldest is pushed out, and its key is used again in the same batch.
+    #[test]
+    fn rollback_gives_a_key_back_to_the_job_that_had_it() {
+        let mut jobs = Jobs::load((1..=KEPT_JOBS_MAX as u64).map(|id| record(id, JobState::Done)).collect());
+        for _ in 0..2 {
+            let next = jobs.next_id().0;
+            jobs.insert(record(next, JobState::Submitted));
+            assert_eq!(jobs.by_key("key 1"), None, "it was pushed out");
+            jobs.insert(JobRecord { key: "key 1".to_owned(), ..record(next + 1, JobState::Submitted) });
+            assert_eq!(jobs.by_key("key 1").map(|job| job.id), Some(JobId(next + 1)));
+            jobs.rollback();
+            assert_eq!(jobs.by_key("key 1").map(|job| job.id), Some(JobId(1)));
+        }
+    }
+
     #[test]
     fn rollback_restores_every_queue_and_what_is_to_be_followed() {
         let waiting = JobRecord { follows: Some(JobId(1)), ..record(2, JobState::Submitted) };
@@ -384,6 +422,20 @@ mod tests {
         let jobs = Jobs::load(vec![queued(1, 0, 5), queued(2, 0, 4), queued(3, i32::MAX, 9), queued(4, -1, 0), other]);
         let ids: Vec<u64> = jobs.queue_of("write").map(|record| record.id.0).collect();
         assert_eq!(ids, [3, 2, 1, 4]);
+    }
+
+    #[test]
+    fn what_was_sent_is_neither_stored_nor_told_and_is_undone_as_all_else() {
+        let mut jobs = Jobs::load(vec![record(1, JobState::Running)]);
+        jobs.commit();
+        let run_ns = |jobs: &Jobs| jobs.get(JobId(1)).unwrap().sent.run_ns;
+        jobs.note_sent(JobId(1), |sent| sent.run_ns = Some(5));
+        assert_eq!((jobs.changes(), jobs.commit().len(), run_ns(&jobs)), (vec![], 0, Some(5)));
+        jobs.note_sent(JobId(1), |sent| sent.run_ns = Some(6));
+        jobs.change(JobId(1), |job| job.record.cancel_requested = true);
+        jobs.note_sent(JobId(1), |sent| sent.run_ns = Some(7));
+        jobs.rollback();
+        assert_eq!((run_ns(&jobs), jobs.commit().len()), (Some(5), 0));
     }
 
     #[test]

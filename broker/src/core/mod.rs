@@ -13,11 +13,12 @@
 //!     is there, who was heard) stays: it is true whatever the disk does, and it is not stored.
 //! C3  Whatever follows from the state follows from the state alone ([`Core::reconcile`]), not from the
 //!     moment at which it changed: so a decision that could not be stored is taken again at the next tick.
+//! C4  Publications are made in `commit`, from what has changed: an undone change is never published.
 //! C5  A rollback undoes what is stored and nothing else. So an input is either replayed after it, and leaves no
 //!     trace but what is undone or may happen twice; or it is done once, and its outputs leave in any case.
-//! C4  Publications are made in `commit`, from what has changed: an undone change is never published.
 //! C6  No disk keeps an agent from coming, going or being ready: what becomes of jobs then is put off to the next tick if
-//!     it cannot be stored with it ([`Core::put_off_jobs`]).
+//!     it cannot be stored with it ([`Core::put_off_jobs`]). Except one that claims a queued job, or says anew what a
+//!     service follows: that is its own word, and must be on the disk before it is answered.
 //!
 //! | file | what |
 //! |---|---|
@@ -70,7 +71,7 @@ use crate::limits::{CLIENTS_MAX, UPDATES_BYTES_MAX};
 use ecs_schemas::{
     alarm::alarm_topic,
     envelope::{Header, Notice, encode},
-    exchange::EventEnded,
+    exchange::{EventEnded, event_topic},
     job::JobRecord,
     keys::PublicKey,
     kv::{Reading, Update, item_topic},
@@ -188,6 +189,7 @@ impl Changes {
         self.jobs.is_empty() && self.values.is_empty()
     }
 }
+
 /// Messages by what became of them, for `status.get`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counters {
@@ -353,6 +355,8 @@ impl Core {
             out.push(self.topics.publish(description_topic(&name), SOURCE_BROKER, body, now_ns));
             if self.subsystems.description(&name).is_none() {
                 self.topics.forget(&description_topic(&name));
+                self.topics.forget_below(&alarm_topic(&name, ""));
+                self.topics.forget_below(&event_topic(&name, ""));
             }
         }
         for told in self.subsystems.take_alarms() {
@@ -363,7 +367,10 @@ impl Core {
             }
         }
         for (topic, ended) in std::mem::take(&mut self.ended_events) {
-            out.push(self.topics.publish(topic, &ended.result.target, encode(&ended), now_ns));
+            out.push(self.topics.publish(topic.clone(), &ended.result.target, encode(&ended), now_ns));
+            if self.subsystems.description(&ended.result.target).is_none() {
+                self.topics.forget(&topic);
+            }
         }
     }
 

@@ -10,7 +10,7 @@
 //! # Rules
 //! Q1  An agent has at most `jobs_at_once` jobs of each of its services.
 //! Q2  A job that nobody holds is never passed over by a later one of its queue, save while the only agents
-//!     that have room are still to end it from before (rule G4 of the registry).
+//!     that have room are still to end it from before (rule G5 of the registry).
 //! Q3  Only a job that no agent has is held or moved: what an agent has, it may have begun.
 
 use super::{Core, Outgoing, jobs::Job};

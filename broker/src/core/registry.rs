@@ -12,7 +12,9 @@
 //!     would take the name from each other for ever.
 //! G3  `knows` are the jobs that the agent spoke of since it registered. An accepted job that is not in
 //!     it is lost (rule J4).
-//! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused.
+//! G4  An agent whose key is revoked is gone at once, and what still comes over its session is refused. It is gone, too, as
+//!     soon as its session speaks with another key: a client chooses its own routing id, and may take that of a
+//!     connection that has just ended.
 //! G5  `owes` are the jobs that the agent listed and that are not its own: it was told to end them. Until it
 //!     has reported their end it is not given them anew, or that report would end the new attempt.
 //! G6  Agents that are here at the same time agree on what a service follows; who differs is refused.
@@ -47,7 +49,7 @@ struct Agent {
     /// From when it is away; meaningful without a session.
     away_since_ns: u64,
     knows: BTreeSet<JobId>,
-    /// Rule G4.
+    /// Rule G5.
     owes: BTreeSet<JobId>,
     telemetry: BTreeMap<String, Value>,
     /// The configuration names it.
@@ -177,6 +179,17 @@ impl Registry {
         }
     }
 
+    /// Rule G4: whoever speaks over `session` has this key. True if an agent is gone by that.
+    pub fn part_stranger(&mut self, session: &Session, key: Option<&PublicKey>, now_ns: u64) -> bool {
+        let Some(name) = self.names.get(session).cloned() else { return false };
+        if self.agents.get(&name).is_none_or(|agent| agent.key.as_ref() == key) {
+            return false;
+        }
+        tracing::warn!(agent = name, "agent is gone: somebody else has its connection");
+        self.part(&name, now_ns);
+        true
+    }
+
     /// Rule G4.
     pub fn revoke(&mut self, key: &PublicKey, now_ns: u64) {
         let has_it = |agent: &Agent| agent.session.is_some() && agent.key.as_ref() == Some(key);
@@ -188,13 +201,29 @@ impl Registry {
         }
     }
 
-    /// Checks whether `register` may be taken in, and makes room for it.
+    /// Whether what `register` brings is within the limits. This comes first: what comes after it may walk all of it.
     ///
     /// # Errors
-    /// `bad_parameter`, `name_taken`, `conflict` (the session has another name), `busy`; nothing changed.
-    pub fn admit(&mut self, session: &Session, register: &Register) -> Result<(), Failure> {
+    /// `bad_parameter`.
+    pub fn check_limits(&self, register: &Register) -> Result<(), Failure> {
         self.check_texts(register)?;
-        self.check_services(register)?;
+        let mut names = BTreeSet::new();
+        for offer in &register.services {
+            check_offer(offer)?;
+            if !names.insert(&offer.name) {
+                let message = format!("{} is offered twice in one registration", offer.name);
+                return Err(Failure::new(ErrorCode::BadParameter, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the name is free for `register`, and what it says of services is what others say.
+    ///
+    /// # Errors
+    /// `name_taken`, `conflict` (the session has another name, rule G6).
+    pub fn check_free(&self, session: &Session, register: &Register) -> Result<(), Failure> {
+        self.check_agreement(register)?;
         if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
             let message = format!("this connection is already registered as {name}");
             return Err(Failure::new(ErrorCode::Conflict, message));
@@ -203,7 +232,7 @@ impl Registry {
             Some(holder) if holder.session.is_some() && holder.instance != register.instance => {
                 Err(self.name_taken(&register.name, holder))
             }
-            _ => self.make_room(&register.name),
+            _ => Ok(()),
         }
     }
 
@@ -227,14 +256,9 @@ impl Registry {
         check_state(register.state)
     }
 
-    fn check_services(&self, register: &Register) -> Result<(), Failure> {
-        let mut names = BTreeSet::new();
+    /// Rule G6.
+    fn check_agreement(&self, register: &Register) -> Result<(), Failure> {
         for offer in &register.services {
-            check_offer(offer)?;
-            if !names.insert(&offer.name) {
-                let message = format!("{} is offered twice in one registration", offer.name);
-                return Err(Failure::new(ErrorCode::BadParameter, message));
-            }
             if let Some((holder, other)) = self.contradiction(&register.name, offer) {
                 let says = |follows: &Option<String>| follows.clone().unwrap_or_else(|| "no service".to_owned());
                 let (theirs, this) = (says(&other.follows), says(&offer.follows));
@@ -246,7 +270,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Rule G5: another agent that is here and says otherwise of what a service follows.
+    /// Another agent that is here and says otherwise of what a service follows.
     fn contradiction(&self, name: &str, offer: &ServiceOffer) -> Option<(&str, &ServiceOffer)> {
         let others = self.agents.iter().filter(|(other, agent)| *other != name && agent.session.is_some());
         others
@@ -262,8 +286,11 @@ impl Registry {
         ))
     }
 
-    /// Forgets a gone agent where a new name needs its place.
-    fn make_room(&mut self, name: &str) -> Result<(), Failure> {
+    /// Forgets a gone agent where a new name needs its place: the last step before it is taken in.
+    ///
+    /// # Errors
+    /// `busy`; nothing changed.
+    pub fn make_room(&mut self, name: &str) -> Result<(), Failure> {
         if self.agents.contains_key(name) || self.agents.len() < AGENTS_MAX {
             return Ok(());
         }
@@ -332,7 +359,7 @@ impl Registry {
         }
     }
 
-    /// An agent reported the end of a job: it has it no more (rule G4).
+    /// An agent reported the end of a job: it has it no more (rule G5).
     pub fn settle(&mut self, name: &str, id: JobId) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.owes.remove(&id);

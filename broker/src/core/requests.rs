@@ -52,6 +52,9 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) {
         self.counters.received += 1;
+        if self.registry.part_stranger(session, sender.key(), now_ns) {
+            self.follow_parted(now_ns); // what it answers now is not the agent's answer
+        }
         if *sender != Sender::Revoked {
             self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
         }
@@ -246,13 +249,15 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) -> Result<Registered, Failure> {
         sender.permit_name(&register.name)?;
+        self.registry.check_limits(&register)?;
         self.followers.check(&register.services)?;
-        self.registry.admit(session, &register)?;
+        self.registry.check_free(session, &register)?;
         let name = register.name.clone();
         let described = self.brought(&register);
         described.iter().try_for_each(|description| sender.permit_name(&description.name))?;
         self.subsystems.admit(&name, &described, true, &self.registry)?;
-        let (own, foreign) = self.claim(&name, &register.jobs);
+        self.registry.make_room(&name)?; // from here on nothing is refused
+        let (own, foreign) = self.claim(&register);
         let state_before = self.registry.state_of(&name);
         let is_other_start = self.registry.register(session, register, (own, foreign.clone()), now_ns);
         if is_other_start {

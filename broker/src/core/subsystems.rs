@@ -10,13 +10,17 @@
 //!     dropped, with its topic, and on the disk together with the description that dropped it. Only a stored value whose
 //!     item is not described at all is put aside until it is again: an older version of the agent ran for a while.
 //! D5  What an agent did not bring to its registration is forgotten once it is ready: until then it may still be about to
-//!     describe it, and its kept values must not be lost by that.
+//!     describe it, and its kept values must not be lost by that. What is awaited so takes nobody's place: it counts for no
+//!     limit, and goes where something else needs its room.
+//!
+//! Values are in `values`.
+
+mod values;
+
+pub use values::{ItemPath, PublishedValue, StoredValue};
 
 use super::registry::{Presence, Registry};
-use crate::limits::{
-    DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, KEPT_VALUES_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX,
-    UNCLAIMED_OF_SUBSYSTEM_MAX,
-};
+use crate::limits::{DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX};
 use ecs_schemas::{
     alarm::{Alarm, RaisedAlarm},
     envelope::encode,
@@ -24,27 +28,19 @@ use ecs_schemas::{
     kv::{Item, Reading, Restored},
     nearest::{nearest, quoted},
     subsystem::{Description, Handled, Listed, SubsystemStatus},
-    value::Value,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
+use values::Kept;
 
 /// A subsystem as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredSubsystem {
     pub description: Description,
     pub agent: String,
-}
-
-/// The stored value of an item with `persist`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StoredValue {
-    pub subsystem: String,
-    pub item: String,
-    pub reading: Reading,
 }
 
 /// What the store is to do about a subsystem (D2).
@@ -59,15 +55,6 @@ pub struct Unstored {
     pub values: Vec<StoredValue>,
 }
 
-/// An item, as subsystem and name.
-pub type ItemPath = (String, String);
-
-/// A value that is to be published.
-pub struct PublishedValue {
-    pub path: ItemPath,
-    pub reading: Arc<Reading>,
-}
-
 struct Subsystem {
     /// With its UUID.
     description: Description,
@@ -79,13 +66,6 @@ struct Subsystem {
     values: BTreeMap<String, Kept>,
     /// Its agent is another start, or over another connection, and did not bring it (D5).
     is_awaited: bool,
-}
-
-/// The last published value of an item.
-#[derive(Clone)]
-struct Kept {
-    reading: Arc<Reading>,
-    bytes: usize,
 }
 
 impl Subsystem {
@@ -156,7 +136,10 @@ impl Subsystems {
         if names.len() < brought.len() || uuids.len() < brought.len() {
             return Err(bad("two of the described subsystems have one name or one UUID".to_owned()));
         }
-        let others = self.hosted_by(agent).filter(|name| !is_all && !names.contains(name)).count();
+        let stays = |(name, its): &(&String, &Subsystem)| {
+            its.agent == agent && !is_all && !its.is_awaited && !names.contains(name.as_str())
+        };
+        let others = self.all.iter().filter(stays).count();
         if brought.len() + others > SUBSYSTEMS_OF_AGENT_MAX {
             let message = format!("{} subsystems, itself included", brought.len() + others);
             return Err(bad(format!("{message}; at most {SUBSYSTEMS_OF_AGENT_MAX} of one agent")));
@@ -172,10 +155,8 @@ impl Subsystems {
         registry: &Registry,
     ) -> Result<(), Failure> {
         let is_brought = |name: &String| brought.iter().any(|description| description.name == *name);
-        let stays = |name: &String, its: &Subsystem| match its.agent == agent {
-            true => !is_all || is_brought(name),
-            false => is_brought(name) || registry.presence(&its.agent) == Presence::Here,
-        };
+        let is_over = |its: &Subsystem| its.agent == agent && is_all || can_go(its, registry);
+        let stays = |name: &String, its: &Subsystem| is_brought(name) || !is_over(its);
         let staying: Vec<_> = self.all.iter().filter(|(name, its)| stays(name, its)).collect();
         let new = brought.iter().filter(|description| !self.all.contains_key(&description.name)).count();
         if staying.len() + new > SUBSYSTEMS_MAX {
@@ -213,8 +194,7 @@ impl Subsystems {
     }
 
     fn forgettable<'a>(&'a self, registry: &'a Registry) -> impl Iterator<Item = &'a String> {
-        let is_away = |subsystem: &Subsystem| registry.presence(&subsystem.agent) != Presence::Here;
-        self.all.iter().filter(move |(_, subsystem)| is_away(subsystem)).map(|(name, _)| name)
+        self.all.iter().filter(|(_, subsystem)| can_go(subsystem, registry)).map(|(name, _)| name)
     }
 
     /// Takes in a description that was admitted. Returns its UUID and the kept values of its items.
@@ -273,51 +253,14 @@ impl Subsystems {
         let was_persistent = |item: &Item| before_items.iter().any(|before| before.name == item.name && before.persist);
         let newly = description.items.iter().filter(|item| item.persist && !was_persistent(item));
         self.newly_stored.extend(newly.map(|item| (name.clone(), item.name.clone())));
+        let is_stored = |item: &str| description.items.iter().any(|its| its.name == item && its.persist);
+        self.not_kept.retain(|(of, item)| *of != name || is_stored(item));
         let bytes = encode(&description).len();
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
         self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values, is_awaited: false });
-    }
-
-    /// Rule D4, for what was kept before this description. `before`: the items of the description before it.
-    fn drop_values(&mut self, values: &mut BTreeMap<String, Kept>, before: &[Item], description: &Description) {
-        let all = std::mem::take(values);
-        for (item, kept) in all {
-            if may_have(description, &item, &kept.reading.value) {
-                values.insert(item, kept);
-                continue;
-            }
-            let path = (description.name.clone(), item);
-            let is_described = description.items.iter().any(|known| known.name == path.1);
-            let was_persistent = before.iter().any(|known| known.name == path.1 && known.persist);
-            self.dropped.push(path.clone());
-            if was_persistent && !is_described && self.unclaimed_of(&path.0).count() < UNCLAIMED_OF_SUBSYSTEM_MAX {
-                self.unclaimed.insert(path, kept);
-            } else {
-                self.values_bytes -= kept.bytes;
-            }
-        }
-    }
-
-    fn unclaimed_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ItemPath> {
-        let first = (name.to_owned(), String::new());
-        self.unclaimed.range(first..).map(|(path, _)| path).take_while(move |path| path.0 == name)
-    }
-
-    /// Values without an item find theirs: they are published, since topics are not stored.
-    fn claim_values(&mut self, values: &mut BTreeMap<String, Kept>, description: &Description) {
-        for item in &description.items {
-            let path = (description.name.clone(), item.name.clone());
-            let Some(kept) = self.unclaimed.remove(&path) else { continue };
-            if item.persist && may_have(description, &item.name, &kept.reading.value) {
-                self.published.push(PublishedValue { path, reading: Arc::clone(&kept.reading) });
-                values.insert(item.name.clone(), kept);
-            } else {
-                self.values_bytes -= kept.bytes;
-            }
-        }
     }
 
     /// Notes what of the alarms is new, other or over; those that were raised before keep their time.
@@ -352,11 +295,23 @@ impl Subsystems {
         self.unstored.insert(name.to_owned());
     }
 
-    /// An agent has registered without this subsystem (D5).
-    pub fn await_description(&mut self, name: &str) {
-        if let Some(subsystem) = self.all.get_mut(name) {
-            subsystem.is_awaited = true;
+    /// An agent has registered with these subsystems and without its others (D5).
+    pub fn await_others(&mut self, agent: &str, brought: &[Description]) {
+        let brought: BTreeSet<&str> = brought.iter().map(|description| description.name.as_str()).collect();
+        for (name, subsystem) in self.all.iter_mut().filter(|(_, its)| its.agent == agent) {
+            subsystem.is_awaited = !brought.contains(name.as_str());
         }
+    }
+
+    /// Before `agent` describes so many: of what it is awaited to describe no more stays than it may host beside all
+    /// else (D5).
+    pub fn make_room(&mut self, agent: &str, brought: &[Description]) {
+        let brought_names: BTreeSet<&str> = brought.iter().map(|description| description.name.as_str()).collect();
+        let others = self.all.iter().filter(|(name, its)| its.agent == agent && !brought_names.contains(name.as_str()));
+        let (awaited, described): (Vec<_>, Vec<_>) = others.partition(|(_, its)| its.is_awaited);
+        let room = SUBSYSTEMS_OF_AGENT_MAX.saturating_sub(brought.len() + described.len());
+        let over: Vec<_> = awaited.into_iter().skip(room).map(|(name, _)| name.clone()).collect();
+        over.iter().for_each(|name| self.forget(name));
     }
 
     /// An agent is ready: what it has not described until now is no more (D5).
@@ -379,11 +334,6 @@ impl Subsystems {
             }
             self.changed.insert(name);
         }
-    }
-
-    /// Names of what an agent hosts.
-    pub fn hosted_by<'a>(&'a self, agent: &'a str) -> impl Iterator<Item = &'a str> {
-        self.all.iter().filter(move |(_, its)| its.agent == agent).map(|(name, _)| name.as_str())
     }
 
     /// The full name behind a name or UUID, if there is one.
@@ -424,95 +374,6 @@ impl Subsystems {
                 None => failure.with_hint(format!("`ecs-cli show {name}` lists what it has")),
             }
         })
-    }
-
-    pub fn reading(&self, name: &str, item: &str) -> Option<&Arc<Reading>> {
-        self.all.get(name)?.values.get(item).map(|kept| &kept.reading)
-    }
-
-    /// Keeps a published value of an item that is there, of so many bytes, and after so many that were skipped. Returns
-    /// its revision.
-    ///
-    /// # Errors
-    /// `busy`: the kept values of all items together are at their limit.
-    pub fn publish(
-        &mut self,
-        path: ItemPath,
-        value: Value,
-        (bytes, skipped): (usize, u64),
-        now_ns: u64,
-    ) -> Result<u64, Failure> {
-        let subsystem = self.all.get_mut(&path.0).expect("the item was found in it");
-        let before = subsystem.values.get(&path.1);
-        let others_bytes = self.values_bytes - before.map_or(0, |before| before.bytes);
-        if others_bytes + bytes > KEPT_VALUES_BYTES_MAX {
-            let message = format!("{others_bytes} bytes of values are kept already; at most {KEPT_VALUES_BYTES_MAX}");
-            return Err(Failure::new(ErrorCode::Busy, message));
-        }
-        let last = before.map_or(0, |before| before.reading.revision);
-        let revision = last.saturating_add(skipped).saturating_add(1);
-        let persist = subsystem.description.items.iter().any(|known| known.name == path.1 && known.persist);
-        let reading = Arc::new(Reading { value, revision, time_ns: now_ns });
-        let before = subsystem.values.insert(path.1.clone(), Kept { reading: Arc::clone(&reading), bytes });
-        self.values_bytes = others_bytes + bytes;
-        if persist {
-            self.undo.entry(path.clone()).or_insert(before);
-        }
-        self.published.push(PublishedValue { path, reading });
-        Ok(revision)
-    }
-
-    /// Whether a failure of the disk would undo an item's value.
-    pub fn is_undoable(&self, path: &ItemPath) -> bool {
-        self.undo.contains_key(path)
-    }
-
-    /// Values that must be on disk before this batch is answered.
-    pub fn changed_values(&self) -> Vec<StoredValue> {
-        self.undo.keys().filter_map(|path| self.stored(path)).collect()
-    }
-
-    fn stored(&self, path: &ItemPath) -> Option<StoredValue> {
-        let aside = || self.unclaimed.get(path).map(|kept| &kept.reading);
-        let reading = Reading::clone(self.reading(&path.0, &path.1).or_else(aside)?);
-        Some(StoredValue { subsystem: path.0.clone(), item: path.1.clone(), reading })
-    }
-
-    pub fn commit(&mut self) {
-        let kept = std::mem::take(&mut self.undo);
-        self.not_kept.retain(|path| !kept.contains_key(path));
-    }
-
-    /// The revision of an item that its owner has set as it was asked; 0 if it has none.
-    ///
-    /// # Errors
-    /// `store_failed`: the item has `persist`, and the disk did not take the value (K4).
-    pub fn written(&self, path: &ItemPath) -> Result<u64, Failure> {
-        if self.not_kept.contains(path) {
-            let message = format!("{} has taken the value of {}, and the broker's disk has not", path.0, path.1);
-            return Err(Failure::new(ErrorCode::StoreFailed, message)
-                .with_hint("free space on the disk of the beamline's state folder; the owner tells it again"));
-        }
-        Ok(self.reading(&path.0, &path.1).map_or(0, |reading| reading.revision))
-    }
-
-    /// Back to before the batch.
-    pub fn rollback(&mut self) {
-        let undo = std::mem::take(&mut self.undo);
-        self.published.retain(|value| !undo.contains_key(&value.path));
-        for (path, before) in undo {
-            let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
-            self.not_kept.insert(path.clone());
-            let undone = subsystem.values.remove(&path.1).or_else(|| self.unclaimed.remove(&path));
-            self.values_bytes -= undone.map_or(0, |kept| kept.bytes);
-            let Some(before) = before else { continue };
-            self.values_bytes += before.bytes;
-            if may_have(&subsystem.description, &path.1, &before.reading.value) {
-                subsystem.values.insert(path.1, before);
-            } else {
-                self.unclaimed.insert(path, before);
-            }
-        }
     }
 
     /// Sets or replaces one alarm, or clears it.
@@ -618,17 +479,6 @@ impl Subsystems {
         std::mem::take(&mut self.alarms)
     }
 
-    pub fn take_published(&mut self) -> Vec<PublishedValue> {
-        std::mem::take(&mut self.published)
-    }
-
-    /// Items that had a value and have none any more.
-    pub fn take_dropped(&mut self) -> Vec<ItemPath> {
-        let mut dropped = std::mem::take(&mut self.dropped);
-        dropped.retain(|(subsystem, item)| self.reading(subsystem, item).is_none());
-        dropped
-    }
-
     /// What is not stored yet (D2).
     pub fn unstored(&self) -> Vec<Unstored> {
         let unstored = |name: &String| {
@@ -655,12 +505,6 @@ impl Subsystems {
         self.unstored.clear();
         self.newly_stored.clear();
     }
-
-    /// Bytes of all values as they are, for a test that the sum that is kept of them is right.
-    pub fn counted_bytes(&self) -> (usize, usize) {
-        let values = self.all.values().flat_map(|its| its.values.values()).chain(self.unclaimed.values());
-        (self.values_bytes, values.map(|kept| kept.bytes).sum())
-    }
 }
 
 /// Which of a subsystem's answers is asked for.
@@ -679,10 +523,9 @@ impl Handles {
     }
 }
 
-/// Whether a description has an item that may be kept with this value (D4).
-fn may_have(description: &Description, item: &str, value: &Value) -> bool {
-    let is_it = |known: &Item| known.name == item && known.published && known.kind.check(item, value).is_ok();
-    description.items.iter().any(is_it)
+/// Whether a subsystem goes where another needs its place: its agent is away, or has not described it yet (D5).
+fn can_go(subsystem: &Subsystem, registry: &Registry) -> bool {
+    subsystem.is_awaited || registry.presence(&subsystem.agent) != Presence::Here
 }
 
 fn check_description(agent: &str, description: &Description) -> Result<(), Failure> {

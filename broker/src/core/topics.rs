@@ -81,6 +81,14 @@ impl Topics {
         self.wanted.remove(topic);
     }
 
+    /// The same for all topics that begin so: something is no more.
+    pub fn forget_below(&mut self, prefix: &str) {
+        let below = self.kept.range(prefix.to_owned()..).take_while(|(topic, _)| topic.starts_with(prefix));
+        for topic in below.map(|(topic, _)| topic.clone()).collect::<Vec<_>>() {
+            self.forget(&topic);
+        }
+    }
+
     /// Marks the topics that begin with `prefix` for a replay.
     pub fn want(&mut self, prefix: &[u8]) {
         let Ok(prefix) = std::str::from_utf8(prefix) else {

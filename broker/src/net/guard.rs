@@ -12,14 +12,19 @@
 //! U2  The key of a connection is what the handler said in `ECS-Key`; what a client says of itself under that name
 //!     does not count (libzmq takes the handler's word first). A message without it has no key.
 //! U3  What a key may do is looked up for each message: a role that is taken away is gone at once.
-//! U4  Where the folder cannot be listed, what was known holds: a lack of descriptors shall not end a beamline. A file
-//!     that cannot be read opens nothing.
+//! U4  Where the folder cannot be listed, or a file cannot be read for a lack of the machine's, what was known holds: a lack
+//!     of descriptors shall not end a beamline. Any other file that cannot be read opens nothing; one that could be
+//!     before holds until the next look, as somebody may be writing it: else an editor that saves `agents.toml` would
+//!     cost a beamline all its agents.
+
+mod doubts;
 
 use crate::{
     core::Sender,
     keys::{KeyFolder, KeysError},
     limits::{KEYS_INTERVAL, KEYS_INTERVAL_MIN},
 };
+use doubts::Doubts;
 use ecs_schemas::keys::{KeyHolder, PublicKey};
 use std::{
     collections::BTreeMap,
@@ -80,7 +85,13 @@ impl Guard {
         });
         let socket = socket.map_err(KeysError::NoCurve)?;
         let shared = Arc::new(Shared::default());
-        let mut keeper = Keeper { folder, shared: Arc::clone(&shared), read: Instant::now(), told: String::new() };
+        let mut keeper = Keeper {
+            folder,
+            shared: Arc::clone(&shared),
+            read: Instant::now(),
+            doubts: Doubts::default(),
+            told: String::new(),
+        };
         keeper.read()?;
         let thread = std::thread::spawn(move || keeper.run(&socket));
         Ok(Self { shared, thread: Some(thread) })
@@ -118,6 +129,7 @@ struct Keeper {
     folder: KeyFolder,
     shared: Arc<Shared>,
     read: Instant,
+    doubts: Doubts,
     /// What was last said of files that are wrong, so that it is said once.
     told: String,
 }
@@ -127,8 +139,11 @@ impl Keeper {
         while !self.shared.is_ending.load(Ordering::Relaxed) {
             match socket.poll(zmq::POLLIN, STEP.as_millis() as i64) {
                 Ok(0) | Err(zmq::Error::EINTR) => {}
-                Ok(_) if self.serve(socket).is_ok() => {}
-                _ => return,
+                polled => {
+                    if let Err(error) = polled.and_then(|_| self.serve(socket)) {
+                        return tracing::error!("cannot answer who is let in: {error}; the broker ends"); // rule U1
+                    }
+                }
             }
             if self.read.elapsed() >= KEYS_INTERVAL
                 && let Err(error) = self.read()
@@ -172,8 +187,10 @@ impl Keeper {
         self.read = Instant::now();
         let (holders, errors) = self.folder.holders()?;
         self.tell(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-        let holders: Holders = holders.into_iter().map(|holder| (holder.public.clone(), Arc::new(holder))).collect();
         let mut known = self.shared.known();
+        let held = self.doubts.held(&errors, &known.holders, self.read);
+        let holders: Holders =
+            holders.into_iter().map(Arc::new).chain(held).map(|holder| (holder.public.clone(), holder)).collect();
         let is_less = |(key, before): (&PublicKey, &Arc<KeyHolder>)| {
             (holders.get(key) != Some(before)).then(|| (key.clone(), before.name.clone()))
         };

@@ -12,11 +12,14 @@ use ecs_schemas::{
     job::{JobState, Submit},
     keys::{KeyHolder, NamePattern, PublicKey, Role},
     kv::{Unwatch, Update, Watch},
-    registry::AgentState,
+    registry::{AgentState, GetStatus},
     subsystem::Description,
     value::Value,
 };
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 fn holder(role: Role, names: &[&str]) -> Sender {
     let name = role.as_str().to_owned();
@@ -55,14 +58,15 @@ fn every_kind_is_forbidden_to_the_roles_below_the_one_it_needs_and_to_no_other()
     }
 }
 
-/// The text for people has the same table.
+/// The text for people has the same table, with no row more and no row less.
 #[test]
 fn table_of_the_specification_is_the_table_of_the_broker() {
     let spec = include_str!("../../../schemas/spec/security.md");
-    for (kind, role) in NEEDS {
-        let row = format!("| `{kind}` | {} |", role.as_str());
-        assert!(spec.contains(&row), "no {row:?} in security.md");
-    }
+    let (_, behind) = spec.split_once("| kind | role |\n").unwrap();
+    let rows = behind.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let told: BTreeSet<String> = rows.map(str::to_owned).collect();
+    let needed = NEEDS.iter().map(|(kind, role)| format!("| `{kind}` | {} |", role.as_str()));
+    assert_eq!(told, needed.collect());
 }
 
 #[test]
@@ -136,6 +140,39 @@ fn job_of_an_agent_whose_key_is_taken_away_is_lost_after_the_grace() {
     assert_eq!(world.state(job), JobState::Running);
     world.pass(60, &[]);
     assert_eq!(world.state(job), JobState::Lost);
+}
+
+/// The agent's connection ended, and somebody else's took its routing id: what it says is neither a sign of life nor the
+/// agent's word, of whatever role it is.
+#[test]
+fn another_key_over_the_session_of_an_agent_does_not_go_on_as_that_agent() {
+    let writer = agent(&["x01/*"]);
+    let public = PublicKey::new(&"l".repeat(40)).unwrap();
+    let names = vec!["x01/laser".parse().unwrap()];
+    let laser = Sender::Holder(Arc::new(KeyHolder { name: "laser".to_owned(), public, role: Role::Agent, names }));
+    for stranger in [laser, holder(Role::Viewer, &[]), Sender::Revoked] {
+        let mut world = World::new();
+        world.sender = writer.clone();
+        world.host("h", "x01/pumps", 1, &[Description { calls: vec![handled("go")], ..subsystem("x01/pump") }]);
+        world.register("a", "x01/writer", 1, &[]).unwrap();
+        let job = world.submit("k").unwrap().id;
+        world.report("a", job, JobState::Running).unwrap();
+        let call = DoCall { call: "go".to_owned(), params: BTreeMap::new() };
+        let asked = world.begin("client", &call);
+        let (question, _) = world.question::<RunCall>("h");
+        world.sender = stranger.clone();
+        world.done("h", &question, 1);
+        let refusal = world.report("a", job, JobState::Done).unwrap_err();
+        assert!([ErrorCode::NotRegistered, ErrorCode::Forbidden].contains(&refusal.code), "{refusal}");
+        world.ask("h", &GetStatus {}).ok();
+        world.sender = writer.clone();
+        assert_eq!(world.agent("x01/writer").state, AgentState::Gone, "it is no sign of life");
+        assert_eq!(world.agent("x01/pumps").state, AgentState::Gone);
+        assert_eq!(world.state(job), JobState::Running);
+        assert_eq!(code(world.take_answer::<DoCall>("client", asked)), ErrorCode::AgentLost);
+        world.register("b", "x01/writer", 2, &[job]).unwrap();
+        world.report("b", job, JobState::Done).unwrap();
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ecs_broker::{
     },
 };
 use ecs_schemas::{
+    alarm::{Alarm, Clear, Raise, Severity},
     envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{
@@ -460,4 +461,37 @@ fn each_targets_end_is_published_at_once_also_when_the_caller_has_gone() {
     world.done("b", &at_b, 7);
     assert_eq!((ended(&world, "a").len(), ended(&world, "b").len()), (1, 1), "one end for each");
     world.check_nothing_is_left();
+}
+
+/// Topics of `x01/b` that a subscriber who comes now is told.
+fn told_late(world: &mut World) -> Vec<String> {
+    world.published.clear();
+    world.now_ns += SECOND_NS / 10;
+    world.batch(&[Input::Subscribed { prefix: b"x01/b/".to_vec() }]);
+    world.published.drain(..).map(|publication| publication.topic).collect()
+}
+
+#[test]
+fn topics_of_a_subsystem_that_is_no_more_are_forgotten_also_when_its_event_ends_later() {
+    let mut world = world();
+    let raise = Raise {
+        subsystem: "x01/b".to_owned(),
+        alarm: Alarm { code: "HOT".to_owned(), severity: Severity::Warn, text: String::new(), since_ns: 0 },
+    };
+    world.ask("b", &raise).unwrap();
+    world.ask("b", &Clear { subsystem: "x01/b".to_owned(), code: "HOT".to_owned() }).unwrap();
+    let id = world.begin("c", &arm(&["x01/b"]));
+    let (question, _) = world.question::<RunEvent>("b");
+    world.done("b", &question, 7);
+    assert_eq!(ends(&mut world, id), [pair("x01/b", Fine)]);
+    let topics = ["x01/b/alarm/HOT", "x01/b/description", "x01/b/event/arm"];
+    assert_eq!(told_late(&mut world), topics, "while it is there");
+    let id = world.begin("c", &arm(&["x01/b"]));
+    let (question, _) = world.question::<RunEvent>("b");
+    world.ask("b", &Remove { name: "x01/b".to_owned() }).unwrap();
+    assert_eq!(told_late(&mut world), Vec::<String>::new());
+    world.done("b", &question, 8);
+    assert_eq!(ends(&mut world, id).len(), 1);
+    assert_eq!(world.on_topic("x01/b/event/arm").len(), 1, "its end is told");
+    assert_eq!(told_late(&mut world), Vec::<String>::new(), "and not kept");
 }

@@ -3,7 +3,7 @@
 use crate::world::{SECOND_NS, TIMEOUT_S, World, code, item, subsystem};
 use ecs_broker::{
     core::Input,
-    limits::{EXCHANGES_OF_SESSION_MAX, LISTED_BYTES_MAX, LISTED_VALUE_BYTES_MAX, VALUE_DEPTH_MAX},
+    limits::{EXCHANGES_OF_SESSION_MAX, LISTED_BYTES_MAX, LISTED_VALUE_BYTES_MAX, REVISION_JUMP_MAX, VALUE_DEPTH_MAX},
 };
 use ecs_schemas::{
     envelope::{Header, Request, VALUE_BYTES_MAX, encode},
@@ -407,6 +407,22 @@ fn a_set_whose_value_the_disk_did_not_take_is_refused_until_it_has_taken_one() {
     assert_eq!((told.value, told.revision), (2.into(), 2));
 }
 
+#[test]
+fn an_item_that_is_not_stored_any_more_owes_the_disk_nothing() {
+    let mut world = world();
+    world.disk_works = false;
+    assert_eq!(code(world.publish("p", SPEED, 1)), ErrorCode::StoreFailed);
+    world.disk_works = true;
+    let mut not_stored = pump();
+    not_stored.items[0].persist = false;
+    world.ask("p", &Describe { description: not_stored }).unwrap();
+    let id = world.begin("c", &set("speed", 2));
+    let (question, _) = world.question::<Write>("p");
+    world.publish("p", SPEED, 2).unwrap();
+    world.reply("p", &question, &taken(2));
+    assert_eq!(world.take_answer::<Set>("c", id).unwrap().revision, 1);
+}
+
 /// A batch of everything at once meets a disk that fails: what asked somebody is done once, what needs the disk is
 /// refused, all else is answered, and every message counts once.
 #[test]
@@ -503,4 +519,17 @@ fn one_id_twice_is_refused_and_the_first_is_answered() {
     world.reply("p", &question, &taken(1.5));
     assert_eq!(world.take_answer::<Get>("c", 77).unwrap().value, 1.5.into());
     world.check_nothing_is_left();
+}
+
+/// A revision that cannot rise any more would guard nothing, for ever: it is kept.
+#[test]
+fn a_jump_of_the_revision_has_an_end() {
+    let mut world = world();
+    for skipped in [u64::MAX, REVISION_JUMP_MAX] {
+        assert_eq!(code(world.ask("p", &Publish { skipped, ..publish(1) })), ErrorCode::BadParameter);
+    }
+    let highest = Publish { skipped: REVISION_JUMP_MAX - 1, ..publish(1) };
+    assert_eq!(world.ask("p", &highest).unwrap().revision, REVISION_JUMP_MAX);
+    assert_eq!(code(world.ask("p", &Publish { skipped: 1, ..publish(2) })), ErrorCode::BadParameter);
+    assert_eq!(world.publish("p", SPEED, 3).unwrap(), REVISION_JUMP_MAX + 1, "one by one it goes on");
 }

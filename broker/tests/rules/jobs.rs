@@ -1,12 +1,12 @@
 //! A job's life.
 
-use crate::world::{SECOND_NS, TIMEOUT_S, World, code};
+use crate::world::{SECOND_NS, TIMEOUT_S, World, code, register};
 use ecs_broker::{core::Input, limits::LOST_GRACE};
 use ecs_schemas::{
     envelope::decode,
     error_code::{ErrorCode, Failure},
     job::{CancelJob, JobId, JobRecord, JobState, ListJobs, Progress, ReportJob, ReportProgress, Submit},
-    registry::{AgentState, Heartbeat},
+    registry::{AgentState, Heartbeat, Leave, Register, ServiceOffer},
     value::Value,
 };
 
@@ -325,4 +325,38 @@ fn jobs_are_listed_newest_first_up_to_the_limit() {
     world.now_ns += SECOND_NS;
     world.batch(&[Input::Tick]);
     assert_eq!(world.agent("x01/writer").jobs, [ONE]);
+}
+
+/// A number alone is no claim: the store may have been moved away, and its ids begin at 1 again.
+#[test]
+fn agent_that_lists_a_queued_job_that_it_cannot_have_been_given_must_end_it() {
+    let mut world = World::with_writer();
+    world.ask("a", &Heartbeat { state: AgentState::Starting }).unwrap();
+    world.submit("k").unwrap();
+    world.register("b", "x01/writer-b", 2, &[ONE]).unwrap();
+    assert_eq!((world.kills("b"), world.job(ONE).agent), (vec![ONE], None), "it was never given to anybody");
+    assert_eq!(code(world.report("b", ONE, JobState::Done)), ErrorCode::Conflict);
+    world.ask("a", &Heartbeat { state: AgentState::Ready }).unwrap();
+    assert_eq!((world.runs("a"), world.job(ONE).attempt), (vec![ONE], 1));
+    world.pass(TIMEOUT_S, &["b"]);
+    world.ask("b", &Leave {}).unwrap();
+    let reducer = Register { services: vec![ServiceOffer::new("reduce")], ..register("x01/reducer", 1, &[ONE]) };
+    world.ask("c", &reducer).unwrap();
+    assert_eq!((world.kills("c"), world.job(ONE).agent), (vec![ONE], None), "it does not do such jobs");
+    world.register("a", "x01/writer", 1, &[ONE]).unwrap();
+    assert_eq!((world.kills("a"), world.job(ONE).agent.as_deref()), (vec![], Some("x01/writer")));
+}
+
+#[test]
+fn orders_that_are_repeated_and_a_new_connection_tell_nobody_that_the_job_is_another() {
+    let mut world = with_job(JobState::Submitted);
+    world.published.clear();
+    world.pass(5, &["a"]);
+    assert_eq!(world.runs("a").len(), 5, "it never says that it has it");
+    world.register("a2", "x01/writer", 1, &[]).unwrap();
+    assert_eq!(world.runs("a2"), [ONE]);
+    assert_eq!(world.on_topic("x01/jobs/1"), []);
+    world.ask("client", &CancelJob { id: ONE }).unwrap();
+    world.pass(5, &["a2"]);
+    assert_eq!((world.kills("a2").len(), world.on_topic("x01/jobs/1").len()), (6, 1));
 }

@@ -107,6 +107,14 @@ fn pages_together_have_every_job_once() {
     let threes = ListJobs { limit: 2, text: Some("k3".to_owned()), ..all() };
     assert_eq!(pages(&mut world, threes).0, [24, 17, 10, 3]);
     assert_eq!(list(&mut world, ListJobs { before: Some(JobId(3)), ..all() }), [2, 1]);
+    for before in [None, Some(JobId(3))] {
+        let none = world.ask("client", &ListJobs { limit: 0, before, ..all() });
+        assert_eq!(
+            code(none),
+            ErrorCode::BadParameter,
+            "it would say that nothing is older, or the same page for ever"
+        );
+    }
 }
 
 #[test]

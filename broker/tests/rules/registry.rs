@@ -1,11 +1,11 @@
 //! Who is there.
 
-use crate::world::{TIMEOUT_S, World, code, follower, register};
+use crate::world::{TIMEOUT_S, World, code, follower, register, subsystem};
 use ecs_broker::limits::AGENTS_MAX;
 use ecs_schemas::{
     envelope::decode,
     error_code::ErrorCode,
-    registry::{AgentState, AgentStatus, Heartbeat, Leave, ServiceOffer},
+    registry::{AgentState, AgentStatus, Heartbeat, Leave, Register, ServiceOffer},
 };
 
 #[test]
@@ -92,13 +92,13 @@ fn changes_of_state_are_published_once_each() {
 fn registration_with_a_bad_field_is_refused_and_changes_nothing() {
     let mut world = World::new();
     let good = register("x01/new", 1, &[]);
-    let with_services = |services| ecs_schemas::registry::Register { services, ..good.clone() };
+    let with_services = |services| Register { services, ..good.clone() };
     let bad = [
         register("x02/new", 1, &[]),
         register("x01/jobs/7", 1, &[]),
         register("new", 1, &[]),
-        ecs_schemas::registry::Register { state: AgentState::Gone, ..good.clone() },
-        ecs_schemas::registry::Register { kind: "k".repeat(1000), ..good.clone() },
+        Register { state: AgentState::Gone, ..good.clone() },
+        Register { kind: "k".repeat(1000), ..good.clone() },
         with_services((0..17).map(|number| ServiceOffer::new(number.to_string())).collect()),
         with_services(vec![ServiceOffer::new("twice"), ServiceOffer::new("twice")]),
         with_services(vec![ServiceOffer::new("")]),
@@ -129,4 +129,29 @@ fn agents_beyond_the_limit_push_out_gone_ones_and_are_refused_when_there_are_non
     let names: Vec<String> = world.status().agents.into_iter().map(|agent| agent.name).collect();
     assert_eq!(names.len(), AGENTS_MAX);
     assert!(!names.contains(&"x01/agent-5".to_owned()) && names.contains(&"x01/writer".to_owned()));
+}
+
+/// The limits come before everything that walks what was brought: a hundred thousand rows would take days.
+#[test]
+fn registration_with_too_many_services_that_follow_is_refused_at_once() {
+    let mut world = World::new();
+    for count in [17, 33, 100_000] {
+        let services = (0..count).map(|number| follower(&number.to_string(), "x")).collect();
+        let refusal = world.ask("n", &Register { services, ..register("x01/new", 1, &[]) }).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::BadParameter, "{count}");
+        assert!(refusal.message.starts_with("at most 16 services"), "{count}: {refusal}");
+    }
+}
+
+/// Every place is taken, one by an agent that is gone: what is refused for its subsystems does not cost that one its place.
+#[test]
+fn registration_that_is_refused_pushes_no_agent_out() {
+    let mut world = World::new();
+    for number in 1..AGENTS_MAX {
+        world.register(&format!("s{number}"), &format!("x01/agent-{number}"), 1, &[]).unwrap();
+    }
+    world.ask("s5", &Leave {}).unwrap();
+    let bad = Register { subsystems: vec![subsystem("x02/pump")], ..register("x01/late", 1, &[]) };
+    assert_eq!(code(world.ask("late", &bad)), ErrorCode::BadParameter);
+    assert_eq!(world.agent("x01/agent-5").state, AgentState::Gone);
 }

@@ -253,6 +253,45 @@ fn subsystems_of_one_agent_are_limited_one_by_one_and_together() {
     world.ask("m", &describe(many[0].clone())).unwrap();
 }
 
+/// A start that fails again and again, each time with other names: what it does not bring again is awaited, and takes no
+/// more room than an agent has.
+#[test]
+fn what_an_agent_that_never_gets_ready_described_before_does_not_grow() {
+    let mut world = World::new();
+    let bare = Register { state: AgentState::Starting, ..register("x01/m", 1, &[]) };
+    for round in 0..50 {
+        let of_round = |at: usize| subsystem(&format!("x01/r{round}.{at}"));
+        let subsystems = (1..SUBSYSTEMS_OF_AGENT_MAX).map(of_round).collect();
+        world.ask("m", &Register { subsystems, ..bare.clone() }).unwrap();
+        assert_eq!(names(&mut world, "").len(), SUBSYSTEMS_OF_AGENT_MAX, "round {round}");
+    }
+    world.ask("m", &bare).unwrap();
+    for at in 0..50 {
+        world.ask("m", &describe(subsystem(&format!("x01/late.{at}")))).unwrap();
+        assert_eq!(names(&mut world, "").len(), SUBSYSTEMS_OF_AGENT_MAX, "those awaited go one by one");
+    }
+    world.ask("m", &Heartbeat { state: AgentState::Ready }).unwrap();
+    assert_eq!(names(&mut world, "").len(), 51);
+    world.check_sums();
+}
+
+/// Nobody is away, and everything is full of what others are awaited to describe.
+#[test]
+fn what_is_awaited_makes_room_for_others() {
+    let mut world = World::new();
+    for agent in 0..SUBSYSTEMS_MAX / SUBSYSTEMS_OF_AGENT_MAX {
+        let hosted: Vec<_> = (1..SUBSYSTEMS_OF_AGENT_MAX).map(|at| subsystem(&format!("x01/s{agent}.{at}"))).collect();
+        world.host(&format!("a{agent}"), &format!("x01/a{agent}"), 1, &hosted);
+    }
+    assert_eq!(code(world.register("late", "x01/late", 1, &[])), ErrorCode::Busy);
+    let starting = Register { state: AgentState::Starting, ..register("x01/a3", 1, &[]) };
+    world.ask("a3", &starting).unwrap();
+    world.host("late", "x01/late", 1, &[pump()]);
+    let now = names(&mut world, "");
+    assert_eq!(now.iter().filter(|name| name.starts_with("x01/s3.")).count(), SUBSYSTEMS_OF_AGENT_MAX - 3);
+    assert_eq!(now.len(), SUBSYSTEMS_MAX);
+}
+
 #[test]
 fn subsystems_beyond_the_limit_push_out_those_gone_longest_and_are_refused_when_all_are_here() {
     let mut world = World::new();

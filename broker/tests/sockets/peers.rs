@@ -32,7 +32,7 @@ pub fn options(folder: &Path) -> BrokerOptions {
         request_endpoint: format!("ipc://{}/requests", folder.display()),
         publish_endpoint: format!("ipc://{}/topics", folder.display()),
         heartbeat: Duration::from_millis(100),
-        timeout: Duration::from_millis(400),
+        timeout: WATCHDOG, // nobody is gone because the machine was busy
         state_folder: folder.join("state"),
         expected: vec![],
         keys: None,
@@ -143,6 +143,20 @@ impl Peer {
                 return decode(&body).unwrap();
             }
         }
+    }
+
+    /// The header of the next question of a kind; other messages are skipped.
+    pub fn await_question<R: Request>(&self) -> Header {
+        loop {
+            let (header, _) = self.receive();
+            if header.kind == R::KIND {
+                return header;
+            }
+        }
+    }
+
+    pub fn answer<T: serde::Serialize>(&self, header: &Header, body: &T) {
+        self.send_parts(&[&encode(header), &encode(body)]);
     }
 
     pub fn register(&mut self, name: &str, instance: u64) {

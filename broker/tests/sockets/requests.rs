@@ -1,15 +1,15 @@
 //! Answers, silence, strangers and what they send.
 
 use crate::peers::{Peer, TestBroker, options, wait_for};
-use ecs_broker::store;
+use ecs_broker::{BrokerOptions, store};
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, Header, Request, encode},
-    error_code::ErrorCode,
-    job::{GetOutcome, JobState, ReportJob, RunJob, Submit},
+    envelope::{BODY_BYTES_MAX, Header, Request, decode, encode},
+    error_code::{ErrorCode, Failure},
+    job::{GetOutcome, JobRecord, JobState, ReportJob, RunJob, Submit},
     registry::{AgentState, GetStatus, Heartbeat, Register, ServiceOffer},
     value::Value,
 };
-use std::{io::Write, net::TcpStream};
+use std::{collections::BTreeSet, io::Write, net::TcpStream, time::Duration};
 
 fn submit(key: &str) -> Submit {
     Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
@@ -18,10 +18,10 @@ fn submit(key: &str) -> Submit {
 #[test]
 fn agent_that_falls_silent_is_gone_while_its_connection_stands() {
     let folder = tempfile::tempdir().unwrap();
-    let broker = TestBroker::start(options(folder.path()));
+    let soon = BrokerOptions { timeout: Duration::from_millis(400), ..options(folder.path()) };
+    let broker = TestBroker::start(soon);
     let (mut agent, mut client) = (broker.peer(), broker.peer());
     agent.register("x01/writer", 1);
-    assert_eq!(client.state_of("x01/writer"), Some(AgentState::Ready));
     wait_for("the silent agent is gone", || client.state_of("x01/writer") == Some(AgentState::Gone));
     let refusal = agent.ask(&Heartbeat { state: AgentState::Ready }).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::NotRegistered);
@@ -34,9 +34,14 @@ fn hundreds_of_submissions_at_once_are_each_answered_with_a_job_of_their_own() {
     let (mut agent, mut client) = (broker.peer(), broker.peer());
     agent.register("x01/writer", 1);
     let asked: Vec<u64> = (0..500).map(|number| client.send(&submit(&number.to_string()))).collect();
-    let mut answered: Vec<u64> = asked.iter().map(|_| client.receive().0.id).collect();
-    answered.sort_unstable();
-    assert_eq!(answered, asked);
+    let (mut answered, mut jobs) = (BTreeSet::new(), BTreeSet::new());
+    for _ in &asked {
+        let (header, body) = client.receive();
+        assert_eq!(header.kind, "job.submit.reply", "{:?}", decode::<Failure>(&body));
+        answered.insert(header.id);
+        jobs.insert(decode::<JobRecord>(&body).unwrap().id);
+    }
+    assert_eq!((answered, jobs.len()), (asked.into_iter().collect(), 500));
     drop(agent);
 }
 
@@ -46,7 +51,7 @@ fn hostile_peers_cost_nobody_but_themselves() {
     let folder = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let request_endpoint = format!("tcp://127.0.0.1:{port}");
-    let broker = TestBroker::start(ecs_broker::BrokerOptions { request_endpoint, ..options(folder.path()) });
+    let broker = TestBroker::start(BrokerOptions { request_endpoint, ..options(folder.path()) });
     let mut honest = broker.peer();
     honest.ask(&GetStatus {}).unwrap();
     let header = encode(&Header::request(GetStatus::KIND, 1, 1));

@@ -49,7 +49,7 @@ impl Request for GetJob {
 /// Client → broker: jobs for which all of this holds, newest first, of all that are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListJobs {
-    /// At most this many; the broker returns at most [`LIST_MAX`].
+    /// At most this many, not 0; the broker returns at most [`LIST_MAX`].
     pub limit: u32,
     /// In one of these states; empty for any.
     #[serde(default)]

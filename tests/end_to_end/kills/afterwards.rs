@@ -2,18 +2,20 @@
 
 use super::{
     agent_process::{FOLLOWING, SERVICE, subsystem_of},
-    clients::{Shared, read_item},
+    clients::{Shared, code, read_item},
     ledger::lock,
     processes::Processes,
     schedule::Target,
 };
 use crate::support::{Beamline, wait_for};
 use ecs_schemas::{
+    error_code::ErrorCode,
     job::{GetJob, JobRecord, JobState, ListJobs, Submit, follow_up_key},
     kv::{Get, Update},
     registry::{AgentState, GetStatus},
     value::Value,
 };
+use ecs_sdk::Client;
 use std::{
     collections::HashMap,
     fs,
@@ -48,27 +50,32 @@ pub fn wait_well(beamline: &Beamline, shared: &Shared, processes: &mut Processes
     if beamline.call(&["status", "--wait", "1"]).code != 0 {
         shared.ledger.find("`ecs-cli status --wait 1` is not ready, and all agents are".to_owned());
     }
-    let newest_are_told = || {
-        let told = lock(&shared.topics).clone();
-        shared.agents.iter().flat_map(|agent| ["setpoint", "count"].map(|item| (subsystem_of(agent), item))).find(
-            |(subsystem, item)| {
-                let get = Get { subsystem: subsystem.clone(), item: (*item).to_owned() };
-                let Ok(reading) = client.call(&get, TIMEOUT) else { return false };
-                let newest = lock(&shared.topics).get(&format!("{subsystem}/kv/{item}")).copied().unwrap_or_default();
-                let before = told.get(&format!("{subsystem}/kv/{item}")).copied().unwrap_or_default();
-                // A value that moves on was told while it was read, or just before.
-                newest < (reading.revision, reading.time_ns) && before == newest
-            },
-        )
-    };
     let begun = Instant::now();
-    while let Some(behind) = newest_are_told() {
+    while let Some(behind) = first_behind(shared, &client) {
         if begun.elapsed() > WELL_PATIENCE {
             shared.ledger.find(format!("L7: the newest value of {behind:?} is not told on its topic"));
             return;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// An item whose newest value was not told on its topic, or that cannot be read.
+fn first_behind(shared: &Shared, client: &Client) -> Option<(String, &'static str)> {
+    let told = lock(&shared.topics).clone();
+    let mut items =
+        shared.agents.iter().flat_map(|agent| ["setpoint", "count"].map(|item| (subsystem_of(agent), item)));
+    items.find(|(subsystem, item)| {
+        let get = Get { subsystem: subsystem.clone(), item: (*item).to_owned() };
+        let reading = match client.call(&get, TIMEOUT) {
+            Ok(reading) => reading,
+            answer => return code(&answer) != Some(ErrorCode::NotSet), // what was never set is not told
+        };
+        let newest = lock(&shared.topics).get(&format!("{subsystem}/kv/{item}")).copied().unwrap_or_default();
+        let before = told.get(&format!("{subsystem}/kv/{item}")).copied().unwrap_or_default();
+        // A value that moves on was told while it was read, or just before.
+        newest < (reading.revision, reading.time_ns) && before == newest
+    })
 }
 
 /// After the load: the queue works, every job has ended once, nothing that was acknowledged is missing, also not after

@@ -39,8 +39,8 @@ from .workers import Workers
 _log = logging.getLogger("ecs")
 F = TypeVar("F", bound=Callable[..., Any])
 _ASKS = frozenset(("event.run", "call.run", "kv.read", "kv.write"))
-#: Answers to a job's report that mean: later (``schemas/spec/job.md``, rule 7).
-_LATER = frozenset(("not_registered", "store_failed", "busy", "timeout", "disconnected"))
+#: Answers to a job's report, or to a kept value, that mean: later (``schemas/spec/job.md``, rule 7; ``kv.md``, rule 4).
+_LATER = frozenset(("not_registered", "store_failed", "busy", "forbidden", "timeout", "disconnected"))
 VERSION = "0.1.0"
 
 

@@ -199,6 +199,7 @@ _KINDS: Dict[str, Fields] = {
     "kv.write.reply": {"value": anything},
     "event.call": {"event": text, "targets": (list_of(text), list), "params": PARAMS},
     "event.call.reply": {"results": list_of(struct(TARGET_RESULT))},
+    "event.ended": {"by": text, **TARGET_RESULT},
     "event.run": {"subsystem": text, "event": text, **ASKED},
     "event.run.reply": {"value": (anything, None)},
     "call.do": {"call": text, "params": PARAMS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from typing import Annotated, Literal, Optional
@@ -10,7 +11,7 @@ from typing import Annotated, Literal, Optional
 import msgpack
 import pytest
 import zmq
-from conftest import TIMEOUT_S, wait_for
+from conftest import ECS_CLI, TIMEOUT_S, wait_for
 
 import ecs
 
@@ -514,6 +515,47 @@ def test_job_whose_end_comes_while_the_broker_is_away_is_done_when_it_is_back(be
     gate.set()
     beamline.start()
     assert client.wait_job(job.id, 20).require_done().result == {"n": 3}
+
+
+def test_end_of_a_job_outlasts_a_key_that_is_taken_away_meanwhile(stopped_beamline, monkeypatch):
+    """The report is refused once for certain before the key is given back."""
+    config = str(stopped_beamline.config)
+    subprocess.run([ECS_CLI, "keys", "init", "--config", config], check=True, stdout=subprocess.DEVNULL)
+    entry = next(stopped_beamline.folder.glob("**/clients/agents.toml"))
+    monkeypatch.setenv("ECS_KEY", str(entry.parents[1] / "agents.key"))
+    stopped_beamline.start()
+    agent, client, gate, refusals = stopped_beamline.agent("x01/vacuum"), stopped_beamline.client(), threading.Event(), []
+    reported = agent._reported
+
+    def note(job, report, error):
+        refusals.extend([error.code] if error is not None else [])
+        reported(job, report, error)
+
+    agent._reported = note
+
+    @agent.service("expose")
+    def expose(job):
+        job.running()
+        gate.wait(20)
+
+    agent.start()
+    job = client.submit("expose")
+    wait_for("its running", lambda: client.job(job.id).state == "running")
+    entry.rename(entry.with_suffix(".away"))
+    wait_for("the key to be taken away", lambda: is_forbidden(client))
+    gate.set()
+    wait_for("the refusal", lambda: "forbidden" in refusals)
+    entry.with_suffix(".away").rename(entry)
+    wait_for("the key to be back", lambda: not is_forbidden(client))
+    assert client.wait_job(job.id, 20).require_done().state == "done"
+
+
+def is_forbidden(client):
+    try:
+        client.status()
+    except ecs.EcsError as error:
+        return error.code == "forbidden"
+    return False
 
 
 def test_job_whose_result_is_too_large_fails_and_says_so(agent, client):

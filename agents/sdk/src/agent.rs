@@ -9,7 +9,7 @@
 use crate::{
     connection::Connection,
     crew::Crew,
-    host::{Handler, Host},
+    host::{Handler, Handlers, Host},
     hosting::HostNews,
     job::{JobEnd, Service, report_of},
     key,
@@ -71,8 +71,7 @@ pub struct Agent {
 
 struct Shared {
     outbox: Arc<Outbox>,
-    /// Of hosted subsystems, by name.
-    handlers: Arc<Mutex<BTreeMap<String, Arc<dyn Handler>>>>,
+    handlers: Arc<Mutex<Handlers>>,
     is_connected: Arc<AtomicBool>,
     crew: Crew,
 }
@@ -145,7 +144,7 @@ impl Agent {
         let name = description.name.clone();
         self.shared.handlers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), handler);
         self.shared.outbox.host(HostNews::Describe(Box::new(description)));
-        Ok(Host::new(name, Arc::clone(&self.shared.outbox)))
+        Ok(Host::new(name, Arc::clone(&self.shared.outbox), Arc::downgrade(&self.shared.handlers)))
     }
 
     /// Registered, as far as is known: a broker that died is noticed within its own timeout.

@@ -13,11 +13,14 @@ use ecs_schemas::{
     keys::ClientKey,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     marker::PhantomData,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+/// It is looked for requests that nobody will finish after so many others.
+const ABANDONED_LOOK: u64 = 1024;
 
 /// Why a call has no reply. What the broker did is not known after `Timeout`; after all others it did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -72,16 +75,21 @@ struct State {
     link: Option<Link>,
     last_id: u64,
     last_trace: Option<u64>,
-    /// Answers to requests that were started and not finished, by their id.
-    answers: HashMap<u64, (Header, Vec<u8>)>,
-    started: HashSet<u64>,
+    /// Requests that were started and not finished, by their id.
+    open: HashMap<u64, Open>,
+}
+
+/// A request that was started.
+struct Open {
+    /// No answer is waited for after this.
+    until: Instant,
+    answer: Option<(Header, Vec<u8>)>,
 }
 
 /// A request that was sent; see [`Client::start`].
 #[derive(Debug)]
 pub struct Pending<R> {
     id: u64,
-    deadline: Instant,
     timeout: Duration,
     _request: PhantomData<fn() -> R>,
 }
@@ -101,7 +109,7 @@ impl Client {
     /// `Link`.
     pub fn with_key(endpoint: &str, key: Option<ClientKey>) -> Result<Self, CallError> {
         let link = Some(Link::connect(endpoint, key.as_ref())?);
-        let state = State { link, last_id: 0, last_trace: None, answers: HashMap::new(), started: HashSet::new() };
+        let state = State { link, last_id: 0, last_trace: None, open: HashMap::new() };
         Ok(Self { endpoint: endpoint.to_owned(), key, state: Mutex::new(state) })
     }
 
@@ -159,8 +167,10 @@ impl Client {
             return Err(error);
         }
         state.link = Some(link);
-        state.started.insert(id);
-        Ok(Pending { id, deadline, timeout, _request: PhantomData })
+        state.forget_abandoned();
+        // The broker says at the deadline who did not answer: that word is waited for.
+        state.open.insert(id, Open { until: deadline + ANSWER_GRACE, answer: None });
+        Ok(Pending { id, timeout, _request: PhantomData })
     }
 
     /// The trace of the request that was sent last, for `trace.get`.
@@ -182,11 +192,11 @@ impl Client {
         on_notice: impl FnMut(&str, &[u8]),
     ) -> Result<R::Reply, CallError> {
         let mut state = self.lock();
-        // The broker says at the deadline who did not answer: that word is waited for.
-        let answer = state.await_answer(pending.id, pending.deadline + ANSWER_GRACE, on_notice);
-        state.started.remove(&pending.id);
+        let answer = state.await_answer(pending.id, on_notice);
+        state.open.remove(&pending.id);
         let Some((header, body)) = answer else {
-            if state.started.is_empty() {
+            let now = Instant::now();
+            if state.open.values().all(|other| other.until <= now) {
                 state.link = None;
             }
             let (endpoint, seconds) = (self.endpoint.clone(), pending.timeout.as_secs_f64());
@@ -224,36 +234,41 @@ impl Client {
 }
 
 impl State {
-    /// The answer to request `id`: its kind and body. Answers to other requests that were started are kept, late ones
+    /// The answer to request `id`, if it comes in its time. Answers to other requests that were started are kept, late ones
     /// dropped.
-    fn await_answer(
-        &mut self,
-        id: u64,
-        deadline: Instant,
-        mut on_notice: impl FnMut(&str, &[u8]),
-    ) -> Option<(Header, Vec<u8>)> {
-        if let Some(answer) = self.answers.remove(&id) {
+    fn await_answer(&mut self, id: u64, mut on_notice: impl FnMut(&str, &[u8])) -> Option<(Header, Vec<u8>)> {
+        let Self { link, open, .. } = self;
+        let (link, own) = (link.as_ref()?, open.get_mut(&id)?);
+        if let Some(answer) = own.answer.take() {
             return Some(answer);
         }
-        let Self { link, answers, started, .. } = self;
-        let link = link.as_ref()?;
+        let until = own.until;
         loop {
             while let Some(mut parts) = link.receive() {
                 let header = parts.first().and_then(|bytes| Header::decode(bytes).ok());
                 let Some(header) = header.filter(|_| parts.len() == 2) else { continue };
                 let body = parts.remove(1);
-                match header.id {
-                    answered if answered == id => return Some((header, body)),
-                    0 => on_notice(&header.kind, &body),
-                    other if started.contains(&other) => drop(answers.insert(other, (header, body))),
-                    _ => {}
+                if header.id == id {
+                    return Some((header, body));
+                } else if header.id == 0 {
+                    on_notice(&header.kind, &body);
+                } else if let Some(other) = open.get_mut(&header.id) {
+                    other.answer = Some((header, body));
                 }
             }
-            let rest = deadline.saturating_duration_since(Instant::now());
+            let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return None;
             }
             link.wait_readable(rest);
+        }
+    }
+
+    /// Forgets requests that nobody finished in their time, now and then: some may never be.
+    fn forget_abandoned(&mut self) {
+        if self.last_id.is_multiple_of(ABANDONED_LOOK) {
+            let now = Instant::now();
+            self.open.retain(|_, open| now < open.until);
         }
     }
 }

@@ -117,8 +117,9 @@ impl Connection {
                 if is_other_broker {
                     self.questions.cancel_all(); // the one that asked has died, and what it asked with it
                 }
-                kept.iter().for_each(|(name, values)| self.questions.restore(name, values));
+                kept.into_iter().for_each(|(name, values)| self.questions.restore(name, values));
             }
+            Order::Restore(name, values) => self.questions.restore(name, values),
             Order::Run(run) if self.session.has(run.id) => self.session.repeat(run.id),
             // A job that comes while the agent stops goes back to the queue when it has left.
             Order::Run(_) if self.session.is_stopping() => {}

@@ -154,13 +154,15 @@ impl Shared {
             && let Some((mut connection, _)) = posts.lent.take()
         {
             drop(posts);
-            connection.answers.push(answer);
+            connection.answers.extend(answer);
             return Ok(connection);
         }
         let post = if posts.has_standby || posts.is_over { Post::Wait } else { Post::StandBy };
         posts.has_standby = true; // before the leader wakes (C3)
         drop(posts);
-        self.outbox.host(HostNews::Say(Box::new(answer)));
+        if let Some(answer) = answer {
+            self.outbox.host(HostNews::Say(Box::new(answer)));
+        }
         Err(post)
     }
 

@@ -38,14 +38,16 @@ use ecs_schemas::{
     value::Value,
 };
 use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 pub use ecs_schemas::exchange::Params;
 
-/// What a subsystem does when it is asked. Each function runs on a thread of its own; reads and writes of one subsystem
-/// follow one another, events and calls run beside each other. A panic becomes a failure of that one question.
+/// What a subsystem does when it is asked. A function that takes long holds up no others; reads and writes of one subsystem
+/// follow one another, events and calls run beside each other. A panic becomes a failure of that one question. What was given
+/// up before its turn is not done.
 #[allow(unused_variables)]
 pub trait Handler: Send + Sync + 'static {
     /// The value of an item that is not published.
@@ -77,7 +79,7 @@ pub trait Handler: Send + Sync + 'static {
         Err(Failure::new(ErrorCode::NotHandled, format!("the call {call} is described, and nobody answers it")))
     }
 
-    /// The broker has kept these values of items with `persist`; called before anything of the subsystem is asked.
+    /// The broker has kept these values of items with `persist`; called once, before anything of the subsystem is asked.
     fn on_restored(&self, values: &[Restored]) {}
 }
 
@@ -137,11 +139,15 @@ impl Asked {
 pub struct Host {
     name: String,
     outbox: Arc<Outbox>,
+    handlers: Weak<Mutex<Handlers>>,
 }
 
+/// Of hosted subsystems, by name.
+pub(crate) type Handlers = BTreeMap<String, Arc<dyn Handler>>;
+
 impl Host {
-    pub(crate) fn new(name: String, outbox: Arc<Outbox>) -> Self {
-        Self { name, outbox }
+    pub(crate) fn new(name: String, outbox: Arc<Outbox>, handlers: Weak<Mutex<Handlers>>) -> Self {
+        Self { name, outbox, handlers }
     }
 
     pub fn name(&self) -> &str {
@@ -187,8 +193,11 @@ impl Host {
         Ok(())
     }
 
-    /// The subsystem is no more.
+    /// The subsystem is no more; its handler is let go.
     pub fn remove(&self) {
+        if let Some(handlers) = self.handlers.upgrade() {
+            handlers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        }
         self.outbox.host(HostNews::Remove(self.name.clone()));
     }
 }

@@ -4,24 +4,28 @@
 //! H1  A registration carries everything that is described and every alarm that is raised; what is changed later is told
 //!     at once, and again until it is answered.
 //! H2  Published values leave in their order. What could not leave (no connection, a full queue) is replaced by the newest
-//!     value of its item, which says how many were skipped: readers see the gap.
+//!     value of its item, which says how many were skipped: readers see the gap. Feedback that could not leave is dropped.
 //! H3  After each registration the last value of every item is published again: the broker may be a new one.
+//! H5  Values that the broker has kept are given to a subsystem once in the life of this process: later the process knows
+//!     better.
 //! H4  A value of an item with `persist` is sent again until the broker has it on disk.
 
 use crate::{
-    limits::{AGENT_DEADLINE_MS, REPEAT_INTERVAL},
+    limits::{AGENT_DEADLINE_MS, HOST_NEWS_MAX, REPEAT_INTERVAL},
     session::Message,
 };
 use ecs_schemas::{
     alarm::{Alarm, Clear, Raise},
-    envelope::{Header, KIND_ERROR, Request, encode},
+    envelope::{Header, Notice, Request, encode},
+    exchange::Feedback,
     kv::{Publish, Restored},
     registry::Registered,
-    subsystem::{Describe, Description, Remove},
+    subsystem::{Describe, Described, Description, Remove},
     value::Value,
 };
+use smol_str::SmolStr;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -49,19 +53,30 @@ struct Pending {
     header: Header,
     body: Vec<u8>,
     sent: Option<Instant>,
-    /// The item of a kept value, which is replaced by a newer one; none for what a registration makes superfluous.
-    kept: Option<ItemPath>,
+    /// Of a kept value, which is replaced by a newer one; none for what a registration makes superfluous.
+    kept: Option<KeptValue>,
 }
 
-fn is_answer(header: &Header) -> bool {
-    header.kind == KIND_ERROR || header.kind.ends_with(".reply")
+struct KeptValue {
+    path: ItemPath,
+    /// Values before it that were never sent.
+    skipped: u64,
+}
+
+/// The newest value of an item, for H3.
+struct Latest {
+    value: Value,
+    /// Values that were not sent since the last that was, this one among them.
+    unsent: u64,
 }
 
 #[derive(Default)]
 pub struct Hosting {
     descriptions: BTreeMap<String, Description>,
-    /// The newest value of each item, for H3.
-    values: BTreeMap<ItemPath, Value>,
+    values: BTreeMap<ItemPath, Latest>,
+    /// Subsystems that have been given what was kept of them (H5).
+    restored: BTreeSet<String>,
+    is_registered: bool,
     queue: VecDeque<HostNews>,
     pending: BTreeMap<u64, Pending>,
 }
@@ -81,6 +96,7 @@ impl Hosting {
             HostNews::Remove(name) => {
                 self.descriptions.remove(&name);
                 self.values.retain(|(subsystem, _), _| *subsystem != name);
+                self.restored.remove(&name);
                 self.keep(next_id(), &Remove { name }, None);
             }
             HostNews::Raise(subsystem, alarm) => {
@@ -97,15 +113,30 @@ impl Hosting {
                 self.keep(next_id(), &Clear { subsystem, code }, None);
             }
             HostNews::Publish { path, value, skipped } => {
-                self.values.insert(path.clone(), value.clone());
-                if self.is_kept(&path) {
+                let is_kept = self.is_kept(&path);
+                let before = self.values.get(&path).map_or(0, |latest| latest.unsent);
+                let unsent = if is_kept { 0 } else { before.saturating_add(skipped).saturating_add(1) };
+                self.values.insert(path.clone(), Latest { value: value.clone(), unsent });
+                if is_kept {
                     self.publish_kept(path, value, skipped, next_id());
-                } else {
+                } else if self.is_registered {
                     self.queue.push_back(HostNews::Publish { path, value, skipped });
                 }
             }
+            HostNews::Say(message) if message.0.kind == Feedback::KIND && !self.has_room() => {}
             say @ HostNews::Say(_) => self.queue.push_back(say),
         }
+    }
+
+    /// H2.
+    fn has_room(&self) -> bool {
+        self.is_registered && self.queue.len() < HOST_NEWS_MAX
+    }
+
+    /// The broker does not know this agent any more.
+    pub fn lost(&mut self) {
+        self.is_registered = false;
+        self.queue.retain(|news| matches!(news, HostNews::Say(_)));
     }
 
     /// Answers to what the broker has asked, behind all that was taken in before.
@@ -119,15 +150,21 @@ impl Hosting {
     }
 
     fn publish_kept(&mut self, path: ItemPath, value: Value, skipped: u64, id: u64) {
-        let replaced: Vec<u64> =
-            self.pending.iter().filter(|(_, its)| its.kept.as_ref() == Some(&path)).map(|(id, _)| *id).collect();
-        let unsent = replaced.iter().filter(|id| self.pending[id].sent.is_none()).count() as u64;
-        replaced.iter().for_each(|id| drop(self.pending.remove(id)));
-        let (subsystem, item) = path.clone();
-        self.keep(id, &Publish { subsystem, item, value, skipped: skipped + unsent }, Some(path));
+        let unsent = match self.pending_value(&path).and_then(|id| self.pending.remove(&id)) {
+            Some(Pending { sent: None, kept: Some(replaced), .. }) => replaced.skipped + 1,
+            _ => 0, // one that was sent may have been taken
+        };
+        let (skipped, (subsystem, item)) = (skipped.saturating_add(unsent), path.clone());
+        self.keep(id, &Publish { subsystem, item, value, skipped }, Some(KeptValue { path, skipped }));
     }
 
-    fn keep<R: Request>(&mut self, id: u64, request: &R, kept: Option<ItemPath>) {
+    /// The request that tells the value of a kept item.
+    fn pending_value(&self, path: &ItemPath) -> Option<u64> {
+        let is_its = |pending: &Pending| pending.kept.as_ref().is_some_and(|kept| kept.path == *path);
+        self.pending.iter().find(|(_, pending)| is_its(pending)).map(|(id, _)| *id)
+    }
+
+    fn keep<R: Request>(&mut self, id: u64, request: &R, kept: Option<KeptValue>) {
         let header = Header::request(R::KIND, id, AGENT_DEADLINE_MS);
         self.pending.insert(id, Pending { header, body: encode(request), sent: None, kept });
     }
@@ -142,18 +179,27 @@ impl Hosting {
     ) -> Vec<(String, Vec<Restored>)> {
         self.pending.retain(|id, pending| pending.kept.is_some() || *id > register_id);
         self.pending.values_mut().for_each(|pending| pending.sent = None);
-        self.queue.retain(|news| matches!(news, HostNews::Say(_)));
+        self.lost();
+        self.is_registered = true;
         self.publish_again(next_id);
-        let restored = welcome.subsystems.iter().filter(|described| !described.restored.is_empty());
-        restored.map(|described| (described.name.clone(), described.restored.clone())).collect()
+        welcome.subsystems.iter().filter_map(|described| self.restore(described.clone())).collect()
+    }
+
+    /// The kept values of a subsystem, if it is to be given them now (H5).
+    pub fn restore(&mut self, described: Described) -> Option<(String, Vec<Restored>)> {
+        let Described { name, restored, .. } = described;
+        (self.restored.insert(name.clone()) && !restored.is_empty()).then_some((name, restored))
     }
 
     fn publish_again(&mut self, mut next_id: impl FnMut() -> u64) {
-        for (path, value) in self.values.clone() {
-            if self.is_kept(&path) {
+        let paths: Vec<ItemPath> = self.values.keys().cloned().collect();
+        for path in paths {
+            let Latest { value, unsent } = &self.values[&path];
+            let (value, skipped) = (value.clone(), unsent.saturating_sub(1));
+            if !self.is_kept(&path) {
+                self.queue.push_back(HostNews::Publish { path, value, skipped });
+            } else if self.pending_value(&path).is_none() {
                 self.publish_kept(path, value, 0, next_id());
-            } else {
-                self.queue.push_back(HostNews::Publish { path, value, skipped: 0 });
             }
         }
     }
@@ -168,7 +214,11 @@ impl Hosting {
         }
         for news in self.queue.drain(..) {
             out.push(match news {
-                HostNews::Publish { path: (subsystem, item), value, skipped } => {
+                HostNews::Publish { path, value, skipped } => {
+                    if let Some(latest) = self.values.get_mut(&path) {
+                        latest.unsent = latest.unsent.saturating_sub(skipped.saturating_add(1));
+                    }
+                    let (subsystem, item) = path;
                     (Header::notice(Publish::KIND), encode(&Publish { subsystem, item, value, skipped }))
                 }
                 HostNews::Say(message) => *message,
@@ -180,7 +230,7 @@ impl Hosting {
     /// Messages that did not fit into the connection's queue: they go first, in their order. Requests are repeated
     /// anyway.
     pub fn keep_unsent(&mut self, messages: impl Iterator<Item = Message>) {
-        let again = messages.filter(|(header, _)| header.id == 0 || is_answer(header));
+        let again = messages.filter(|(header, _)| header.id == 0 || header.is_answer());
         let again: Vec<_> = again.map(|message| HostNews::Say(Box::new(message))).collect();
         for news in again.into_iter().rev() {
             self.queue.push_front(news);
@@ -195,9 +245,9 @@ impl Hosting {
         self.pending.values().map(|pending| pending.sent.map_or(now, |sent| sent + REPEAT_INTERVAL)).min()
     }
 
-    /// Request `id` was answered, or refused for good; true if it was one of these.
-    pub fn settle(&mut self, id: u64) -> bool {
-        self.pending.remove(&id).is_some()
+    /// Request `id` was answered, or refused for good; its kind, if it was one of these.
+    pub fn settle(&mut self, id: u64) -> Option<SmolStr> {
+        self.pending.remove(&id).map(|pending| pending.header.kind)
     }
 
     pub fn has(&self, id: u64) -> bool {
@@ -227,7 +277,7 @@ mod tests {
     fn kinds(hosting: &mut Hosting) -> Vec<String> {
         let mut out = Vec::new();
         hosting.due(Instant::now(), &mut out);
-        out.into_iter().map(|(header, _)| header.kind).collect()
+        out.into_iter().map(|(header, _)| header.kind.to_string()).collect()
     }
 
     #[test]
@@ -255,6 +305,76 @@ mod tests {
         let sent: Publish = ecs_schemas::envelope::decode(body).unwrap();
         assert_eq!((header.id, sent.value, sent.skipped), (3, 2.into(), 1));
         assert!(kinds(&mut hosting).is_empty(), "not again before REPEAT_INTERVAL");
-        assert!(hosting.settle(3) && !hosting.settle(3));
+        assert!(hosting.settle(3).is_some() && hosting.settle(3).is_none());
+    }
+
+    fn counted(n: i64) -> HostNews {
+        HostNews::Publish { path: ("x01/a".to_owned(), "count".to_owned()), value: n.into(), skipped: 0 }
+    }
+
+    fn published(hosting: &mut Hosting) -> Vec<(Value, u64)> {
+        let mut out = Vec::new();
+        hosting.due(Instant::now(), &mut out);
+        let publish = |(_, body): &Message| ecs_schemas::envelope::decode::<Publish>(body);
+        out.iter().filter_map(|message| publish(message).ok()).map(|sent| (sent.value, sent.skipped)).collect()
+    }
+
+    #[test]
+    fn values_while_nobody_is_there_leave_the_newest_that_says_how_many_it_replaces_and_take_no_room() {
+        let mut hosting = Hosting::default();
+        hosting.take(described("x01/a"), || 1);
+        (0..100_000).for_each(|n| hosting.take(counted(n), || 2));
+        let feedback = || HostNews::Say(Box::new((Header::notice(Feedback::KIND), vec![])));
+        (0..100).for_each(|_| hosting.take(feedback(), || 2));
+        assert!(hosting.queue.is_empty());
+        hosting.welcomed(3, &welcome(), || 4);
+        assert_eq!(published(&mut hosting), [(99_999.into(), 99_999)]);
+        hosting.take(counted(5), || 4);
+        hosting.lost();
+        hosting.take(counted(6), || 4);
+        hosting.welcomed(5, &welcome(), || 6);
+        assert_eq!(published(&mut hosting), [(6.into(), 1)], "5 was not sent");
+        hosting.welcomed(7, &welcome(), || 8);
+        assert_eq!(published(&mut hosting), [(6.into(), 0)], "nothing was skipped");
+        (0..2 * HOST_NEWS_MAX).for_each(|_| hosting.take(feedback(), || 2));
+        assert_eq!(hosting.queue.len(), HOST_NEWS_MAX);
+    }
+
+    #[test]
+    fn gaps_of_a_kept_value_add_up_and_a_new_connection_makes_none() {
+        let mut hosting = Hosting::default();
+        let kept = |value: i64| HostNews::Publish {
+            path: ("x01/a".to_owned(), "kept".to_owned()),
+            value: value.into(),
+            skipped: 0,
+        };
+        hosting.take(described("x01/a"), || 1);
+        let mut last_id = 10;
+        let mut next_id = || {
+            last_id += 1;
+            last_id
+        };
+        (1..=3).for_each(|n| hosting.take(kept(n), &mut next_id));
+        hosting.welcomed(2, &welcome(), &mut next_id);
+        assert_eq!(published(&mut hosting), [(3.into(), 2)]);
+        hosting.welcomed(3, &welcome(), &mut next_id);
+        assert_eq!(published(&mut hosting), [(3.into(), 2)], "not answered: the same again");
+        let id = *hosting.pending.keys().next().unwrap();
+        hosting.settle(id);
+        hosting.welcomed(4, &welcome(), &mut next_id);
+        assert_eq!(published(&mut hosting), [(3.into(), 0)]);
+    }
+
+    #[test]
+    fn what_was_kept_is_given_back_once() {
+        let mut hosting = Hosting::default();
+        let kept = Restored { item: "kept".to_owned(), value: 3.into(), revision: 1, time_ns: 1 };
+        let described = Described { name: "x01/a".to_owned(), uuid: String::new(), restored: vec![kept.clone()] };
+        let welcome = Registered { subsystems: vec![described.clone()], ..welcome() };
+        assert_eq!(hosting.welcomed(1, &welcome, || 2), [("x01/a".to_owned(), vec![kept.clone()])]);
+        assert_eq!(hosting.welcomed(3, &welcome, || 4), []);
+        assert_eq!(hosting.restore(described.clone()), None);
+        hosting.take(HostNews::Remove("x01/a".to_owned()), || 5);
+        assert_eq!(hosting.restore(described), Some(("x01/a".to_owned(), vec![kept])), "it is another one");
     }
 }

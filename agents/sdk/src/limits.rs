@@ -34,6 +34,8 @@ pub const THREAD_IDLE: Duration = Duration::from_secs(5);
 /// News of hosted subsystems that wait for the I/O thread. Beyond it a value replaces the one of its item that waits
 /// already, and says so to its readers.
 pub const HOST_NEWS_MAX: usize = 10_000;
+/// Questions that this agent has and has not answered. More are refused with `busy`.
+pub const QUESTIONS_MAX: usize = 10_000;
 /// Messages taken from the socket before the agent's own are sent again.
 pub const RECEIVE_BURST: usize = 256;
 /// Messages that wait in each direction in one socket. Beyond it an agent's message is dropped and, where it

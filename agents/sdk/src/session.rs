@@ -25,10 +25,11 @@ use crate::{
 use ecs_schemas::{
     envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{Cancel, RunCall, RunEvent},
+    exchange::Cancel,
     job::{JobId, JobState, KillJob, ReportJob, ReportProgress, RunJob},
-    kv::{Read, Restored, Write},
+    kv::Restored,
     registry::{AgentState, Heartbeat, Leave, Register, Registered},
+    subsystem::Describe,
     telemetry::Telemetry,
     value::Value,
 };
@@ -51,6 +52,8 @@ pub enum Order {
         is_other_broker: bool,
         kept: Vec<(String, Vec<Restored>)>,
     },
+    /// What the broker has kept of a subsystem that it was told of since.
+    Restore(String, Vec<Restored>),
 }
 
 /// A message to the broker.
@@ -324,13 +327,14 @@ impl Session {
             RunJob::KIND => decode(body).ok().map(Order::Run),
             KillJob::KIND => decode(body).ok().map(Order::Kill),
             Cancel::KIND => decode(body).ok().map(|cancel: Cancel| Order::Cancel(cancel.id)),
-            Read::KIND | Write::KIND | RunEvent::KIND | RunCall::KIND => Some(Order::Ask(header, body.clone())),
             KIND_ERROR => {
                 let failure = decode(body).unwrap_or_else(|error| Failure::new(ErrorCode::Other, error.to_string()));
                 self.refused(header.id, failure, now);
                 None
             }
-            _ => self.answered(header.id, body, now),
+            _ if header.is_answer() => self.answered(header.id, body, now),
+            _ if header.id == 0 => None, // a notice of a later version
+            _ => Some(Order::Ask(header, body.clone())),
         }
     }
 
@@ -342,7 +346,11 @@ impl Session {
             }
         } else if id == self.leave_id && matches!(self.phase, Phase::Leaving { .. }) {
             self.phase = Phase::Left;
-        } else if !self.hosting.settle(id) {
+        } else if let Some(kind) = self.hosting.settle(id) {
+            let described = decode(body).ok().filter(|_| kind == Describe::KIND);
+            let restored = described.and_then(|described| self.hosting.restore(described));
+            return restored.map(|(name, values)| Order::Restore(name, values));
+        } else {
             self.settle(id);
         }
         None
@@ -418,6 +426,7 @@ impl Session {
                 "{why}; registering again until it does"
             );
             self.phase = Phase::Greeting { attempt_at: now, pause: BACKOFF_MIN };
+            self.hosting.lost();
         }
     }
 
@@ -526,7 +535,8 @@ mod tests {
         let mut news = News::default();
         (news.reports, news.hosted) = (vec![end], hosted);
         session.take(news, now);
-        let kinds = |messages: &[Message]| messages.iter().map(|(header, _)| header.kind.clone()).collect::<Vec<_>>();
+        let kinds =
+            |messages: &[Message]| messages.iter().map(|(header, _)| header.kind.to_string()).collect::<Vec<_>>();
         let said = session.due(now, &outbox, false, true);
         assert_eq!(kinds(&said), [ReportJob::KIND, Describe::KIND, Publish::KIND]);
         for (header, _) in said {

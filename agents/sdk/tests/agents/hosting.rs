@@ -346,9 +346,26 @@ fn values_and_alarms_come_back_with_the_broker_and_kept_ones_with_the_agent() {
     assert_eq!(code(set(&client, 1.0)), ErrorCode::AgentLost);
     assert_eq!(get(&client, "position").unwrap().value, Value::from(2.0), "its last value is still known");
     let (_agent, again) = agent(&beamline, "stage");
+    wait_for("what was kept", || !again.restored.lock().unwrap().is_empty());
     let restored = again.restored.lock().unwrap().clone();
     assert_eq!((restored.len(), &restored[0].value), (1, &Value::from(2.0)), "{restored:?}");
     wait_for("the alarm of before is over", || alarms().is_empty());
+}
+
+/// Also one that is hosted long after the registration, whose description goes by itself.
+#[test]
+fn what_was_kept_is_given_to_a_subsystem_that_is_hosted_late() {
+    let beamline = Beamline::new();
+    let (first, _stage) = agent(&beamline, "stage");
+    set(&beamline.client(), 2.0).unwrap();
+    first.stop(Duration::from_secs(1));
+    let config = AgentConfig { name: "x01/agent-stage".to_owned(), kind: "device".to_owned(), ..beamline.config() };
+    let late = Agent::start(config, vec![]).unwrap();
+    wait_for("the registration", || late.is_connected());
+    let device = Arc::new(Device { endpoint: beamline.request_endpoint(), ..Device::default() });
+    let _host = late.host(description("x01/stage"), Arc::clone(&device) as Arc<dyn Handler>).unwrap();
+    wait_for("what was kept", || !device.restored.lock().unwrap().is_empty());
+    assert_eq!(device.restored.lock().unwrap()[0].value, Value::from(2.0));
 }
 
 #[test]

@@ -181,10 +181,8 @@ impl Registry {
 
     /// Rule G4: whoever speaks over `session` has this key. True if an agent is gone by that.
     pub fn part_stranger(&mut self, session: &Session, key: Option<&PublicKey>, now_ns: u64) -> bool {
-        let Some(name) = self.names.get(session).cloned() else { return false };
-        if self.agents.get(&name).is_none_or(|agent| agent.key.as_ref() == key) {
-            return false;
-        }
+        let is_other = |name: &&String| self.agents.get(*name).is_some_and(|agent| agent.key.as_ref() != key);
+        let Some(name) = self.names.get(session).filter(is_other).cloned() else { return false };
         tracing::warn!(agent = name, "agent is gone: somebody else has its connection");
         self.part(&name, now_ns);
         true

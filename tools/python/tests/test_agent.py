@@ -524,7 +524,8 @@ def test_end_of_a_job_outlasts_a_key_that_is_taken_away_meanwhile(stopped_beamli
     entry = next(stopped_beamline.folder.glob("**/clients/agents.toml"))
     monkeypatch.setenv("ECS_KEY", str(entry.parents[1] / "agents.key"))
     stopped_beamline.start()
-    agent, client, gate, refusals = stopped_beamline.agent("x01/vacuum"), stopped_beamline.client(), threading.Event(), []
+    agent, client = stopped_beamline.agent("x01/vacuum"), stopped_beamline.client()
+    gate, refusals = threading.Event(), []
     reported = agent._reported
 
     def note(job, report, error):

@@ -381,8 +381,10 @@ class Agent(Client):
                 reply, error = {}, error_from(raised, f"{subsystem.name} {subject}")
             finally:
                 trace.enter(None)
-            self._connection.answer(header, reply, error)
-            self._connection.post(lambda: self._forget(id, context))
+            try:
+                self._connection.answer(header, reply, error)
+            finally:
+                self._connection.post(lambda: self._forget(id, context))
 
         lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
         if not self._handlers.run(handle, lane):

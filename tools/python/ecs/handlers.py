@@ -168,4 +168,8 @@ def error_from(exception: BaseException, who: str) -> EcsError:
     """What the caller is told of an exception that a handler raised."""
     if isinstance(exception, EcsError):
         return exception
-    return EcsError(f"{who} failed: {type(exception).__name__}: {exception}")
+    kind = type(exception).__name__
+    try:
+        return EcsError(f"{who} failed: {kind}: {exception}")
+    except Exception as worse:  # of the exception's own `__str__`
+        return EcsError(f"{who} failed: {kind}, which cannot be shown: {type(worse).__name__}")

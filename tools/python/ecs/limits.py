@@ -65,6 +65,8 @@ TASKS_MAX = 10_000
 #: A thread without work ends after this long.
 THREAD_IDLE_S = 10.0
 
+#: Characters of an error's message, and of its hint. The rest is cut off, as the broker does at as many bytes.
+REASON_CHARS_MAX = 4 * 1024
 #: Longest text of an alarm, and longest name of an item, event, call or alarm, in bytes.
 ALARM_TEXT_BYTES_MAX = 1024
 PART_BYTES_MAX = 64

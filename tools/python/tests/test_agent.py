@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import threading
 import time
@@ -243,6 +244,39 @@ def test_handler_that_raises_is_told_to_its_caller_and_does_not_stop_the_agent(a
     with pytest.raises(ecs.EcsError, match="SystemExit"):
         client.call("exit")
     assert client.call("divide", by=2) == 0.5
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    "raised, told",
+    [
+        (ecs.Refuse(OSError(13, "Shutter stuck")), "Shutter stuck"),
+        (ecs.Refuse(7, hint=pathlib.Path("/dev/door")), "7 ./dev/door."),
+        (ecs.Refuse("no file \udcff", hint="x\ud800"), r"no file .udcff .x.ud800."),
+        (ecs.Refuse("Door open " * 7_000_000), "Door open Door open"),  # more than a message may have
+        (ecs.EcsError("odd", code=3), "odd"),
+        (Unspeakable(), "Unspeakable, which cannot be shown"),
+    ],
+    ids=["exception", "number", "surrogate", "long", "code", "unspeakable"],
+)
+def test_whatever_a_handler_raises_its_caller_hears_of_it_and_the_worker_is_free_again(agent, client, raised, told):
+    box = agent.subsystem("x01/box")
+
+    @box.call("work")
+    def work(fail: bool):
+        if fail:
+            raise raised
+
+    agent.start()
+    for _ in range(2):  # with `at_once` of 1, the second time shows that the first was answered
+        with pytest.raises(ecs.EcsError, match=told):
+            client.call("work", fail=True, timeout=3)
+    assert client.call("work", fail=False) is None
+    wait_for("no question", lambda: not agent._contexts)
 
 
 def test_feedback_comes_in_order_before_the_result_and_cancelling_reaches_the_handler(agent, client):

@@ -20,7 +20,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Type
 
 from . import envelope, place, trace
 from .client import Client
-from .errors import Busy, Cancelled, EcsError, EcsTimeout, NotFound
+from .connection import Fields
+from .errors import BadMessage, Busy, Cancelled, EcsError, EcsTimeout, NotFound
 from .future import Future
 from .handlers import Context, Handler, error_from
 from .job import RunningJob, Service, shortened
@@ -32,7 +33,7 @@ from .limits import (
     TIMEOUT_DEFAULT_S,
 )  # fmt: skip
 from .registration import Registration
-from .subsystem import Subsystem, check_part
+from .subsystem import Item, Subsystem, check_part
 from .values import to_wire
 from .workers import Workers
 
@@ -196,22 +197,22 @@ class Agent(Client):
         """Publishes an item, whether described here or not, and returns its revision; for what has no
         :class:`~ecs.Subsystem`."""
         subsystem, _, name = item.rpartition("/")
-        revision: int = self.publish_later(subsystem, name, to_wire(value, item), timeout).result()
+        fields = {"subsystem": subsystem, "item": name, "value": to_wire(value, item)}
+        revision: int = self.publish_later(item, fields, timeout).result()
         return revision
 
-    def publish_later(self, subsystem: str, item: str, value: Any, timeout: Optional[float]) -> Future:
-        fields = {"subsystem": subsystem, "item": item, "value": value}
+    def publish_later(self, item: str, publication: Fields, timeout: Optional[float]) -> Future:
         revision = lambda reply: reply["revision"]  # noqa: E731
-        return self._connection.request("kv.publish", fields, f"{subsystem}/{item}", timeout, revision)
+        return self._connection.request("kv.publish", publication, item, timeout, revision)
 
-    def tell(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def tell(self, kind: str, fields: Fields) -> None:
         """A notice; left out while there is no broker, since the last values are told when it comes."""
         self._connection.notice(kind, fields)
 
-    def tell_kept(self, subsystem: str, item: str, value: Any) -> None:
+    def tell_kept(self, subsystem: str, item: str, publication: Fields) -> None:
         """As :meth:`tell`, of an item with ``persist``: told again until the broker has it on its disk, or a newer one
         takes its place."""
-        self._connection.post(lambda: self._keep(subsystem, item, value))
+        self._connection.post(lambda: self._keep(subsystem, item, publication))
 
     def tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
         if self._started.is_set():
@@ -226,7 +227,7 @@ class Agent(Client):
     def later(self, seconds: float, task: Callable[[], None]) -> None:
         self._connection.post(lambda: self._connection.call_at(time.monotonic() + seconds, task))
 
-    def tell_now(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def tell_now(self, kind: str, fields: Fields) -> None:
         self._connection.send_now(kind, fields)
 
     def report(self, job: RunningJob, report: Dict[str, Any]) -> None:
@@ -261,17 +262,20 @@ class Agent(Client):
                 fresh.append((subsystem, subsystem.restore(described["restored"])))
                 continue
             for item in subsystem.published():
-                if item.flags["persist"]:
-                    self._keep(subsystem.name, item.name, item.value)
-                else:
-                    fields = {"subsystem": subsystem.name, "item": item.name, "value": item.value}
-                    self.tell_now("kv.publish", fields)
+                self._connection.guarded(self._tell_again, subsystem, item)
         for subsystem in list(self._subsystems.values()):
             if self._described.get(subsystem.name) != subsystem.version:
-                self._describe(subsystem)  # changed while it was registering
+                self._connection.guarded(self._describe, subsystem)  # changed while it was registering
         for job in list(self._jobs.values()):
-            self._send_report(job)
+            self._connection.guarded(self._send_report, job)
         self._handlers.run(lambda: self._go_live(fresh))
+
+    def _tell_again(self, subsystem: Subsystem, item: Item) -> None:
+        fields = subsystem.publication(item.name, item.value)
+        if item.flags["persist"]:
+            self._keep(subsystem.name, item.name, fields)
+        else:
+            self.tell_now("kv.publish", fields)
 
     def _go_live(self, fresh: Sequence[Any]) -> None:
         """On a handler's thread: what runs here is the user's."""
@@ -301,18 +305,17 @@ class Agent(Client):
 
         self._connection.ask_now("subsystem.describe", {"description": fields}, AGENT_DEADLINE_S, answered)
 
-    def _keep(self, subsystem: str, item: str, value: Any) -> None:
+    def _keep(self, subsystem: str, item: str, publication: Fields) -> None:
         self._last_kept += 1
         self._unkept[subsystem, item] = self._last_kept
-        self._send_kept({"subsystem": subsystem, "item": item, "value": value}, self._last_kept)
+        self._send_kept((subsystem, item), publication, self._last_kept)
 
-    def _send_kept(self, fields: Mapping[str, Any], number: int) -> None:
-        path = (fields["subsystem"], fields["item"])
+    def _send_kept(self, path: Tuple[str, str], publication: Fields, number: int) -> None:
         if self._unkept.get(path) != number or not self._registration.is_registered:
             return  # there is a newer one; or the last value is told when it registers
 
         def again() -> None:
-            self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(fields, number))
+            self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(path, publication, number))
 
         def answered(reply: Any, error: Optional[EcsError]) -> None:
             if error is not None and error.code in _LATER:
@@ -325,7 +328,7 @@ class Agent(Client):
             if error is not None:
                 _log.error("%s/%s is not published: %s", *path, error)
 
-        if not self._connection.ask_now("kv.publish", fields, AGENT_DEADLINE_S, answered):
+        if not self._connection.ask_now("kv.publish", publication, AGENT_DEADLINE_S, answered):
             again()
 
     def _tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -451,7 +454,13 @@ class Agent(Client):
             return
         report = job.reports[0]
         answered = lambda reply, error: self._reported(job, report, error)  # noqa: E731
-        job.is_reporting = self._connection.ask_now("job.report", report, AGENT_DEADLINE_S, answered)
+        try:
+            job.is_reporting = self._connection.ask_now("job.report", report, AGENT_DEADLINE_S, answered)
+        except BadMessage as error:  # its result cannot be sent
+            _log.error("%s: job %d: %s", self.name, job.id, error)
+            job.reports[0] = shortened(report, error)
+            self._send_report(job)
+            return
         if not job.is_reporting:
             self._report_later(job)
 

@@ -25,7 +25,7 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import zmq
 
@@ -54,6 +54,10 @@ _SENT_AGAIN = frozenset(
     "job.submit job.cancel".split()
 )
 _POLL_MAX_S = 1.0
+
+
+#: What a message says, or that as bytes already.
+Fields = Union[Mapping[str, Any], bytes]
 
 
 class _Pending:
@@ -130,7 +134,7 @@ class Connection:
     def request(
         self,
         kind: str,
-        fields: Mapping[str, Any],
+        fields: Fields,
         subject: str = "",
         timeout: Optional[float] = None,
         convert: Optional[Callable[[Any], Any]] = None,
@@ -144,7 +148,7 @@ class Connection:
             raise EcsError(f"timeout = {timeout}; seconds, more than 0", code="bad_parameter")
         deadline = time.monotonic() + min(timeout, DEADLINE_MAX_S)
         id, trace = next(self._ids), next_trace()
-        body = envelope.encode(kind, fields)
+        body = fields if isinstance(fields, bytes) else envelope.encode(kind, fields)
         cancel = lambda: self.post(lambda: self._cancel(id))  # noqa: E731
         future = Future(f"{kind} {subject}".strip(), trace.trace, self.callbacks, cancel)
         pending = _Pending(id, kind, body, future, deadline, trace, convert)
@@ -152,7 +156,7 @@ class Connection:
         self.post(lambda: self._begin(pending))
         return future
 
-    def notice(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def notice(self, kind: str, fields: Fields) -> None:
         """Tells the broker; dropped while the gate is closed."""
         parts = self._message(kind, 0, fields, next_trace())
         self.post(lambda: self._send_notice(parts))
@@ -196,6 +200,13 @@ class Connection:
 
     # ---- For the I/O thread ----
 
+    def guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Does it; an error is logged (rule C5)."""
+        try:
+            work(*arguments)
+        except Exception:
+            _log.exception("%s: the I/O thread goes on after an error", self._thread.name)
+
     def call_at(self, when: float, task: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._timer_numbers), task))
 
@@ -217,7 +228,7 @@ class Connection:
     def ask_now(
         self,
         kind: str,
-        fields: Mapping[str, Any],
+        fields: Fields,
         timeout: float,
         done: Callable[[Any, Optional[EcsError]], None],
     ) -> bool:
@@ -247,7 +258,7 @@ class Connection:
         if self._subscribers.pop(socket, None) is not None:
             socket.close(0)
 
-    def send_now(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def send_now(self, kind: str, fields: Fields) -> None:
         """A notice from the I/O thread itself."""
         self._send_notice(self._message(kind, 0, fields, next_trace()))
 
@@ -258,7 +269,7 @@ class Connection:
         self._broken(why)
 
     def _message(
-        self, kind: str, id: int, fields: Any, trace: Trace, deadline_ms: Optional[int] = None
+        self, kind: str, id: int, fields: Fields, trace: Trace, deadline_ms: Optional[int] = None
     ) -> Tuple[bytes, bytes]:
         body = fields if isinstance(fields, bytes) else envelope.encode(kind, fields)
         header = envelope.header(kind, id, deadline_ms=deadline_ms, trace=trace.wire())
@@ -316,24 +327,17 @@ class Connection:
 
     def _run(self) -> None:
         while not self._closing:
-            self._guarded(self._step)
+            self.guarded(self._step)
         self._finish()
 
     def _step(self) -> None:
         self._wait()
-        self._guarded(self._receive)
+        self.guarded(self._receive)
         for event in self._link.events():
             self._note(event)
         self._take_inbox()
         self._run_timers()
         self._flush()
-
-    def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Rule C5."""
-        try:
-            work(*arguments)
-        except Exception:
-            _log.exception("%s: the I/O thread goes on after an error", self._thread.name)
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -356,13 +360,13 @@ class Connection:
             parts = receive(self._link.socket)
             if parts is None:
                 break
-            self._guarded(self._received, parts)
+            self.guarded(self._received, parts)
         for socket, on_message in list(self._subscribers.items()):
             for _ in range(RECEIVE_BURST):
                 parts = receive(socket)
                 if parts is None:
                     break
-                self._guarded(on_message, parts)
+                self.guarded(on_message, parts)
 
     def _received(self, parts: List[bytes]) -> None:
         if len(parts) != 2:
@@ -418,7 +422,7 @@ class Connection:
             if not self._is_agent:
                 self._gate_open = True
             for hook in self.on_connected:
-                self._guarded(hook)
+                self.guarded(hook)
         else:
             self._broken(f"{event.value} ({self.place.requests})")
 
@@ -434,18 +438,18 @@ class Connection:
                     message = f"{why} before {pending.future.subject} was answered; it may have been carried out"
                     self._end(pending, error=Disconnected(message, trace_id=pending.trace.trace))
         for hook in self.on_broken:
-            self._guarded(hook)
+            self.guarded(hook)
 
     def _take_inbox(self) -> None:
         while self._inbox and len(self._outbox) < OUTBOX_MAX:
-            self._guarded(self._inbox.popleft())
+            self.guarded(self._inbox.popleft())
         with self._inbox_room:
             self._inbox_room.notify_all()
 
     def _run_timers(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._guarded(heapq.heappop(self._timers)[2])
+            self.guarded(heapq.heappop(self._timers)[2])
         # Timers of requests that have ended long before their deadline must not pile up.
         if len(self._timers) > 4 * len(self._pending) + 1024:
             self._timers = [timer for timer in self._timers if not self._is_stale(timer[2])]
@@ -473,12 +477,12 @@ class Connection:
                 pending.sent = True
 
     def _finish(self) -> None:
-        self._guarded(self._flush)
+        self.guarded(self._flush)
         for pending in list(self._pending.values()):
             self._end(pending, error=Disconnected(f"closed before {pending.future.subject} was answered"))
         for socket in list(self._subscribers):
             self.remove_subscriber(socket)
-        self._guarded(self._link.close)
+        self.guarded(self._link.close)
         self._wake_in.close()
         self._wake_out.close()
         self._context.destroy(LINGER_MS)

@@ -140,4 +140,4 @@ def shortened(report: Dict[str, Any], error: EcsError) -> Dict[str, Any]:
     """The report of an end that the broker does not take, without what is too much of it."""
     message = f"{report['state']}, but its report was refused: {error.message}"
     reason = EcsError(message[:1000], code=error.code).failure()
-    return {"id": report["id"], "state": "failed", "reason": reason, "result": None}
+    return {**report, "state": "failed", "reason": reason, "result": None}

@@ -13,7 +13,9 @@ import difflib
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from .errors import EcsError, NotFound, NotSet, ReadOnly
+from . import envelope
+from .connection import Fields
+from .errors import BadMessage, EcsError, NotFound, NotSet, ReadOnly
 from .handlers import Handler
 from .limits import ALARM_TEXT_BYTES_MAX, PART_BYTES_MAX
 from .values import ValueType, from_wire
@@ -113,7 +115,7 @@ class Subsystem:
         }
         item = Item(name, kind, flags, on_set, on_get, on_restore)
         if initial is not _UNSET:
-            item.value = kind.taken(f"{self.name} {name}", initial)
+            item.value, _ = self._taken(item, initial)
         with self._lock:
             self._items[name] = item
         self._changed()
@@ -175,11 +177,11 @@ class Subsystem:
 
     def __setitem__(self, name: str, value: Any) -> None:
         item = self._find(name)
-        taken = item.kind.taken(f"{self.name} {name}", value)
+        taken, publication = self._taken(item, value)
         with self._order:
             self._keep(item, taken)
             if item.flags["published"] and self._live.is_set():
-                self._publish(item)
+                self._publish(item, publication)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -196,12 +198,25 @@ class Subsystem:
         """As ``pump.name = value``, and waits until the broker has it; for an item with ``persist`` it is on its
         disk then. Returns the revision."""
         item = self._find(name)
-        taken = item.kind.taken(f"{self.name} {name}", value)
+        taken, publication = self._taken(item, value)
         with self._order:
             self._keep(item, taken)
-            future = self._agent.publish_later(self.name, name, taken, timeout)
+            future = self._agent.publish_later(f"{self.name}/{name}", publication, timeout)
         revision: int = future.result()
         return revision
+
+    def publication(self, name: str, value: Any) -> Dict[str, Any]:
+        """What is said of a value."""
+        return {"subsystem": self.name, "item": name, "value": value}
+
+    def _taken(self, item: Item, value: Any) -> Tuple[Any, bytes]:
+        """A value in the wire's form, and its publication: one that cannot be sent is not kept either, since it is told
+        again whenever the agent registers."""
+        taken = item.kind.taken(f"{self.name} {item.name}", value)
+        try:
+            return taken, envelope.encode("kv.publish", self.publication(item.name, taken))
+        except BadMessage as error:
+            raise BadMessage(f"{self.name} {item.name} {error.message}") from None
 
     def _keep(self, item: Item, taken: Any) -> None:
         with self._lock:
@@ -278,18 +293,18 @@ class Subsystem:
         with self._order:
             self._live.set()
             for item in self.published():
-                self._publish(item)
+                self._publish(item, self.publication(item.name, item.value))
 
     def published(self) -> List[Item]:
         """The published items that have a value."""
         with self._lock:
             return [item for item in self._items.values() if item.is_set and item.flags["published"]]
 
-    def _publish(self, item: Item) -> None:
+    def _publish(self, item: Item, publication: Fields) -> None:
         if item.flags["persist"]:
-            self._agent.tell_kept(self.name, item.name, item.value)
+            self._agent.tell_kept(self.name, item.name, publication)
         else:
-            self._agent.tell("kv.publish", {"subsystem": self.name, "item": item.name, "value": item.value})
+            self._agent.tell("kv.publish", publication)
 
     # ---- Alarms ----
 

@@ -38,6 +38,29 @@ def test_attribute_publishes_reads_and_refuses_what_is_wrong_before_it_is_sent(a
     assert pump.publish("pressure", 4) == 2 and client.get("x01/pump/pressure") == 4.0
 
 
+@pytest.mark.parametrize("odd", [2**70, "half \ud800", bytes(65 << 20)], ids=["integer", "surrogate", "size"])
+def test_value_that_cannot_be_sent_is_refused_where_it_is_set_and_the_agent_lives_on(beamline, agent, client, odd):
+    box = agent.subsystem("x01/box")
+    box.item("any", ecs.anything(), initial=1)
+    box.item("kept", ecs.anything(), persist=True, writable=True)
+    with pytest.raises(ecs.BadMessage, match="x01/box bad"):
+        box.item("bad", ecs.anything(), initial=odd)
+    agent.start()
+    for name in ("any", "kept"):
+        with pytest.raises(ecs.BadMessage, match=f"x01/box {name}"):
+            box[name] = odd
+        with pytest.raises(ecs.BadMessage, match=f"x01/box {name}"):
+            box.publish(name, odd)
+    box.kept = 2
+    assert box.any == 1
+    beamline.stop(signal.SIGKILL)
+    beamline.start()
+    wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
+    assert wait_for("the value", lambda: value_or_none(client, "x01/box/kept")) == 2
+    time.sleep(1.5 * TIMEOUT_S)  # a broker that hears no heartbeat calls it gone by now
+    assert is_ready(client, "x01/vacuum")
+
+
 def test_kept_value_that_the_disk_did_not_take_is_told_again_until_it_has(beamline, agent, client):
     pump = agent.subsystem("x01/pump")
     pump.item("speed", ecs.i64(), writable=True, persist=True)
@@ -555,6 +578,27 @@ def test_job_whose_result_is_too_large_fails_and_says_so(agent, client):
     agent.start()
     job = client.wait_job(client.submit("expose").id, 20)
     assert job.state == "failed" and "refused" in job.error.message
+
+
+def test_job_whose_result_cannot_be_sent_fails_says_so_and_makes_room(beamline, agent, client):
+    gate = threading.Event()
+
+    @agent.service("hash")
+    def hash_(job, odd: bool):
+        job.running()
+        return gate.wait(20) and (2**70 if odd else 7)
+
+    agent.start()
+    first, second = client.submit("hash", {"odd": True}), client.submit("hash", {"odd": True})
+    wait_for("its running", lambda: client.job(first.id).state == "running")
+    beamline.stop(signal.SIGKILL)  # its end is told when the agent registers again
+    gate.set()
+    wait_for("its end", lambda: agent._jobs[first.id].has_ended)
+    beamline.start()
+    for job in (first, second):
+        ended = client.wait_job(job.id, 20)
+        assert ended.state == "failed" and "cannot be sent" in ended.error.message
+    assert client.wait_job(client.submit("hash", {"odd": False}).id, 20).result == 7
 
 
 def test_wait_for_a_job_that_takes_longer_names_who_has_it(agent, client):

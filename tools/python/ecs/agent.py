@@ -177,12 +177,12 @@ class Agent(Client):
         if self._connection.is_closed:
             return
         self._stopping.set()
-        self._connection.post(self._kill_all)
+        self._connection.post(self._kill_all, at_once=True)
         until = time.monotonic() + (grace if self._started.is_set() else 0.0)
         self._handlers.wait_idle(max(0.0, until - time.monotonic()))
         while self._jobs and time.monotonic() < until:
             time.sleep(0.01)  # their last reports are answered
-        self._connection.post(self._registration.leave)
+        self._connection.post(self._registration.leave, at_once=True)
         self._registration.has_left.wait(LEAVE_PATIENCE_S)
         super().close()
         self._handlers.close()
@@ -387,7 +387,7 @@ class Agent(Client):
             try:
                 self._connection.answer(header, reply, error)
             finally:
-                self._connection.post(lambda: self._forget(id, context))
+                self._connection.post(lambda: self._forget(id, context), at_once=True)
 
         lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
         if not self._handlers.run(handle, lane):

@@ -35,11 +35,10 @@ from .future import Future
 from .limits import (
     CALLBACK_THREADS_MAX,
     DEADLINE_MAX_S,
-    INBOX_MAX,
     LATE_GRACE_S,
     LINGER_MS,
-    OUTBOX_MAX,
     RECEIVE_BURST,
+    WAITING_MAX,
 )  # fmt: skip
 from .link import Event, Link, receive, subscriber
 from .place import Place
@@ -121,15 +120,20 @@ class Connection:
 
     # ---- For any thread ----
 
-    def post(self, task: Callable[[], None]) -> None:
-        """Has the I/O thread do something. Waits while too much waits already."""
+    def post(self, task: Callable[[], None], until: float = math.inf, at_once: bool = False) -> bool:
+        """Has the I/O thread do something. Waits while too much waits already, not with ``at_once``: that is for what
+        ends or forgets something. False if it waited for too long."""
         with self._inbox_room:
-            if threading.current_thread() is not self._thread:
-                self._inbox_room.wait_for(lambda: len(self._inbox) < INBOX_MAX or self._closing)
+            if not at_once and threading.current_thread() is not self._thread:
+                has_room = lambda: len(self._inbox) + len(self._outbox) < WAITING_MAX or self._closing  # noqa: E731
+                patience = None if until == math.inf else max(0.0, until - time.monotonic())
+                if not self._inbox_room.wait_for(has_room, patience):
+                    return False
             if self._closing:
                 raise Disconnected("this client is closed")
             self._inbox.append(task)
         self._wake()
+        return True
 
     def request(
         self,
@@ -149,11 +153,13 @@ class Connection:
         deadline = time.monotonic() + min(timeout, DEADLINE_MAX_S)
         id, trace = next(self._ids), next_trace()
         body = fields if isinstance(fields, bytes) else envelope.encode(kind, fields)
-        cancel = lambda: self.post(lambda: self._cancel(id))  # noqa: E731
+        cancel = lambda: self.post(lambda: self._cancel(id), at_once=True)  # noqa: E731
         future = Future(f"{kind} {subject}".strip(), trace.trace, self.callbacks, cancel)
         pending = _Pending(id, kind, body, future, deadline, trace, convert)
         pending.feedback, pending.result = feedback, result
-        self.post(lambda: self._begin(pending))
+        if not self.post(lambda: self._begin(pending), deadline):
+            much = f"{self.problem}, and {WAITING_MAX} messages wait for it: {future.subject} was not sent"
+            future.set_exception(EcsTimeout(much, trace_id=trace.trace))
         return future
 
     def notice(self, kind: str, fields: Fields) -> None:
@@ -315,6 +321,8 @@ class Connection:
 
     def _end(self, pending: _Pending, reply: Any = None, error: Optional[BaseException] = None) -> None:
         self._pending.pop(pending.id, None)
+        if not pending.sent:
+            self._leave_outbox(pending)
         if error is None and pending.convert is not None:
             try:
                 reply = pending.convert({**reply, "trace_id": pending.trace.trace})
@@ -324,6 +332,13 @@ class Connection:
             pending.future.set_result(reply)
         else:
             pending.future.set_exception(error)
+
+    def _leave_outbox(self, pending: _Pending) -> None:
+        """What has ended unsent makes room, and its bytes are kept no longer. It is mostly the first."""
+        try:
+            self._outbox.remove(_Outgoing(pending))
+        except ValueError:
+            pass  # its turn came at the very end of its time
 
     def _run(self) -> None:
         while not self._closing:
@@ -338,6 +353,8 @@ class Connection:
         self._take_inbox()
         self._run_timers()
         self._flush()
+        with self._inbox_room:
+            self._inbox_room.notify_all()
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -441,10 +458,9 @@ class Connection:
             self.guarded(hook)
 
     def _take_inbox(self) -> None:
-        while self._inbox and len(self._outbox) < OUTBOX_MAX:
+        """All of it: what was asked has its time running (rule C2)."""
+        while self._inbox:
             self.guarded(self._inbox.popleft())
-        with self._inbox_room:
-            self._inbox_room.notify_all()
 
     def _run_timers(self) -> None:
         now = time.monotonic()
@@ -477,7 +493,9 @@ class Connection:
                 pending.sent = True
 
     def _finish(self) -> None:
+        self._take_inbox()  # nothing comes after it: whoever posts is told so
         self.guarded(self._flush)
+        self._outbox.clear()
         for pending in list(self._pending.values()):
             self._end(pending, error=Disconnected(f"closed before {pending.future.subject} was answered"))
         for socket in list(self._subscribers):

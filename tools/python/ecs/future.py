@@ -16,7 +16,7 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
     Callbacks run on a worker thread. It works with ``concurrent.futures.wait`` and ``asyncio.wrap_future``.
     """
 
-    def __init__(self, subject: str, trace_id: int, workers: Workers, cancel: Callable[[], None]):
+    def __init__(self, subject: str, trace_id: int, workers: Workers, cancel: Callable[[], Any]):
         super().__init__()
         #: What was asked, for a person.
         self.subject = subject

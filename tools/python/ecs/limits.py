@@ -19,10 +19,9 @@ LATE_GRACE_S = 0.5
 #: How long a request takes where nobody says otherwise.
 TIMEOUT_DEFAULT_S = 5.0
 
-#: Messages that wait for the I/O thread. At the limit whoever sends more waits until there is room.
-INBOX_MAX = 10_000
-#: Messages that wait for the connection. At the limit nothing more is taken from the inbox.
-OUTBOX_MAX = 10_000
+#: Messages that wait for the I/O thread or for the connection. At the limit whoever sends more waits until there is
+#: room: a request at most until its deadline.
+WAITING_MAX = 10_000
 #: Messages taken from one socket before the others are looked at.
 RECEIVE_BURST = 256
 #: Messages that wait in each direction in the DEALER, and for a subscription's socket.

@@ -318,6 +318,44 @@ def test_close_ends_open_requests_and_later_ones(beamline):
         client.status()
 
 
+def test_requests_time_out_however_many_have_before_and_leave_nothing_behind(stopped_beamline, monkeypatch):
+    monkeypatch.setattr("ecs.connection.WAITING_MAX", 20)
+    client = stopped_beamline.client()
+    for _ in range(3):
+        early = [client.call_later("nothing", {"n": n}, timeout=0.2) for n in range(15)]
+        for future in early:
+            with pytest.raises(ecs.EcsTimeout):
+                future.result(5)
+    assert not client._connection._outbox
+    # As many as may wait, for long: another one ends in its own time all the same, and there is room when they go.
+    late = [client.call_later("nothing", timeout=30) for _ in range(20)]
+    with pytest.raises(ecs.EcsTimeout, match="20 messages wait for it: kv.get x01/pump/x was not sent"):
+        client.get("x01/pump/x", timeout=0.2)
+    [future.cancel() for future in late[:5]]
+    with pytest.raises(ecs.EcsTimeout, match="no connection to the broker at ipc://.*/req: kv.get"):
+        client.get("x01/pump/x", timeout=0.5)
+    client.close()
+    for future in late[5:]:
+        with pytest.raises(ecs.Disconnected):
+            future.result(5)
+
+
+def test_close_ends_what_the_io_thread_has_not_even_seen(stopped_beamline):
+    client = stopped_beamline.client()
+    connection, held, gate = client._connection, threading.Event(), threading.Event()
+    hold = lambda: (held.set(), gate.wait(10))  # noqa: E731
+    connection.post(lambda: connection.call_at(0, hold))  # timers come after what was posted, and the end after them
+    assert held.wait(5)
+    future = client.call_later("nothing", timeout=30)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    wait_for("the end", lambda: connection.is_closed)
+    gate.set()
+    with pytest.raises(ecs.Disconnected, match="closed before call.do nothing was answered"):
+        future.result(5)
+    closing.join()
+
+
 def test_timeout_that_is_none_is_refused(client):
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ecs.EcsError, match="timeout"):

@@ -16,12 +16,12 @@ import socket
 import threading
 import time
 from secrets import randbits
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import envelope, place, trace
 from .client import Client
 from .connection import Fields
-from .errors import BadMessage, Busy, Cancelled, EcsError, EcsTimeout, NotFound
+from .errors import BadMessage, Busy, Cancelled, Disconnected, EcsError, EcsTimeout, NotFound
 from .future import Future
 from .handlers import Context, Handler, error_from
 from .job import RunningJob, Service, shortened
@@ -43,6 +43,15 @@ _ASKS = frozenset(("event.run", "call.run", "kv.read", "kv.write"))
 #: Answers to a job's report that mean: later (``schemas/spec/job.md``, rule 7).
 _LATER = frozenset(("not_registered", "store_failed", "busy", "timeout", "disconnected"))
 VERSION = "0.1.0"
+
+
+class _Question(NamedTuple):
+    """What the broker asks, and has no answer to yet."""
+
+    header: Dict[str, Any]
+    context: Context
+    #: Has it not done if it waits for the one before it; True if so.
+    take_back: Callable[[], bool]
 
 
 class Agent(Client):
@@ -76,7 +85,7 @@ class Agent(Client):
         self._started = threading.Event()
         self._stopping = threading.Event()
         # Used by the I/O thread alone.
-        self._contexts: Dict[int, Context] = {}
+        self._questions: Dict[int, _Question] = {}
         self._jobs: Dict[int, RunningJob] = {}
         #: Version of each subsystem's description that was sent.
         self._described: Dict[str, int] = {}
@@ -147,6 +156,8 @@ class Agent(Client):
         until = time.monotonic() + timeout
         while not self._started.wait(0.02):
             registration = self._registration
+            if self._connection.is_closed:
+                raise Disconnected(f"{self.name}: closed before it was registered")
             is_late = time.monotonic() >= until
             if registration.is_final.is_set() or is_late:
                 refusal = registration.refusal or EcsTimeout(f"{self.name}: {self._connection.problem}")
@@ -251,8 +262,8 @@ class Agent(Client):
 
     def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
         if not is_same_broker:
-            for context in self._contexts.values():
-                context.cancel()  # the broker that asked has died, and what it asked with it
+            for id in list(self._questions):
+                self._cancel_question(id)  # the broker that asked has died, and what it asked with it
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])
@@ -372,11 +383,11 @@ class Agent(Client):
         trace_id = (header["trace"] or {}).get("trace", 0)
         deadline_s = (header["deadline_ms"] or 0) / 1000
         context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
-        self._contexts[id] = context
 
         def handle() -> None:
             trace.enter(header["trace"])
             try:
+                context.check_cancelled()  # what nobody waits for any more is not begun
                 reply, error = {"value": self._handle(kind, subsystem, context, fields)}, None
             except BaseException as raised:
                 if not isinstance(raised, EcsError):
@@ -387,20 +398,31 @@ class Agent(Client):
             try:
                 self._connection.answer(header, reply, error)
             finally:
-                self._connection.post(lambda: self._forget(id, context), at_once=True)
+                self._connection.post(lambda: self._forget(id, question), at_once=True)
 
         lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
+        question = _Question(header, context, lambda: self._handlers.take_back(handle, lane))
+        self._questions[id] = question
         if not self._handlers.run(handle, lane):
-            self._forget(id, context)
+            self._forget(id, question)
             self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"))
 
     def _cancel_asked(self, header: Dict[str, Any], id: int) -> None:
-        context = self._contexts.get(id)
-        if context is not None:
-            context.cancel()
+        if id in self._questions:
+            self._cancel_question(id)
             return
         # The question was lost on the way, or has its answer: the broker hears so (rule 6 of `exchange.md`).
         self._connection.answer({**header, "id": id}, None, Cancelled(f"{self.name} does not have question {id}"))
+
+    def _cancel_question(self, id: int) -> None:
+        """Nobody waits for the answer any more. What has not begun is not done: a device that hangs for a minute is not
+        to be set afterwards to what was given up, and what waits for it takes no room."""
+        question = self._questions[id]
+        question.context.cancel()
+        if question.take_back():
+            self._forget(id, question)
+            error = Cancelled(f"{question.context.name}: cancelled before it was begun")
+            self._connection.answer(question.header, None, error)
 
     def _handle(self, kind: str, subsystem: Subsystem, context: Context, fields: Mapping[str, Any]) -> Any:
         """On a handler's thread."""
@@ -413,9 +435,9 @@ class Agent(Client):
         what = kind.split(".")[0]
         return subsystem.handler(what, fields[what]).run(context, fields["params"])
 
-    def _forget(self, id: int, context: Context) -> None:
-        if self._contexts.get(id) is context:
-            del self._contexts[id]
+    def _forget(self, id: int, question: _Question) -> None:
+        if self._questions.get(id) is question:
+            del self._questions[id]
 
     # ---- On the I/O thread: jobs ----
 

@@ -49,6 +49,17 @@ class Workers:
                 self._put(lambda: self._run_lane(lane, task))
             return True
 
+    def take_back(self, task: Task, lane: Hashable) -> bool:
+        """Has a task of a lane not done after all; False if it is under way, or about to be, or was done."""
+        with self._changed:
+            waiting = self._lanes.get(lane, ())
+            if task not in waiting:
+                return False
+            self._lanes[lane].remove(task)
+            self._open -= 1
+            self._changed.notify_all()
+            return True
+
     def _put(self, task: Task) -> None:
         self._ready.append(task)
         if self._idle >= len(self._ready):

@@ -159,6 +159,66 @@ def test_sets_of_one_item_are_done_in_their_order_and_a_slow_one_does_not_stop_o
     assert [reply["value"] for reply in ecs.collect(futures, 5)] == list(range(10)) == order
 
 
+def test_set_that_was_given_up_before_its_turn_is_never_done(beamline, agent, client):
+    stage, gate, begun, moves = agent.subsystem("x01/stage"), threading.Event(), threading.Event(), []
+
+    def move(value):
+        begun.set()
+        gate.wait(20)
+        moves.append(value)
+
+    stage.item("x", ecs.i64(), on_set=move)
+    agent.start()
+
+    def ask(value, timeout):
+        fields = {"subsystem": "x01/stage", "item": "x", "value": value}
+        return client._connection.request("kv.set", fields, timeout=timeout)
+
+    first = ask(1, 20)
+    assert begun.wait(5)
+    for value in range(2, 5):
+        with pytest.raises(ecs.EcsTimeout):
+            ask(value, 0.1).result()
+    wait_for("only the first question", lambda: len(agent._questions) == 1)
+    assert agent._handlers._open == 1
+    wanted = ask(5, 20)
+    gate.set()
+    assert (first.result()["value"], wanted.result()["value"], moves) == (1, 5, [1, 5])
+    # Nor what a broker has asked that died meanwhile.
+    gate.clear()
+    begun.clear()
+    ask(6, 20)
+    assert begun.wait(5)
+    ask(7, 20)
+    wait_for("both questions", lambda: len(agent._questions) == 2)
+    beamline.stop(signal.SIGKILL)
+    beamline.start()
+    wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
+    gate.set()
+    assert client.set("x01/stage/x", 8).value == 8 and moves == [1, 5, 6, 8]
+
+
+def test_event_that_was_given_up_before_a_thread_was_free_is_never_done(agent, client, monkeypatch):
+    monkeypatch.setattr(agent._handlers, "_threads_max", 1)
+    box, gate, begun, done = agent.subsystem("x01/box"), threading.Event(), threading.Event(), []
+
+    @box.event("wait")
+    def wait():
+        begun.set()
+        gate.wait(20)
+
+    box.event("move")(lambda: done.append(1))
+    agent.start()
+    waiting = client.event_later("wait", timeout=20)
+    assert begun.wait(5)
+    assert client.event("move", timeout=0.1)["x01/box"].end == "timeout"
+    wait_for("the cancel", lambda: any(its.context.cancelled for its in agent._questions.values()))
+    gate.set()
+    assert waiting.result()["x01/box"].end == "ok"
+    wait_for("no question", lambda: not agent._questions)
+    assert done == []
+
+
 def test_on_get_is_asked_each_time_and_what_it_raises_reaches_the_reader(agent, client):
     counter, stage = iter([1, 2, "three"]), agent.subsystem("x01/stage")
     stage.item("count", ecs.i64(), on_get=lambda: next(counter))
@@ -299,7 +359,7 @@ def test_whatever_a_handler_raises_its_caller_hears_of_it_and_the_worker_is_free
         with pytest.raises(ecs.EcsError, match=told):
             client.call("work", fail=True, timeout=3)
     assert client.call("work", fail=False) is None
-    wait_for("no question", lambda: not agent._contexts)
+    wait_for("no question", lambda: not agent._questions)
 
 
 def test_feedback_comes_in_order_before_the_result_and_cancelling_reaches_the_handler(agent, client):
@@ -435,7 +495,7 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
 
     agent.start()
     old = client.call_later("wait", number=0, timeout=20)
-    wait_for("the first question", lambda: agent._contexts)
+    wait_for("the first question", lambda: agent._questions)
     beamline.stop(signal.SIGKILL)
     if is_away:
         gates[0].set()
@@ -444,7 +504,7 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     beamline.start()
     wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
     new = client.call_later("wait", number=1, timeout=20)
-    wait_for("the second question", lambda: agent._contexts)
+    wait_for("the second question", lambda: agent._questions)
     gates[0].set()
     time.sleep(0.2)  # the old answer would come now
     assert not new.done()
@@ -632,10 +692,10 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
                 assert router.poll(5_000), f"no {kind}"
                 identity, header, body = router.recv_multipart()
                 header = msgpack.unpackb(header)
-                if header["kind"] == kind:
-                    return identity, header, msgpack.unpackb(body)
                 if header["kind"] == "agent.heartbeat":
                     say(identity, {"kind": "agent.heartbeat.reply", "id": header["id"]}, {})
+                if header["kind"] == kind:
+                    return identity, header, msgpack.unpackb(body)
 
         starting = threading.Thread(target=agent.start, kwargs={"ready": False})
         starting.start()
@@ -645,5 +705,7 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
         say(identity, {"kind": "exchange.cancel", "id": 0}, {"id": 7})
         _, header, failure = next_of("error")
         assert (header["id"], failure["code"]) == (7, "cancelled")
+        while starting.is_alive():
+            next_of("agent.heartbeat")
+            starting.join(0.1)
         agent.close(0)
-        starting.join()

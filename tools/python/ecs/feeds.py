@@ -6,6 +6,7 @@ Either with a callback, which is called on a worker thread, one at a time and in
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from dataclasses import replace
@@ -14,11 +15,12 @@ from typing import Any, Callable, Deque, Dict, Generic, Iterator, List, Optional
 from . import envelope
 from .connection import Connection
 from .errors import BadMessage, Disconnected, EcsTimeout
-from .limits import TOPICS_MAX, UNREAD_MAX, WATCH_BATCH
+from .limits import TELL_BURST, TOPICS_MAX, UNREAD_MAX, WATCH_BATCH
 from .records import Message, Update
 from .values import from_wire
 from .workers import Workers
 
+_log = logging.getLogger("ecs")
 E = TypeVar("E", Update, Message)
 
 
@@ -34,6 +36,8 @@ class Feed(Generic[E]):
         self._pushed_out: Dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
+        #: A worker calls the callback with all that is unread. One at a time, so that they stay in order.
+        self._is_telling = False
 
     def next(self, timeout: Optional[float] = None) -> E:
         """The next entry. Raises EcsTimeout if none comes in time, Disconnected when this was closed."""
@@ -74,19 +78,27 @@ class Feed(Generic[E]):
                 self._pushed_out[name] = self._pushed_out.get(name, 0) + oldest.missed + 1
             self._unread.append(entry)
             self._changed.notify()
-        if self._callback is not None:
-            self._workers.run(self._call, lane=self)
+            if self._callback is None or self._is_telling:
+                return
+            self._is_telling = True
+        self._workers.run_in_any_case(self._tell)
 
     def _pop(self) -> E:
         entry = self._unread.popleft()
         return replace(entry, missed=entry.missed + self._pushed_out.pop(_name(entry), 0))
 
-    def _call(self) -> None:
-        with self._changed:
-            if self._closed or not self._unread or self._callback is None:
-                return
-            entry, callback = self._pop(), self._callback
-        callback(entry)
+    def _tell(self) -> None:
+        for _ in range(TELL_BURST):
+            with self._changed:
+                if self._closed or not self._unread or self._callback is None:
+                    self._is_telling = False
+                    return
+                entry, callback = self._pop(), self._callback
+            try:
+                callback(entry)
+            except BaseException:
+                _log.exception("%s: a callback raised", self._what)
+        self._workers.run_in_any_case(self._tell)  # behind the others
 
 
 def _name(entry: Any) -> str:

@@ -42,7 +42,8 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
         return True
 
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
-        super().add_done_callback(lambda future: self._workers.run(lambda: callback(future)) and None)
+        # In any case: ``await asyncio.wrap_future(…)`` waits for it.
+        super().add_done_callback(lambda future: self._workers.run_in_any_case(lambda: callback(future)))
 
 
 def collect(futures: Iterable[Future], timeout: Optional[float] = None, return_errors: bool = False) -> List[Any]:

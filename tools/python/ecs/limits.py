@@ -29,6 +29,8 @@ LINK_HWM = 1000
 SUBSCRIBER_HWM = 10_000
 #: Updates or published messages that wait for one callback. Beyond it the oldest are dropped and counted as missed.
 UNREAD_MAX = 10_000
+#: Entries that one callback is called with before others are let to the thread.
+TELL_BURST = 100
 #: Topics whose sequence a subscription remembers. Beyond it all are forgotten, and repeats are seen once more.
 TOPICS_MAX = 8192
 #: Items in one `kv.watch` when all are sent again after a reconnect.

@@ -136,6 +136,30 @@ def test_slow_callback_loses_the_oldest_updates_and_is_told_how_many(client, pum
     assert sum(update.missed + 1 for update in seen) == 100 and len(seen) <= 12
 
 
+def test_slow_callbacks_hold_up_neither_other_watches_nor_futures(client, pump, monkeypatch):
+    """As when a callback of 100 ms is called at 1 kHz for a while."""
+    monkeypatch.setattr("ecs.workers.TASKS_MAX", 20)
+    gate, seen, ended = threading.Event(), [], threading.Event()
+    client.watch("x01/pump/pressure", callback=lambda update: gate.wait(20))
+    client.watch("x01/pump/setpoint", callback=lambda update: seen.append(update.value))
+    for number in range(50):
+        pump.publish("pressure", number / 10)
+    pump.publish("setpoint", 7)
+    wait_for("the other watch", lambda: seen and seen[-1] == 7.0)
+
+    @pump.event("count")
+    def count(ctx):
+        for number in range(50):
+            ctx.feedback(number)
+
+    wait_for("the event", lambda: client.show("x01/pump").description["events"])
+    asked = client.event_later("count", ["x01/pump"], feedback=lambda *_: gate.wait(20))  # fills all that there is
+    asked.result()
+    asked.add_done_callback(lambda future: ended.set())
+    assert ended.wait(5)
+    gate.set()
+
+
 def test_callback_that_raises_is_logged_and_stops_nothing(client, pump, caplog):
     seen = []
 
@@ -354,6 +378,21 @@ def test_close_ends_what_the_io_thread_has_not_even_seen(stopped_beamline):
     with pytest.raises(ecs.Disconnected, match="closed before call.do nothing was answered"):
         future.result(5)
     closing.join()
+
+
+def test_await_that_is_open_at_close_ends(stopped_beamline, monkeypatch):
+    """Also when all threads for callbacks are busy then."""
+    monkeypatch.setattr("ecs.connection.CALLBACK_THREADS_MAX", 1)
+    client, gate = stopped_beamline.client(), threading.Event()
+    client._connection.callbacks.run(lambda: gate.wait(10))
+
+    async def ask():
+        asked = asyncio.wrap_future(client.call_later("nothing", timeout=30))
+        asyncio.get_running_loop().run_in_executor(None, lambda: (client.close(), gate.set()))
+        return await asyncio.wait_for(asked, 5)
+
+    with pytest.raises(ecs.Disconnected):
+        asyncio.run(ask())
 
 
 def test_timeout_that_is_none_is_refused(client):

@@ -89,13 +89,15 @@ class Connection:
         self.on_connected: List[Callable[[], None]] = []
         self.on_broken: List[Callable[[], None]] = []
         self.on_notice: Callable[[Dict[str, Any], bytes], None] = lambda header, body: None
-        #: Why the gate is closed, for a person.
-        self.problem = f"no connection to the broker at {place.requests}"
+        self._problem = f"no connection to the broker at {place.requests}"
         #: Answers that nobody waited for any more, and messages that the broker had to drop.
         self.late_answers = 0
         #: When the broker was heard last.
         self.heard = time.monotonic()
         self.lost = 0
+        #: Why the last handshake failed; None since one went well. libzmq closes the connection then, and tells that
+        #: too: it is not the reason.
+        self._refusal: Optional[Event] = None
         self._is_agent = False
         self._gate_open = False
         self._ids = itertools.count(1)
@@ -199,6 +201,17 @@ class Connection:
         if threading.current_thread() is not self._thread:
             self._thread.join(LATE_GRACE_S + 2.0)
         self.callbacks.close()
+
+    @property
+    def problem(self) -> str:
+        """Why the gate is closed, for a person."""
+        if self._refusal is not None:
+            return f"no connection to the broker: {self._refusal.value} ({self.place.requests})"
+        return self._problem
+
+    @problem.setter
+    def problem(self, problem: str) -> None:
+        self._problem = problem
 
     @property
     def is_closed(self) -> bool:
@@ -436,11 +449,14 @@ class Connection:
 
     def _note(self, event: Event) -> None:
         if event is Event.CONNECTED:
+            self._refusal = None
             if not self._is_agent:
                 self._gate_open = True
             for hook in self.on_connected:
                 self.guarded(hook)
         else:
+            if event is not Event.BROKEN:
+                self._refusal = event
             self._broken(f"{event.value} ({self.place.requests})")
 
     def _broken(self, why: str, is_connected: bool = False) -> None:

@@ -88,6 +88,8 @@ class Connection:
         self.callbacks = Workers(f"{name}-callback", CALLBACK_THREADS_MAX)
         self.on_connected: List[Callable[[], None]] = []
         self.on_broken: List[Callable[[], None]] = []
+        #: What is called when the connection is closed, by whoever wants that.
+        self.on_closed: Dict[object, Callable[[], None]] = {}
         self.on_notice: Callable[[Dict[str, Any], bytes], None] = lambda header, body: None
         self._problem = f"no connection to the broker at {place.requests}"
         #: Answers that nobody waited for any more, and messages that the broker had to drop.
@@ -261,8 +263,7 @@ class Connection:
         pending = _Pending(id, kind, b"", future, time.monotonic() + timeout, Trace(0, 0), None)
         pending.sent = True
         self._pending[id] = pending
-        # Not Future.add_done_callback, which runs on a worker: this is the I/O thread's own business.
-        super(Future, future).add_done_callback(
+        future.at_end(
             lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None)  # type: ignore[arg-type]
         )
         self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
@@ -512,6 +513,8 @@ class Connection:
         self._take_inbox()  # nothing comes after it: whoever posts is told so
         self.guarded(self._flush)
         self._outbox.clear()
+        for hook in list(self.on_closed.values()):
+            self.guarded(hook)
         for pending in list(self._pending.values()):
             self._end(pending, error=Disconnected(f"closed before {pending.future.subject} was answered"))
         for socket in list(self._subscribers):

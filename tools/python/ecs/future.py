@@ -41,6 +41,10 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
         self._ask_to_cancel()
         return True
 
+    def at_end(self, task: Callable[[Future], None]) -> None:
+        """For this package: on the I/O thread, or at once where it has ended."""
+        super().add_done_callback(task)
+
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
         # In any case: ``await asyncio.wrap_future(…)`` waits for it.
         super().add_done_callback(lambda future: self._workers.run_in_any_case(lambda: callback(future)))

@@ -330,6 +330,79 @@ def test_request_that_only_asks_survives_a_broken_connection_and_an_action_ends_
     assert asked.result()["broker"]["beamline"] == "x01"
 
 
+def test_watch_that_the_broker_does_not_take_after_a_restart_is_asked_for_again(beamline, client, pump, monkeypatch):
+    monkeypatch.setattr("ecs.feeds.REPEAT_INTERVAL_S", 0.1)
+    asked, request = [], client._connection.request
+
+    def refused_twice(kind, fields, *more):
+        if kind != "kv.watch":
+            return request(kind, fields, *more)
+        asked.append(fields["items"])
+        # An item that is none is refused, as a broker may that has no room just then.
+        return request(kind, {"items": ["x01"]} if len(asked) <= 2 else fields, *more)
+
+    watch, other = client.watch("x01/pump/setpoint"), client.watch("x01/pump/mode")
+    assert watch.next(5).value == 1.0
+    monkeypatch.setattr(client._connection, "request", refused_twice)
+    beamline.stop(signal.SIGKILL)
+    other.close()
+    beamline.start()
+    wait_for("the third time", lambda: len(asked) == 3)
+    assert asked == [["x01/pump/setpoint"]] * 3
+    pump.setpoint = 5
+    while watch.next(5).value != 5.0:
+        pass
+
+
+def test_watch_that_begins_while_another_one_ends_is_told(client, pump, monkeypatch):
+    """The broker is told of the end late: when the other one has begun, were it not to wait for that."""
+    request, ending, begun = client._connection.request, threading.Event(), threading.Event()
+
+    def late(kind, *more):
+        if kind == "kv.unwatch":
+            ending.set()
+            begun.wait(0.5)
+        return request(kind, *more)
+
+    first = client.watch("x01/pump/setpoint")
+    assert first.next(5).value == 1.0
+    monkeypatch.setattr(client._connection, "request", late)
+    end = threading.Thread(target=first.close)
+    end.start()
+    assert ending.wait(5)
+    with client.watch("x01/pump/setpoint") as watch:
+        begun.set()
+        end.join()
+        pump.setpoint = 7
+        while watch.next(5).value != 7.0:
+            pass
+
+
+def test_watches_and_subscriptions_end_with_their_client(beamline, pump):
+    client, ended, ready = beamline.client(), [], threading.Barrier(4)
+
+    def read(feed):
+        feed.next(5)
+        ready.wait(5)
+        ended.append(list(feed))
+
+    feeds = [client.watch("x01/pump/setpoint"), client.subscribe("x01/pump/kv/setpoint")]
+    threads = [threading.Thread(target=read, args=(feed,)) for feed in feeds]
+    closed = client.watch("x01/pump/setpoint")
+    threads.append(threading.Thread(target=read, args=(closed,)))
+    for thread in threads:
+        thread.start()
+    ready.wait(5)
+    closed.close()
+    client.close()
+    for thread in threads:
+        thread.join(5)
+    assert ended == [[]] * 3
+    with pytest.raises(ecs.Disconnected):
+        feeds[0].next()
+    assert closed not in client._connection.on_closed
+
+
 def test_close_ends_open_requests_and_later_ones(beamline):
     client = beamline.client()
     beamline.broker.send_signal(signal.SIGSTOP)

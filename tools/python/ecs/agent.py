@@ -87,8 +87,8 @@ class Agent(Client):
         # Used by the I/O thread alone.
         self._questions: Dict[int, _Question] = {}
         self._jobs: Dict[int, RunningJob] = {}
-        #: Version of each subsystem's description that was sent.
-        self._described: Dict[str, int] = {}
+        #: Each subsystem that was described, and the version of its description: another one may have its name later.
+        self._described: Dict[str, Tuple[Subsystem, int]] = {}
         #: Number of the newest value of each item with ``persist`` that the broker does not have on its disk yet.
         self._unkept: Dict[Tuple[str, str], int] = {}
         self._last_kept = 0
@@ -137,8 +137,9 @@ class Agent(Client):
 
     def remove_subsystem(self, subsystem: Subsystem) -> None:
         with self._lock:
-            if self._subsystems.pop(subsystem.name, None) is None:
+            if self._subsystems.get(subsystem.name) is not subsystem:
                 raise NotFound(f"{subsystem.name} is not hosted here", code="no_such_subsystem")
+            del self._subsystems[subsystem.name]
         if self._started.is_set():
             self._ask("subsystem.remove", {"name": subsystem.name}, subsystem.name, None, lambda reply: None)
 
@@ -255,7 +256,8 @@ class Agent(Client):
             subsystems = list(self._subsystems.values())
         described = []
         for subsystem in subsystems:
-            fields, self._described[subsystem.name] = subsystem.describe()
+            fields, version = subsystem.describe()
+            self._described[subsystem.name] = (subsystem, version)
             described.append(fields)
         services = [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
@@ -275,7 +277,7 @@ class Agent(Client):
             for item in subsystem.published():
                 self._connection.guarded(self._tell_again, subsystem, item)
         for subsystem in list(self._subsystems.values()):
-            if self._described.get(subsystem.name) != subsystem.version:
+            if self._described.get(subsystem.name) != (subsystem, subsystem.version):
                 self._connection.guarded(self._describe, subsystem)  # changed while it was registering
         for job in list(self._jobs.values()):
             self._connection.guarded(self._send_report, job)
@@ -303,9 +305,9 @@ class Agent(Client):
         if not self._registration.is_registered or self._subsystems.get(subsystem.name) is not subsystem:
             return
         fields, version = subsystem.describe()
-        if self._described.get(subsystem.name) == version:
+        if self._described.get(subsystem.name) == (subsystem, version):
             return
-        self._described[subsystem.name] = version
+        self._described[subsystem.name] = (subsystem, version)
 
         def answered(reply: Any, error: Optional[EcsError]) -> None:
             if error is not None:

@@ -54,7 +54,8 @@ class Handler:
         self.params: Dict[str, ValueType] = {}
         self.optional: Dict[str, bool] = {}
         self._wants_context: Optional[str] = None
-        self._takes_any = False
+        #: It has ``**params``: whatever is given.
+        self.takes_any = False
         hints = typing.get_type_hints(function, include_extras=True)
         for param in inspect.signature(function).parameters.values():
             self._add(param, hints.get(param.name))
@@ -62,7 +63,7 @@ class Handler:
 
     def _add(self, param: inspect.Parameter, hint: Any) -> None:
         if param.kind is inspect.Parameter.VAR_KEYWORD:
-            self._takes_any = True
+            self.takes_any = True
         elif param.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
             raise TypeError(f"{self.name}: parameters are given by name; {param.name} cannot be")
         elif param.name in CONTEXT_NAMES or _is_context(hint):
@@ -75,7 +76,7 @@ class Handler:
     def wire(self) -> Dict[str, Any]:
         """How it is described to the broker."""
         params = [{"name": name, **kind.wire(), "optional": self.optional[name]} for name, kind in self.params.items()]
-        described = [] if self._takes_any else params  # a handler that describes none takes any
+        described = [] if self.takes_any else params  # a handler that describes none takes any
         return {
             "name": self.name, "help": self.help, "params": described, "result": self.result.wire(),
             "at_once": self.at_once,
@@ -86,7 +87,7 @@ class Handler:
         arguments = {}
         for name, value in params.items():
             if name not in self.params:
-                if not self._takes_any:
+                if not self.takes_any:
                     known = ", ".join(self.params) or "none"
                     raise BadParameter(f"{self.name} has no parameter {name!r}", hint=f"it has {known}")
                 arguments[name] = from_wire(value)

@@ -92,7 +92,7 @@ class RunningJob(Context):
         try:
             params = self.params if isinstance(self.params, dict) else {}
             # A handler that names no parameters of its own reads `job.params`.
-            result = handler.run(self, params if handler.params else {})
+            result = handler.run(self, params if handler.params or handler.takes_any else {})
             self._end("done", None, result)
         except Cancelled as error:
             self._end("cancelled", error)

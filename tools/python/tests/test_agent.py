@@ -546,6 +546,25 @@ def test_description_may_grow_and_shrink_while_the_agent_runs(agent, client):
     assert client.ls("x01/late") == []
 
 
+def test_subsystem_that_is_removed_and_made_again_is_described_again(agent, client):
+    """The I/O thread is busy meanwhile, so that it sees each new one with all of its items."""
+    agent.start()
+    box = None
+    for name in ("one", "two", "three"):
+        if box is not None:
+            box.remove()
+            with pytest.raises(ecs.NotFound, match="x01/box is not hosted here"):
+                box.remove()
+        held, gate = threading.Event(), threading.Event()
+        agent._connection.post(lambda held=held, gate=gate: (held.set(), gate.wait(10)))
+        assert held.wait(5)
+        box = agent.subsystem("x01/box", temporary=True)
+        box.item(name, ecs.i64(), initial=7)
+        gate.set()
+        wait_for("its value", lambda name=name: value_or_none(client, f"x01/box/{name}") == 7)
+        assert client.show("x01/box").items.keys() == {name}
+
+
 def test_leave_is_clean_and_a_silent_agent_is_gone_within_its_time(beamline, agent, client):
     agent.subsystem("x01/pump").item("x", ecs.i64(), initial=1)
     agent.start()
@@ -613,6 +632,21 @@ def test_job_runs_with_progress_and_ends_done_failed_rejected_or_cancelled(agent
     with pytest.raises(ecs.NotFound) as raised:
         client.submit("exposes")
     assert raised.value.code == "no_such_service"
+
+
+def test_service_gets_the_parameters_that_it_names_all_or_none(agent, client):
+    agent.service("all")(lambda job, **given: given)
+    agent.service("some")(lambda job, a, **given: [a, given])
+    agent.service("none")(lambda job: job.params)
+    agent.start()
+    for service, params, result in [
+        ("all", {"n": 3, "m": [1]}, {"n": 3, "m": [1]}),
+        ("all", None, {}),
+        ("some", {"a": 1, "n": 3}, [1, {"n": 3}]),
+        ("none", {"n": 3}, {"n": 3}),
+    ]:
+        job = client.wait_job(client.submit(service, params).id, 20)
+        assert job.require_done().result == result, service
 
 
 def test_job_whose_end_comes_while_the_broker_is_away_is_done_when_it_is_back(beamline, agent, client):

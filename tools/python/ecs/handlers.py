@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+import types
 import typing
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -13,6 +14,8 @@ from .values import ValueType, from_wire, to_wire
 
 #: What a handler calls its first parameter where it wants to be given its context.
 CONTEXT_NAMES = ("ctx", "job")
+#: ``Optional[float]``, and ``float | None`` where Python has it (3.10).
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 _BY_HINT: Dict[Any, str] = {
     float: "f64", int: "i64", str: "string", bool: "bool", bytes: "bytes", list: "list", tuple: "list", dict: "map",
 }  # fmt: skip
@@ -23,7 +26,7 @@ def type_of_hint(hint: Any) -> Tuple[ValueType, bool]:
 
     ``Annotated[float, ecs.f64(unit="s", min=0)]`` says the whole type; ``Literal["a", "b"]`` is an enum.
     """
-    if typing.get_origin(hint) is typing.Union and type(None) in typing.get_args(hint):
+    if typing.get_origin(hint) in _UNIONS and type(None) in typing.get_args(hint):
         rest = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return (type_of_hint(rest[0])[0] if len(rest) == 1 else ValueType()), True
     for given in getattr(hint, "__metadata__", ()):
@@ -56,7 +59,7 @@ class Handler:
         self._wants_context: Optional[str] = None
         #: It has ``**params``: whatever is given.
         self.takes_any = False
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = _hints_of(name, function)
         for param in inspect.signature(function).parameters.values():
             self._add(param, hints.get(param.name))
         self.result = ValueType() if hints.get("return") is None else type_of_hint(hints["return"])[0]
@@ -114,6 +117,13 @@ class Handler:
             if name not in arguments and signature[name].default is inspect.Parameter.empty:
                 arguments[name] = None
         return arguments
+
+
+def _hints_of(name: str, function: Callable[..., Any]) -> Dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except TypeError as error:
+        raise TypeError(f"{name}: a hint cannot be read: {error}; Python 3.9 needs Optional[float] for float | None") from None
 
 
 def _is_context(hint: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 from . import future as futures
 from . import place as places
 from .connection import Connection
-from .errors import EcsError, EcsTimeout, NotHandled
+from .errors import Disconnected, EcsError, EcsTimeout, NotHandled
 from .feeds import Subscription, Watch, Watches
 from .future import Future
 from .limits import TIMEOUT_DEFAULT_S
@@ -48,6 +48,8 @@ T = TypeVar("T")
 Feedback = Callable[[str, Any], None]
 #: A job's record is looked at this often while it is waited for, beside what is published of it.
 _JOB_LOOK_S = 1.0
+#: The last look may take so long: a broker that is there answers far sooner.
+_JOB_ASK_MIN_S = 0.5
 
 
 class Client:
@@ -302,13 +304,15 @@ class Client:
     def wait_job(
         self, id: int, timeout: Optional[float] = None, progress: Optional[Callable[[Progress], None]] = None
     ) -> Job:
-        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one. ``progress`` is called on
-        this thread. A job that failed is returned too: see :meth:`ecs.Job.require_done`."""
+        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one, also while the broker is away:
+        the job goes on without it. ``progress`` is called on this thread. A job that failed is returned too: see
+        :meth:`ecs.Job.require_done`."""
         until = time.monotonic() + timeout if timeout is not None else math.inf
-        with self.subscribe(f"{self.status().broker['beamline']}/jobs/{id}") as news:
+        beamline = self._in_time(self.status, until).broker["beamline"]
+        with self.subscribe(f"{beamline}/jobs/{id}") as news:
             told: Optional[Progress] = None
             while True:
-                job = self.job(id)
+                job = self._in_time(lambda wait: self.job(id, wait), until)
                 if job.progress is not None and job.progress != told and progress is not None:
                     told = job.progress
                     progress(told)
@@ -322,6 +326,15 @@ class Client:
                     news.next(min(_JOB_LOOK_S, left))
                 except EcsTimeout:
                     pass  # looked at all the same: what is published may be missed
+
+    def _in_time(self, ask: Callable[[float], T], until: float) -> T:
+        """Asks until there is an answer; raises that there is none when the time is over."""
+        while True:
+            try:
+                return ask(max(_JOB_ASK_MIN_S, min(self._connection.timeout, until - time.monotonic())))
+            except (EcsTimeout, Disconnected):
+                if self._connection.is_closed or time.monotonic() >= until:
+                    raise
 
     # ---- The inner part ----
 

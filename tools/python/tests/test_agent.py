@@ -703,6 +703,36 @@ def test_wait_for_a_job_that_takes_longer_names_who_has_it(agent, client):
         client.wait_job(job.id, 0.3)
 
 
+def test_wait_for_a_job_outlasts_a_broker_that_is_away_and_ends_in_its_own_time(beamline, agent):
+    gate, seen = threading.Event(), []
+
+    @agent.service("expose")
+    def expose(job):
+        job.progress(1, 2)
+        gate.wait(20)
+        return 7
+
+    agent.start()
+    client = beamline.client(timeout=0.2)  # so that many looks go wrong meanwhile
+    job = client.submit("expose", timeout=5)
+    waiter = threading.Thread(target=lambda: seen.append(client.wait_job(job.id, progress=seen.append)))
+    waiter.start()
+    wait_for("its progress", lambda: seen)
+    beamline.stop(signal.SIGKILL)
+    begin = time.monotonic()
+    with pytest.raises(ecs.EcsTimeout, match="no connection to the broker"):
+        client.wait_job(job.id, timeout=1.0)
+    assert time.monotonic() - begin >= 1.0
+    gate.set()
+    beamline.start()
+    waiter.join(20)
+    assert seen[-1].result == 7
+    closed = beamline.client()
+    closed.close()
+    with pytest.raises(ecs.Disconnected, match="this client is closed"):
+        closed.wait_job(job.id)
+
+
 def test_telemetry_is_in_the_status_and_on_its_topic(agent, client):
     agent.start()
     with client.subscribe("x01/vacuum/telemetry") as topics:

@@ -33,7 +33,7 @@ from .limits import (
     TIMEOUT_DEFAULT_S,
 )  # fmt: skip
 from .registration import Registration
-from .subsystem import Item, Subsystem, check_part
+from .subsystem import Item, Subsystem, check_description, check_part
 from .values import to_wire
 from .workers import Workers
 
@@ -78,6 +78,7 @@ class Agent(Client):
             "name": name, "kind": kind, "host": socket.gethostname(), "pid": os.getpid(), "version": version,
             "instance": randbits(64),
         }  # fmt: skip
+        check_description("agent.register", {**self._about, "state": "starting"}, f"agent {name!r}")
         self._lock = threading.Lock()
         self._subsystems: Dict[str, Subsystem] = {}
         self._services: Dict[str, Service] = {}
@@ -130,7 +131,9 @@ class Agent(Client):
         def decorate(function: F) -> F:
             if self._registration.state != "starting" or self._started.is_set():
                 raise EcsError(f"service {name!r}: services are named before start()", code="conflict")
-            self._services[name] = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
+            service = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
+            check_description("offer", service.wire(), f"service {name!r}")
+            self._services[name] = service
             return function
 
         return decorate
@@ -161,9 +164,15 @@ class Agent(Client):
                 raise Disconnected(f"{self.name}: closed before it was registered")
             is_late = time.monotonic() >= until
             if registration.is_final.is_set() or is_late:
-                refusal = registration.refusal or EcsTimeout(f"{self.name}: {self._connection.problem}")
+                refusal = registration.refusal or EcsTimeout(self._why_not_started(timeout))
                 self.close()
                 raise refusal
+
+    def _why_not_started(self, timeout: float) -> str:
+        slow = [its.name for its in list(self._subsystems.values()) if not its.is_live]
+        if self._registration.is_registered and slow:
+            return f"{self.name} is registered, but on_restore of {', '.join(slow)} took longer than {timeout} s"
+        return f"{self.name}: {self._connection.problem}"
 
     def ready(self, is_ready: bool = True) -> None:
         """Says whether it can do its work."""

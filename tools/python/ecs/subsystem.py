@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from . import envelope
 from .connection import Fields
-from .errors import BadMessage, EcsError, NotFound, NotSet, ReadOnly
+from .errors import BadMessage, BadParameter, EcsError, NotFound, NotSet, ReadOnly
 from .handlers import Handler
 from .limits import ALARM_TEXT_BYTES_MAX, PART_BYTES_MAX
 from .values import ValueType, from_wire
@@ -62,6 +62,7 @@ class Subsystem:
         mine(self, "name", name)
         mine(self, "_agent", agent)
         mine(self, "_about", {"help": help, "temporary": temporary, **({} if uuid is None else {"uuid": uuid})})
+        check_description("description", {"name": name, **self._about}, f"subsystem {name!r}")
         #: Held for a few instructions, also by the I/O thread.
         mine(self, "_lock", threading.RLock())
         #: Held while a value or alarm is noted and sent, so that both happen in one order. Never by the I/O thread,
@@ -114,6 +115,7 @@ class Subsystem:
             "persist": persist,
         }
         item = Item(name, kind, flags, on_set, on_get, on_restore)
+        check_description("item", item.wire(), f"item {name!r} of {self.name}")
         if initial is not _UNSET:
             item.value, _ = self._taken(item, initial)
         with self._lock:
@@ -141,6 +143,7 @@ class Subsystem:
 
     def _handle(self, handlers: Dict[str, Handler], what: str, handler: Handler) -> None:
         check_part(what, handler.name)
+        check_description("handled", handler.wire(), f"{what} {handler.name!r} of {self.name}")
         with self._lock:
             handlers[handler.name] = handler
         self._changed()
@@ -335,9 +338,17 @@ class Subsystem:
         return f"<subsystem {self.name}>"
 
 
+def check_description(kind: str, fields: Mapping[str, Any], what: str) -> None:
+    """A part that cannot be described is refused where it is made: an agent that has one would never be registered."""
+    try:
+        envelope.encode(kind, fields)
+    except BadMessage as error:
+        raise BadParameter(f"{what}: {error.message}") from None
+
+
 def check_part(what: str, name: str) -> None:
     """Items, events, calls and alarms have names of letters, digits, `-`, `_` and `.`."""
-    is_ok = all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
+    is_ok = isinstance(name, str) and all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
     if not (is_ok and 0 < len(name) <= PART_BYTES_MAX):
         reason = f"a name has 1 to {PART_BYTES_MAX} letters, digits, '-', '_' and '.'"
         raise EcsError(f"{what} {name!r}: {reason}", code="bad_parameter")

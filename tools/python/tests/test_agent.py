@@ -112,6 +112,43 @@ def test_name_that_another_process_holds_is_refused_and_names_the_holder(beamlin
     assert raised.value.code == "bad_parameter"
 
 
+@pytest.mark.parametrize(
+    "describe, told",
+    [
+        (lambda agent, box: box.item("x", ecs.f64(), help=None), "item 'x' of x01/box: .*help is NoneType, not text"),
+        (lambda agent, box: box.item("x", ecs.f64(min="0")), "item 'x' of x01/box: .*min is str, not a number"),
+        (lambda agent, box: box.item("x", ecs.enum(1, 2)), "item 'x' of x01/box: .*choices.* is int, not text"),
+        (lambda agent, box: box.item(7, ecs.f64()), "item 7: a name has 1 to 64 letters"),
+        (lambda agent, box: box.call("x", at_once=-1)(lambda: 1), "call 'x' of x01/box: .*at_once is int"),
+        (lambda agent, box: box.event("x", help="half \ud800")(lambda: 1), "event 'x' of x01/box: cannot be sent"),
+        (lambda agent, box: agent.service("x", jobs_at_once="2")(lambda job: 1), "service 'x': .*jobs_at_once is str"),
+        (lambda agent, box: agent.subsystem("x01/other", uuid=7), "subsystem 'x01/other': .*uuid is int, not text"),
+    ],
+    ids=["help", "bound", "choice", "name", "at_once", "surrogate", "service", "uuid"],
+)
+def test_what_cannot_be_described_is_refused_where_it_is_made(agent, client, describe, told):
+    box = agent.subsystem("x01/box")
+    with pytest.raises(ecs.EcsError, match=told) as refused:
+        describe(agent, box)
+    assert refused.value.code == "bad_parameter"
+    agent.start(timeout=3)
+    assert client.show("x01/box").state == "ready"
+
+
+def test_start_that_waits_for_on_restore_says_so(beamline, agent, client):
+    pump = agent.subsystem("x01/pump")
+    pump.item("x", ecs.i64(), persist=True, initial=1)
+    agent.start()
+    assert pump.publish("x", 2)
+    agent.close()
+    gate = threading.Event()
+    other = beamline.agent("x01/vacuum")
+    other.subsystem("x01/pump").item("x", ecs.i64(), persist=True, on_restore=lambda value: gate.wait(20))
+    with pytest.raises(ecs.EcsTimeout, match="is registered, but on_restore of x01/pump took longer than 0.5 s"):
+        other.start(timeout=0.5)
+    gate.set()
+
+
 def test_start_without_a_broker_times_out_and_says_so(stopped_beamline):
     with pytest.raises(ecs.EcsTimeout, match="x01/vacuum"):
         stopped_beamline.agent("x01/vacuum").start(timeout=0.3)
@@ -470,22 +507,9 @@ def value_or_none(client, item):
         return None
 
 
-def delay_identity(agent):
-    """The agent learns late whose questions it hears: time enough for the next broker to ask one."""
-    connection, ask_now = agent._connection, agent._connection.ask_now
-
-    def late(kind, fields, timeout, done):
-        if kind != "status.get":
-            return ask_now(kind, fields, timeout, done)
-        later = lambda reply, error: connection.call_at(time.monotonic() + 0.5, lambda: done(reply, error))  # noqa: E731
-        return ask_now(kind, fields, timeout, later)
-
-    connection.ask_now = late
-
-
 @pytest.mark.parametrize("is_away", [True, False], ids=["answered while it is away", "answered to the next one"])
 def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(beamline, agent, client, is_away):
-    """A new start of the broker counts its questions from 1 again: an old answer must not be taken for a new one."""
+    """Ids of questions go on over a new start of the broker: its first question has not the id of the old one's first."""
     box, gates = agent.subsystem("x01/box"), [threading.Event(), threading.Event()]
 
     @box.call("wait", at_once=2)
@@ -496,18 +520,18 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     agent.start()
     old = client.call_later("wait", number=0, timeout=20)
     wait_for("the first question", lambda: agent._questions)
+    ids = list(agent._questions)
     beamline.stop(signal.SIGKILL)
     if is_away:
         gates[0].set()
         wait_for("the answer", lambda: agent._connection._outbox)
-        delay_identity(agent)
     beamline.start()
     wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
     new = client.call_later("wait", number=1, timeout=20)
-    wait_for("the second question", lambda: agent._questions)
+    wait_for("the second question, with an id of its own", lambda: set(agent._questions) - set(ids))
     gates[0].set()
-    time.sleep(0.2)  # the old answer would come now
-    assert not new.done()
+    wait_for("the old answer", lambda: len(agent._questions) == 1 and not agent._connection._outbox)
+    assert agent.ls() and not new.done()  # what the agent sent before that has been heard
     gates[1].set()
     assert new.result() == 1
     with pytest.raises(ecs.Disconnected):

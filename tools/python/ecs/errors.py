@@ -179,6 +179,22 @@ class NotRegistered(EcsError):
     code = "not_registered"
 
 
+class NoSuchAttribute(NotFound, AttributeError):
+    """As an attribute, ``pump.presure``: ``hasattr`` and ``getattr`` with a default are to work."""
+
+
+class UnsetAttribute(NotSet, AttributeError):
+    """As :class:`NoSuchAttribute`."""
+
+
+def as_attribute(error: EcsError) -> EcsError:
+    """The same error, for who asked for an attribute."""
+    kind = NoSuchAttribute if isinstance(error, NotFound) else UnsetAttribute if isinstance(error, NotSet) else None
+    if kind is None:
+        return error
+    return kind(error.message, code=error.code, hint=error.hint, trace_id=error.trace_id)
+
+
 _CLASSES = (
     EcsTimeout, Refuse, NotFound, NotHandled, NotSet, WrongType, OutOfRange, BadParameter, BadMessage,
     UnsupportedVersion, ReadOnly, WriteOnly, Changed, Conflict, Busy, Gone, Cancelled, Forbidden, NameTaken,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from . import envelope
 from .connection import Fields
-from .errors import BadMessage, BadParameter, EcsError, NotFound, NotSet, ReadOnly
+from .errors import BadMessage, BadParameter, EcsError, NotFound, NotSet, ReadOnly, as_attribute
 from .handlers import Handler
 from .limits import ALARM_TEXT_BYTES_MAX, PART_BYTES_MAX
 from .values import ValueType, from_wire
@@ -189,7 +189,10 @@ class Subsystem:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self[name]
+        try:
+            return self[name]
+        except (NotFound, NotSet) as error:
+            raise as_attribute(error) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value

@@ -27,6 +27,7 @@ def test_attribute_publishes_reads_and_refuses_what_is_wrong_before_it_is_sent(a
     agent.start()
     with pytest.raises(ecs.NotSet, match="x01/pump pressure has no value yet"):
         pump.pressure
+    assert getattr(pump, "pressure", None) is None
     pump.pressure = 3
     assert pump.pressure == 3.0 and isinstance(pump.pressure, float)
     with pytest.raises(ecs.OutOfRange, match="x01/pump pressure is 11; allowed is 0 to 10 mbar"):
@@ -35,6 +36,7 @@ def test_attribute_publishes_reads_and_refuses_what_is_wrong_before_it_is_sent(a
         pump.pressure = "3"
     with pytest.raises(ecs.NotFound, match="no item 'presure' .the nearest is pressure"):
         pump.presure = 3
+    assert not hasattr(pump, "presure") and getattr(pump, "presure", None) is None and hasattr(pump, "pressure")
     assert pump.publish("pressure", 4) == 2 and client.get("x01/pump/pressure") == 4.0
 
 

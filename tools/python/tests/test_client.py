@@ -86,13 +86,23 @@ def test_set_at_a_revision_that_has_changed_is_refused(client, pump):
     assert client.get("x01/pump/setpoint") == 3.0
 
 
-def test_remote_items_are_plain_variables(client, pump):
+def test_remote_items_are_plain_variables(beamline, client, pump):
     remote = client.remote("x01/pump")
     remote.setpoint = 3
     assert remote.setpoint == 3.0 and remote["setpoint"] == 3.0 and pump.setpoint == 3.0
     assert dir(remote) == ["blob", "mode", "pressure", "setpoint"]
-    with pytest.raises(ecs.NotFound):
+    with pytest.raises(ecs.NotFound, match="presure") as missing:
         remote.presure
+    assert isinstance(missing.value, AttributeError) and missing.value.code == "no_such_item" and missing.value.hint
+    assert (hasattr(remote, "presure"), hasattr(remote, "setpoint")) == (False, True)
+    assert getattr(remote, "mode", "not set") == "not set"
+    with pytest.raises(ecs.NotFound):
+        client.remote("x01/pmp").pressure
+    client.close()
+    with pytest.raises(AttributeError):
+        remote._repr_html_  # not asked of the broker: that would be Disconnected
+    client = beamline.client()
+    remote = client.remote("x01/pump")
     with pytest.raises(ecs.ReadOnly):
         remote.pressure = 1
 

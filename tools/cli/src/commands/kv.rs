@@ -9,7 +9,7 @@ use crate::{
     registered::{Registered, near},
     report,
     table::Table,
-    values::{parse, shown, shown_reading, shown_type, split_path},
+    values::{self, parse, shown_reading, shown_short, shown_type, split_path},
 };
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -162,7 +162,7 @@ fn print(client: &Client, subsystem: &str, item: &str, reading: &Reading, json: 
         report::print_json(reading)?;
     } else {
         let kind = known_item(client, subsystem, item)?.map(|item| item.kind).unwrap_or_default();
-        writeln!(io::stdout(), "{}", shown(&reading.value, &kind))?;
+        values::print(&reading.value, &kind)?;
     }
     Ok(Exit::Ok)
 }
@@ -184,7 +184,7 @@ impl WatchItems {
             } else {
                 let missed = if update.missed > 0 { format!("  (missed {})", update.missed) } else { String::new() };
                 let path = format!("{}/{}", update.subsystem, update.item);
-                let shown = shown(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
+                let shown = shown_short(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
                 writeln!(out, "{} {path} {shown}{missed}", human::clock(update.time_ns))?;
             }
             out.flush()?;

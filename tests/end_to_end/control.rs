@@ -111,6 +111,7 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     assert_eq!(call(&["kv", "get", &path]).ok().stdout.trim(), "0.5 mbar");
     call(&["kv", "get", &mode]).fails_with(1, "no value yet");
     assert_eq!(call(&["kv", "set", &path, "2.5"]).ok().stdout.trim(), "2.5 mbar");
+    call(&["kv", "set", &path, "-3"]).fails_with(1, "pressure is -3; allowed is 0 to 1000 mbar");
     call(&["kv", "set", &path, "2000"]).fails_with(1, "allowed is 0 to 1000 mbar");
     call(&["kv", "set", &mode, "fast"]).fails_with(1, "allowed is auto, manual");
     call(&["kv", "set", &mode, "auto"]).ok();
@@ -121,6 +122,11 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     let listed = call(&["kv", "ls", &pump, "--json"]).ok().json();
     assert_eq!(listed["items"].as_array().unwrap().len(), 3, "{listed:#}");
     assert!(call(&["kv", "ls"]).ok().stdout.contains("rwp-"));
+    for (unknown, near) in [("pimp", "pump"), ("pimp/", "pump/"), ("pump/presure", "pump/pressure")] {
+        let (unknown, near) = (format!("{}/{unknown}", beamline.name), format!("{}/{near};", beamline.name));
+        let listed = call(&["kv", "ls", &unknown]).ok().stdout;
+        assert!(listed.contains(&format!("the nearest is {near}")), "{listed}");
+    }
 
     let vetoed = call(&["event", "call", "can_begin"]).fails_with(3, "Door open");
     assert!(vetoed.stderr.contains("looking at the door"), "{}", vetoed.stderr);

@@ -525,6 +525,7 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     ids = list(agent._questions)
     beamline.stop(signal.SIGKILL)
     if is_away:
+        wait_for("the loss", lambda: not agent._connection.is_gate_open)
         gates[0].set()
         wait_for("the answer", lambda: agent._connection._outbox)
     beamline.start()

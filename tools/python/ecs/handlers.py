@@ -145,7 +145,6 @@ class Context:
         self._until = time.monotonic() + deadline_s
         self._tell = tell
         self._cancelled = threading.Event()
-        #: For the agent: since which of its registrations.
 
     def feedback(self, value: Any) -> None:
         """Tells the caller how far it is."""

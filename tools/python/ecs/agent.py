@@ -337,7 +337,9 @@ class Agent(Client):
             return  # there is a newer one; or the last value is told when it registers
 
         def again() -> None:
-            self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(path, publication, number))
+            self._connection.call_at(
+                time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(path, publication, number)
+            )
 
         def answered(reply: Any, error: Optional[EcsError]) -> None:
             if error is not None and error.code in _LATER:

@@ -90,7 +90,9 @@ class Client:
 
     def ls(self, prefix: str = "", timeout: Optional[float] = None) -> List[Listed]:
         """The subsystems whose names begin with ``prefix``."""
-        return self._ask("subsystem.list", {"prefix": prefix}, prefix, timeout, _list_of("subsystems", partial(record, Listed)))
+        return self._ask(
+            "subsystem.list", {"prefix": prefix}, prefix, timeout, _list_of("subsystems", partial(record, Listed))
+        )
 
     def show(self, subsystem: str, timeout: Optional[float] = None) -> SubsystemStatus:
         """All of one subsystem, by its name or UUID."""
@@ -302,8 +304,8 @@ class Client:
     def wait_job(
         self, id: int, timeout: Optional[float] = None, progress: Optional[Callable[[Progress], None]] = None
     ) -> Job:
-        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one, also while the broker is away:
-        the job goes on without it. ``progress`` is called on this thread. A job that failed is returned too: see
+        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one, also while the broker is
+        away: the job goes on without it. ``progress`` is called on this thread. A job that failed is returned too: see
         :meth:`ecs.Job.require_done`."""
         until = time.monotonic() + timeout if timeout is not None else math.inf
         beamline = self._in_time(self.status, until).broker["beamline"]

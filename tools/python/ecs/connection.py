@@ -263,9 +263,7 @@ class Connection:
         pending = _Pending(id, kind, b"", future, time.monotonic() + timeout, Trace(0, 0), None)
         pending.sent = True
         self._pending[id] = pending
-        future.at_end(
-            lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None)  # type: ignore[arg-type]
-        )
+        future.at_end(lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None))
         self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
         return True
 

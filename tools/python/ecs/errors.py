@@ -17,7 +17,9 @@ class EcsError(Exception):
 
     code = "other"
 
-    def __init__(self, message: object, *, code: Optional[str] = None, hint: Optional[object] = None, trace_id: int = 0):
+    def __init__(
+        self, message: object, *, code: Optional[str] = None, hint: Optional[object] = None, trace_id: int = 0
+    ):
         #: Text, also where an exception, a path or a number was given.
         self.message = str(message)
         super().__init__(self.message)

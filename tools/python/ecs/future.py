@@ -41,7 +41,7 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
         self._ask_to_cancel()
         return True
 
-    def at_end(self, task: Callable[[Future], None]) -> None:
+    def at_end(self, task: Callable[[Any], None]) -> None:
         """For this package: on the I/O thread, or at once where it has ended."""
         super().add_done_callback(task)
 

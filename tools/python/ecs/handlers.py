@@ -123,7 +123,9 @@ def _hints_of(name: str, function: Callable[..., Any]) -> Dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except TypeError as error:
-        raise TypeError(f"{name}: a hint cannot be read: {error}; Python 3.9 needs Optional[float] for float | None") from None
+        raise TypeError(
+            f"{name}: a hint cannot be read: {error}; Python 3.9 needs Optional[float] for float | None"
+        ) from None
 
 
 def _is_context(hint: Any) -> bool:

@@ -85,7 +85,9 @@ class RunningJob(Context):
     def _report(self, state: str, error: Optional[EcsError] = None, result: Any = None) -> None:
         self._state = state
         reason = None if error is None else error.failure()
-        self._agent.report(self, {"id": self.id, "attempt": self.attempt, "state": state, "reason": reason, "result": result})
+        self._agent.report(
+            self, {"id": self.id, "attempt": self.attempt, "state": state, "reason": reason, "result": result}
+        )
 
     def run(self, handler: Handler) -> None:
         """Calls the handler on this thread, and reports the end."""

@@ -263,7 +263,11 @@ _KINDS: Dict[str, Fields] = {
     "job.report.reply": _ACK,
     "job.progress": {"id": u64, "progress": struct(PROGRESS)},
 }
-CHECKS: Dict[str, Check] = {"value": anything, "offer": OFFER, **{kind: struct(fields) for kind, fields in _KINDS.items()}}
+CHECKS: Dict[str, Check] = {
+    "value": anything,
+    "offer": OFFER,
+    **{kind: struct(fields) for kind, fields in _KINDS.items()},
+}
 
 
 def check(kind: str, fields: Any, where: str) -> Any:

@@ -135,8 +135,8 @@ class Workers:
             return self._is_idle.wait_for(lambda: self._open == 0, timeout)
 
     def close(self) -> None:
-        """Takes no more tasks, forgets those that wait, and lets threads end after their present one. What is to be done
-        in any case is."""
+        """Takes no more tasks, forgets those that wait, and lets threads end after their present one. What is to be
+        done in any case is."""
         with self._lock:
             self._closed = True
             kept = deque(ready for ready in self._ready if ready.in_any_case)

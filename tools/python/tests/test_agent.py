@@ -511,7 +511,7 @@ def value_or_none(client, item):
 
 @pytest.mark.parametrize("is_away", [True, False], ids=["answered while it is away", "answered to the next one"])
 def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(beamline, agent, client, is_away):
-    """Ids of questions go on over a new start of the broker: its first question has not the id of the old one's first."""
+    """Ids of questions go on over a new start of the broker: its first question has not the id of the old first one."""
     box, gates = agent.subsystem("x01/box"), [threading.Event(), threading.Event()]
 
     @box.call("wait", at_once=2)

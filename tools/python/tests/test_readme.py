@@ -37,13 +37,17 @@ def test_agent_of_the_readme_is_a_program_that_does_what_the_first_page_asks_of_
     source = EXAMPLES["agent"].replace("# agent.run()", "agent.run()")
     assert source != EXAMPLES["agent"] and source.splitlines()[-1].startswith("agent.run()")
     (beamline.folder / "pump.py").write_text(source)
-    pump = beamline.process(f"os.chdir({str(beamline.folder)!r}); exec(open('pump.py').read(), {{'__name__': '__main__'}})")
+    pump = beamline.process(
+        f"os.chdir({str(beamline.folder)!r}); exec(open('pump.py').read(), {{'__name__': '__main__'}})"
+    )
     client = beamline.client()
     wait_for("the alarm", lambda: client.alarms())
     commands = commands_of(beamline, "## Talk to subsystems", "    ecs-cli ")
     assert len(commands) == 7, commands
     said = [run(beamline, command) for command in commands]
-    for expected, printed in zip(("x01/pump", "turbo pump", "3.2 mbar", "vented", "pressure", "Bearing", "pressure"), said):
+    for expected, printed in zip(
+        ("x01/pump", "turbo pump", "3.2 mbar", "vented", "pressure", "Bearing", "pressure"), said
+    ):
         assert expected in printed, said
     pump.terminate()
     assert pump.wait(20) == 0

@@ -55,7 +55,7 @@ def test_who_waits_for_idleness_takes_no_task_from_a_thread():
     workers = Workers("t", 2)
     for _ in range(200):
         begun, gate = threading.Event(), threading.Event()
-        workers.run(lambda: (begun.set(), gate.wait(5)))
+        workers.run(lambda begun=begun, gate=gate: (begun.set(), gate.wait(5)))
         assert begun.wait(5)
         waiter = threading.Thread(target=workers.wait_idle, args=(5,))
         waiter.start()

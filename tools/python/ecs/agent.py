@@ -16,14 +16,14 @@ import socket
 import threading
 import time
 from secrets import randbits
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
-from . import envelope, place, trace
+from . import envelope, place
 from .client import Client
 from .connection import Fields
 from .errors import BadMessage, Busy, Cancelled, Disconnected, EcsError, EcsTimeout, NotFound
 from .future import Future
-from .handlers import Context, Handler, error_from
+from .handlers import Handler
 from .job import RunningJob, Service, shortened
 from .limits import (
     AGENT_DEADLINE_S,
@@ -32,6 +32,7 @@ from .limits import (
     REPEAT_INTERVAL_S,
     TIMEOUT_DEFAULT_S,
 )  # fmt: skip
+from .questions import Questions
 from .registration import Registration
 from .subsystem import Item, Subsystem, check_description, check_part
 from .values import to_wire
@@ -43,15 +44,6 @@ _ASKS = frozenset(("event.run", "call.run", "kv.read", "kv.write"))
 #: Answers to a job's report that mean: later (``schemas/spec/job.md``, rule 7).
 _LATER = frozenset(("not_registered", "store_failed", "busy", "timeout", "disconnected"))
 VERSION = "0.1.0"
-
-
-class _Question(NamedTuple):
-    """What the broker asks, and has no answer to yet."""
-
-    header: Dict[str, Any]
-    context: Context
-    #: Has it not done if it waits for the one before it; True if so.
-    take_back: Callable[[], bool]
 
 
 class Agent(Client):
@@ -86,7 +78,6 @@ class Agent(Client):
         self._started = threading.Event()
         self._stopping = threading.Event()
         # Used by the I/O thread alone.
-        self._questions: Dict[int, _Question] = {}
         self._jobs: Dict[int, RunningJob] = {}
         #: Each subsystem that was described, and the version of its description: another one may have its name later.
         self._described: Dict[str, Tuple[Subsystem, int]] = {}
@@ -95,6 +86,7 @@ class Agent(Client):
         self._last_kept = 0
         self._wanted_state = "ready"
         super().__init__(place.find(where, publish, key), timeout, name)
+        self._questions = Questions(name, self._connection, self._handlers, self._subsystems)
         self._registration = Registration(self._connection, name, self._introduce, self._welcomed)
 
     # ---- Describing ----
@@ -273,8 +265,7 @@ class Agent(Client):
 
     def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
         if not is_same_broker:
-            for id in list(self._questions):
-                self._cancel_question(id)  # the broker that asked has died, and what it asked with it
+            self._questions.cancel_all()  # the broker that asked has died, and what it asked with it
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])
@@ -368,89 +359,15 @@ class Agent(Client):
     def _on_notice(self, header: Dict[str, Any], body: bytes) -> None:
         kind = header["kind"]
         if kind in _ASKS:
-            self._asked(header, body)
+            self._questions.take(header, body)
         elif kind == "exchange.cancel":
-            self._cancel_asked(header, envelope.decode(kind, body)["id"])
+            self._questions.cancel(header, envelope.decode(kind, body)["id"])
         elif kind == "job.run":
             self._run_job(envelope.decode(kind, body))
         elif kind == "job.kill":
             self._kill_job(**envelope.decode(kind, body))
         else:
             super()._on_notice(header, body)
-
-    def _asked(self, header: Dict[str, Any], body: bytes) -> None:
-        kind, id = header["kind"], header["id"]
-        try:
-            fields = envelope.decode(kind, body)
-            subsystem = self._subsystems.get(fields["subsystem"])
-            if subsystem is None:
-                raise EcsError(f"{self.name} does not host {fields['subsystem']}", code="not_handled")
-        except EcsError as error:
-            self._connection.answer(header, None, error)
-            return
-        subject = fields.get("event") or fields.get("call") or fields["item"]
-
-        def tell(value: Any) -> None:
-            self.tell("exchange.feedback", {"id": id, "value": value})
-
-        trace_id = (header["trace"] or {}).get("trace", 0)
-        deadline_s = (header["deadline_ms"] or 0) / 1000
-        context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
-
-        def handle() -> None:
-            trace.enter(header["trace"])
-            try:
-                context.check_cancelled()  # what nobody waits for any more is not begun
-                reply, error = {"value": self._handle(kind, subsystem, context, fields)}, None
-            except BaseException as raised:
-                if not isinstance(raised, EcsError):
-                    _log.exception("%s: the handler of %s raised", subsystem.name, subject)
-                reply, error = {}, error_from(raised, f"{subsystem.name} {subject}")
-            finally:
-                trace.enter(None)
-            try:
-                self._connection.answer(header, reply, error)
-            finally:
-                self._connection.post(lambda: self._forget(id, question), at_once=True)
-
-        lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
-        question = _Question(header, context, lambda: self._handlers.take_back(handle, lane))
-        self._questions[id] = question
-        if not self._handlers.run(handle, lane):
-            self._forget(id, question)
-            self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"))
-
-    def _cancel_asked(self, header: Dict[str, Any], id: int) -> None:
-        if id in self._questions:
-            self._cancel_question(id)
-            return
-        # The question was lost on the way, or has its answer: the broker hears so (rule 6 of `exchange.md`).
-        self._connection.answer({**header, "id": id}, None, Cancelled(f"{self.name} does not have question {id}"))
-
-    def _cancel_question(self, id: int) -> None:
-        """Nobody waits for the answer any more. What has not begun is not done: a device that hangs for a minute is not
-        to be set afterwards to what was given up, and what waits for it takes no room."""
-        question = self._questions[id]
-        question.context.cancel()
-        if question.take_back():
-            self._forget(id, question)
-            error = Cancelled(f"{question.context.name}: cancelled before it was begun")
-            self._connection.answer(question.header, None, error)
-
-    def _handle(self, kind: str, subsystem: Subsystem, context: Context, fields: Mapping[str, Any]) -> Any:
-        """On a handler's thread."""
-        if not subsystem.wait_live(context.seconds_left):
-            raise EcsTimeout(f"{subsystem.name} has not begun yet")
-        if kind == "kv.read":
-            return subsystem.read_by_others(fields["item"])
-        if kind == "kv.write":
-            return subsystem.written_by_others(fields["item"], fields["value"])
-        what = kind.split(".")[0]
-        return subsystem.handler(what, fields[what]).run(context, fields["params"])
-
-    def _forget(self, id: int, question: _Question) -> None:
-        if self._questions.get(id) is question:
-            del self._questions[id]
 
     # ---- On the I/O thread: jobs ----
 

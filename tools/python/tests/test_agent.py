@@ -218,7 +218,7 @@ def test_set_that_was_given_up_before_its_turn_is_never_done(beamline, agent, cl
     for value in range(2, 5):
         with pytest.raises(ecs.EcsTimeout):
             ask(value, 0.1).result()
-    wait_for("only the first question", lambda: len(agent._questions) == 1)
+    wait_for("only the first question", lambda: len(agent._questions.open) == 1)
     assert agent._handlers._open == 1
     wanted = ask(5, 20)
     gate.set()
@@ -229,7 +229,7 @@ def test_set_that_was_given_up_before_its_turn_is_never_done(beamline, agent, cl
     ask(6, 20)
     assert begun.wait(5)
     ask(7, 20)
-    wait_for("both questions", lambda: len(agent._questions) == 2)
+    wait_for("both questions", lambda: len(agent._questions.open) == 2)
     beamline.stop(signal.SIGKILL)
     beamline.start()
     wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
@@ -251,10 +251,10 @@ def test_event_that_was_given_up_before_a_thread_was_free_is_never_done(agent, c
     waiting = client.event_later("wait", timeout=20)
     assert begun.wait(5)
     assert client.event("move", timeout=0.1)["x01/box"].end == "timeout"
-    wait_for("the cancel", lambda: any(its.context.cancelled for its in agent._questions.values()))
+    wait_for("the cancel", lambda: any(its.context.cancelled for its in agent._questions.open.values()))
     gate.set()
     assert waiting.result()["x01/box"].end == "ok"
-    wait_for("no question", lambda: not agent._questions)
+    wait_for("no question", lambda: not agent._questions.open)
     assert done == []
 
 
@@ -398,7 +398,7 @@ def test_whatever_a_handler_raises_its_caller_hears_of_it_and_the_worker_is_free
         with pytest.raises(ecs.EcsError, match=told):
             client.call("work", fail=True, timeout=3)
     assert client.call("work", fail=False) is None
-    wait_for("no question", lambda: not agent._questions)
+    wait_for("no question", lambda: not agent._questions.open)
 
 
 def test_feedback_comes_in_order_before_the_result_and_cancelling_reaches_the_handler(agent, client):
@@ -521,8 +521,8 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
 
     agent.start()
     old = client.call_later("wait", number=0, timeout=20)
-    wait_for("the first question", lambda: agent._questions)
-    ids = list(agent._questions)
+    wait_for("the first question", lambda: agent._questions.open)
+    ids = list(agent._questions.open)
     beamline.stop(signal.SIGKILL)
     if is_away:
         wait_for("the loss", lambda: not agent._connection.is_gate_open)
@@ -531,9 +531,9 @@ def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(
     beamline.start()
     wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
     new = client.call_later("wait", number=1, timeout=20)
-    wait_for("the second question, with an id of its own", lambda: set(agent._questions) - set(ids))
+    wait_for("the second question, with an id of its own", lambda: set(agent._questions.open) - set(ids))
     gates[0].set()
-    wait_for("the old answer", lambda: len(agent._questions) == 1 and not agent._connection._outbox)
+    wait_for("the old answer", lambda: len(agent._questions.open) == 1 and not agent._connection._outbox)
     assert agent.ls() and not new.done()  # what the agent sent before that has been heard
     gates[1].set()
     assert new.result() == 1

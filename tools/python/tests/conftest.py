@@ -146,3 +146,20 @@ def beamline(stopped_beamline):
 @pytest.fixture
 def client(beamline):
     return beamline.client()
+
+
+@pytest.fixture
+def agent(beamline):
+    return beamline.agent("x01/vacuum")
+
+
+def is_ready(client, agent):
+    status = client.status().agents.get(agent)
+    return status is not None and status.state == "ready"
+
+
+def value_or_none(client, item):
+    try:
+        return client.get(item)
+    except (ecs.NotSet, ecs.NotFound):
+        return None

@@ -1,4 +1,4 @@
-"""Agents against a real broker: items, handlers, jobs, alarms, and coming and going."""
+"""Agents against a real broker: items, handlers, alarms, and coming and going."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from typing import Annotated, Literal, Optional
 import msgpack
 import pytest
 import zmq
-from conftest import TIMEOUT_S, wait_for
+from conftest import TIMEOUT_S, is_ready, value_or_none, wait_for
 
 import ecs
-
-
-@pytest.fixture
-def agent(beamline):
-    return beamline.agent("x01/vacuum")
 
 
 def test_attribute_publishes_reads_and_refuses_what_is_wrong_before_it_is_sent(agent, client):
@@ -497,18 +492,6 @@ def test_after_the_broker_comes_back_all_is_there_again(beamline, agent, client)
     assert client.call("measure") == 7 and client.status().agents["x01/vacuum"].services == ["expose"]
 
 
-def is_ready(client, agent):
-    status = client.status().agents.get(agent)
-    return status is not None and status.state == "ready"
-
-
-def value_or_none(client, item):
-    try:
-        return client.get(item)
-    except (ecs.NotSet, ecs.NotFound):
-        return None
-
-
 @pytest.mark.parametrize("is_away", [True, False], ids=["answered while it is away", "answered to the next one"])
 def test_answer_to_a_broker_that_is_no_more_does_not_reach_the_next_ones_caller(beamline, agent, client, is_away):
     """Ids of questions go on over a new start of the broker: its first question has not the id of the old first one."""
@@ -615,149 +598,6 @@ def test_agent_that_was_stopped_and_goes_on_registers_again(beamline, client):
     wait_for("its end", lambda: client.show("x01/pump").state == "gone")
     process.send_signal(signal.SIGCONT)
     wait_for("its return", lambda: client.show("x01/pump").state == "ready")
-
-
-def test_job_runs_with_progress_and_ends_done_failed_rejected_or_cancelled(agent, client):
-    killed = []
-
-    @agent.service("expose", on_kill=lambda job: killed.append(job.id))
-    def expose(job, frames: int, fail: str = ""):
-        if fail == "refuse":
-            raise ecs.Refuse("Shutter closed")
-        job.accept()
-        for done in range(frames):
-            job.progress(done, frames, "frames", 100 * done)
-            if job.wait_cancelled(0.01):
-                raise ecs.Cancelled("stopped by hand")
-        if fail:
-            raise ecs.EcsError("No room", code="disk_full")
-        return {"frames": frames}
-
-    agent.start()
-    seen = []
-    job = client.wait_job(client.submit("expose", {"frames": 40}).id, 20, progress=seen.append)
-    assert (job.state, job.result, job.agent) == ("done", {"frames": 40}, "x01/vacuum") and seen[-1].unit == "frames"
-    assert [state for state, _ in job.history] == ["submitted", "accepted", "running", "done"]
-    failed = client.wait_job(client.submit("expose", {"frames": 1, "fail": "x"}).id, 20)
-    with pytest.raises(ecs.EcsError, match="No room") as raised:
-        failed.require_done()
-    assert (failed.state, raised.value.code) == ("failed", "disk_full")
-    refused = client.wait_job(client.submit("expose", {"frames": 1, "fail": "refuse"}).id, 20)
-    assert (refused.state, refused.error.message) == ("rejected", "Shutter closed")
-    wrong = client.wait_job(client.submit("expose", {"frame": 1}).id, 20)
-    assert wrong.state == "rejected" and "no parameter 'frame'" in wrong.error.message
-    long = client.submit("expose", {"frames": 10_000}, key="long")
-    assert client.submit("expose", {"frames": 10_000}, key="long").id == long.id
-    wait_for("its running", lambda: client.job(long.id).state == "running")
-    client.cancel(long.id)
-    ended = client.wait_job(long.id, 20)
-    assert (ended.state, ended.error.message, killed) == ("cancelled", "stopped by hand", [long.id])
-    assert [job.id for job in client.jobs(limit=2)] == [long.id, wrong.id]
-    with pytest.raises(ecs.NotFound) as raised:
-        client.job(10**6)
-    assert raised.value.code == "no_such_job"
-    with pytest.raises(ecs.NotFound) as raised:
-        client.submit("exposes")
-    assert raised.value.code == "no_such_service"
-
-
-def test_service_gets_the_parameters_that_it_names_all_or_none(agent, client):
-    agent.service("all")(lambda job, **given: given)
-    agent.service("some")(lambda job, a, **given: [a, given])
-    agent.service("none")(lambda job: job.params)
-    agent.start()
-    for service, params, result in [
-        ("all", {"n": 3, "m": [1]}, {"n": 3, "m": [1]}),
-        ("all", None, {}),
-        ("some", {"a": 1, "n": 3}, [1, {"n": 3}]),
-        ("none", {"n": 3}, {"n": 3}),
-    ]:
-        job = client.wait_job(client.submit(service, params).id, 20)
-        assert job.require_done().result == result, service
-
-
-def test_job_whose_end_comes_while_the_broker_is_away_is_done_when_it_is_back(beamline, agent, client):
-    gate = threading.Event()
-
-    @agent.service("expose")
-    def expose(job):
-        job.running()
-        gate.wait(20)
-        return job.params
-
-    agent.start()
-    job = client.submit("expose", {"n": 3})
-    wait_for("its running", lambda: client.job(job.id).state == "running")
-    beamline.stop(signal.SIGKILL)
-    gate.set()
-    beamline.start()
-    assert client.wait_job(job.id, 20).require_done().result == {"n": 3}
-
-
-def test_job_whose_result_is_too_large_fails_and_says_so(agent, client):
-    agent.service("expose")(lambda job: bytes(1024 * 1024))
-    agent.start()
-    job = client.wait_job(client.submit("expose").id, 20)
-    assert job.state == "failed" and "refused" in job.error.message
-
-
-def test_job_whose_result_cannot_be_sent_fails_says_so_and_makes_room(beamline, agent, client):
-    gate = threading.Event()
-
-    @agent.service("hash")
-    def hash_(job, odd: bool):
-        job.running()
-        return gate.wait(20) and (2**70 if odd else 7)
-
-    agent.start()
-    first, second = client.submit("hash", {"odd": True}), client.submit("hash", {"odd": True})
-    wait_for("its running", lambda: client.job(first.id).state == "running")
-    beamline.stop(signal.SIGKILL)  # its end is told when the agent registers again
-    gate.set()
-    wait_for("its end", lambda: agent._jobs[first.id].has_ended)
-    beamline.start()
-    for job in (first, second):
-        ended = client.wait_job(job.id, 20)
-        assert ended.state == "failed" and "cannot be sent" in ended.error.message
-    assert client.wait_job(client.submit("hash", {"odd": False}).id, 20).result == 7
-
-
-def test_wait_for_a_job_that_takes_longer_names_who_has_it(agent, client):
-    agent.service("expose")(lambda job: job.running() or job.wait_cancelled(20))
-    agent.start()
-    job = client.submit("expose")
-    with pytest.raises(ecs.EcsTimeout, match="is running after 0.3 s; it is for x01/vacuum"):
-        client.wait_job(job.id, 0.3)
-
-
-def test_wait_for_a_job_outlasts_a_broker_that_is_away_and_ends_in_its_own_time(beamline, agent):
-    gate, seen = threading.Event(), []
-
-    @agent.service("expose")
-    def expose(job):
-        job.progress(1, 2)
-        gate.wait(20)
-        return 7
-
-    agent.start()
-    client = beamline.client(timeout=0.2)  # so that many looks go wrong meanwhile
-    job = client.submit("expose", timeout=5)
-    waiter = threading.Thread(target=lambda: seen.append(client.wait_job(job.id, progress=seen.append)))
-    waiter.start()
-    wait_for("its progress", lambda: seen)
-    beamline.stop(signal.SIGKILL)
-    begin = time.monotonic()
-    with pytest.raises(ecs.EcsTimeout, match="no connection to the broker"):
-        client.wait_job(job.id, timeout=1.0)
-    assert time.monotonic() - begin >= 1.0
-    gate.set()
-    beamline.start()
-    waiter.join(20)
-    assert seen[-1].result == 7
-    closed = beamline.client()
-    closed.close()
-    with pytest.raises(ecs.Disconnected, match="this client is closed"):
-        closed.wait_job(job.id)
 
 
 def test_telemetry_is_in_the_status_and_on_its_topic(agent, client):

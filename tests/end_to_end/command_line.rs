@@ -3,53 +3,10 @@
 use crate::support::{Outcome, ecs};
 use std::fs;
 
-const COMMANDS: [&[&str]; 41] = [
-    &[],
-    &["up"],
-    &["status"],
-    &["submit"],
-    &["submit", "write"],
-    &["jobs"],
-    &["job"],
-    &["cancel"],
-    &["ls"],
-    &["show"],
-    &["kv", "get"],
-    &["kv", "set"],
-    &["kv", "watch"],
-    &["kv", "ls"],
-    &["event", "call"],
-    &["event", "watch"],
-    &["sync"],
-    &["call"],
-    &["alarms"],
-    &["trace"],
-    &["topic", "ls"],
-    &["topic", "echo"],
-    &["topic", "hz"],
-    &["topic", "bw"],
-    &["topic", "pub"],
-    &["sim", "eiger"],
-    &["sim", "replay"],
-    &["broker"],
-    &["agent"],
-    &["agent", "readout"],
-    &["agent", "assembler"],
-    &["agent", "writer"],
-    &["keys"],
-    &["keys", "init"],
-    &["keys", "add"],
-    &["keys", "list"],
-    &["keys", "revoke"],
-    &["bench", "ring"],
-    &["bench", "path"],
-    &["picture"],
-    &["completions"],
-];
-
 #[test]
-fn every_command_has_help_and_a_wrong_one_exits_with_2() {
-    for command in COMMANDS {
+fn help_is_printed_and_a_wrong_command_exits_with_2() {
+    // What each says of itself is looked at in `tools/cli/src/cli.rs`.
+    for command in [&[][..], &["kv"], &["kv", "set"], &["agent", "writer"]] {
         let help = Outcome::of(ecs().args(command).arg("--help")).ok();
         assert!(help.stdout.contains("Usage:"), "{command:?}: {}", help.stdout);
     }

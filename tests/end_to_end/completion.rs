@@ -80,7 +80,7 @@ fn bash_completes_the_names_of_a_running_beamline() {
     let cases: [(&str, &[&str]); 17] = [
         ("ecs-cli top", &["topic"]),
         ("ecs-cli topic ", &["ls", "echo", "hz", "bw", "pub", "help"]),
-        ("ecs-cli kv get PUMP/", &["PUMP/mode", "PUMP/pressure"]),
+        ("ecs-cli kv get PUMP/", &["PUMP/mode", "PUMP/note", "PUMP/pressure"]),
         ("ecs-cli kv set PUMP/m", &["PUMP/mode"]),
         ("ecs-cli kv set PUMP/mode ", &["auto", "manual"]),
         ("ecs-cli kv watch PUMP/mode PUMP/p", &["PUMP/pressure"]),
@@ -88,7 +88,7 @@ fn bash_completes_the_names_of_a_running_beamline() {
         ("ecs-cli sync can", &["can_begin"]),
         ("ecs-cli event call v", &["vent"]),
         ("ecs-cli event call vent --to PUM", &["PUMP"]),
-        ("ecs-cli call ", &["double"]),
+        ("ecs-cli call ", &["double", "repeat"]),
         ("ecs-cli call double ", &["n="]),
         ("ecs-cli submit wr", &["write"]),
         ("ecs-cli release ", &["1"]),

@@ -37,7 +37,13 @@ impl Handler for Pump {
         }
     }
 
-    fn on_call(&self, _call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
+    fn on_call(&self, call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
+        if call == "repeat" {
+            return params
+                .get("text")
+                .cloned()
+                .ok_or_else(|| Failure::new(ErrorCode::Refused, "no\x1b[2J\nerror: text"));
+        }
         Ok(Value::from(params["n"].as_f64().unwrap_or(0.0) * 2.0))
     }
 }
@@ -67,9 +73,10 @@ pub fn pump(beamline: &Beamline) -> (Agent, Host) {
         items: vec![
             Item { name: "pressure".to_owned(), kind: pressure, writable: true, ..Item::default() },
             Item { name: "mode".to_owned(), kind: modes, writable: true, ..Item::default() },
+            Item { name: "note".to_owned(), kind: ValueType::of(Form::String), writable: true, ..Item::default() },
         ],
         events: vec![handled("can_begin"), handled("vent")],
-        calls: vec![Handled { params: vec![n], ..handled("double") }],
+        calls: vec![Handled { params: vec![n], ..handled("double") }, handled("repeat")],
         ..Description::default()
     };
     let handler = Arc::new(Pump { host: OnceLock::new() });
@@ -104,6 +111,7 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     assert_eq!(call(&["kv", "get", &path]).ok().stdout.trim(), "0.5 mbar");
     call(&["kv", "get", &mode]).fails_with(1, "no value yet");
     assert_eq!(call(&["kv", "set", &path, "2.5"]).ok().stdout.trim(), "2.5 mbar");
+    call(&["kv", "set", &path, "-3"]).fails_with(1, "pressure is -3; allowed is 0 to 1000 mbar");
     call(&["kv", "set", &path, "2000"]).fails_with(1, "allowed is 0 to 1000 mbar");
     call(&["kv", "set", &mode, "fast"]).fails_with(1, "allowed is auto, manual");
     call(&["kv", "set", &mode, "auto"]).ok();
@@ -112,8 +120,13 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     assert_eq!((&reading["value"], &reading["revision"]), (&2.5.into(), &2.into()));
     call(&["kv", "set", &path, "3", "--if-revision", "1"]).fails_with(1, "at revision 2, not 1");
     let listed = call(&["kv", "ls", &pump, "--json"]).ok().json();
-    assert_eq!(listed["items"].as_array().unwrap().len(), 2, "{listed:#}");
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3, "{listed:#}");
     assert!(call(&["kv", "ls"]).ok().stdout.contains("rwp-"));
+    for (unknown, near) in [("pimp", "pump"), ("pimp/", "pump/"), ("pump/presure", "pump/pressure")] {
+        let (unknown, near) = (format!("{}/{unknown}", beamline.name), format!("{}/{near};", beamline.name));
+        let listed = call(&["kv", "ls", &unknown]).ok().stdout;
+        assert!(listed.contains(&format!("the nearest is {near}")), "{listed}");
+    }
 
     let vetoed = call(&["event", "call", "can_begin"]).fails_with(3, "Door open");
     assert!(vetoed.stderr.contains("looking at the door"), "{}", vetoed.stderr);
@@ -139,6 +152,27 @@ fn a_person_finds_reads_sets_and_asks_subsystems_at_a_terminal() {
     wait_for("the alarm is over", Duration::from_secs(5), || {
         call(&["alarms"]).ok().stdout.contains("no alarms").then_some(())
     });
+}
+
+#[test]
+fn a_value_is_printed_whole_by_itself_and_among_others_in_one_short_line() {
+    let beamline = Beamline::up(Detector::Quadrant, "");
+    let (_agent, _host) = pump(&beamline);
+    let (pump, note) = (format!("{}/pump", beamline.name), format!("{}/pump/note", beamline.name));
+    let long = format!("first\x1b[2J\n{}", "ä".repeat(100));
+    let call = |arguments: &[&str]| beamline.call(arguments);
+    // A script gets every byte.
+    assert_eq!(call(&["kv", "set", &note, &long]).ok().stdout, format!("{long}\n"));
+    assert_eq!(call(&["kv", "get", &note]).ok().stdout, format!("{long}\n"));
+    assert_eq!(call(&["call", "repeat", &format!("text={long}")]).ok().stdout, format!("{long}\n"));
+    // A table has lines of its own alone.
+    for arguments in [&["show", pump.as_str()], &["kv", "ls"][..]] {
+        let stdout = call(arguments).ok().stdout;
+        let line = stdout.lines().find(|line| line.contains("first")).unwrap();
+        assert!(line.contains("first\\u{1b}[2J\\nää") && line.contains("ä…") && !stdout.contains('\x1b'), "{stdout}");
+    }
+    let refused = call(&["call", "repeat"]).fails_with(1, "no\\u{1b}[2J\\nerror: text");
+    assert!(!refused.stderr.contains('\x1b') && refused.stderr.lines().count() == 1, "{}", refused.stderr);
 }
 
 #[test]

@@ -253,6 +253,7 @@ fn keys_are_made_listed_and_refused_as_a_person_expects() {
         .call(&["keys", "add", "bob", "--role", "viewer", "--output", "/no/such/bob"])
         .fails_with(1, "no key was made");
     beamline.call(&["keys", "revoke", "bob"]).fails_with(1, "agents, laser, stage");
+    beamline.call(&["keys", "revoke", "lasre"]).fails_with(1, "the nearest is laser");
     let list = beamline.call(&["keys", "list", "--json"]).ok().json();
     let list: Vec<(String, String)> = list["keys"]
         .as_array()

@@ -3,6 +3,7 @@
 use crate::{
     completing,
     connection::{CALL_TIMEOUT, Connection},
+    human::printable,
     registered::{Registered, near},
     values::{parse_params, shown},
 };
@@ -59,7 +60,7 @@ impl Asking {
         let client = self.connection.client()?;
         let on_notice = |kind: &str, body: &[u8]| {
             if let (false, Feedback::KIND, Ok(feedback)) = (self.json, kind, decode::<Feedback>(body)) {
-                eprintln!("{}: {}", feedback.target, shown(&feedback.value, &ValueType::default()));
+                eprintln!("{}: {}", feedback.target, printable(&shown(&feedback.value, &ValueType::default())));
             }
         };
         let answer = client.call_with(request, Duration::from_secs_f64(self.timeout), on_notice);

@@ -112,3 +112,49 @@ impl Command {
         matches!(self, Self::Broker(_) | Self::Agent(_))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Each command that does something, with its words, and the examples that it and the commands above it have.
+    fn walk(command: &clap::Command, path: &str, above: &[String], found: &mut Vec<(String, Vec<String>)>) {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let own = text.lines().map(str::trim).filter(|line| line.contains("ecs-cli ")).map(str::to_owned);
+        let examples: Vec<String> = above.iter().cloned().chain(own).collect();
+        if !command.is_subcommand_required_set() {
+            found.push((path.to_owned(), examples.clone()));
+        }
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help" && !inner.is_hide_set()) {
+            walk(inner, &format!("{path} {}", inner.get_name()), &examples, found);
+        }
+    }
+
+    #[test]
+    fn every_command_has_help_and_an_example_of_its_own() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        let mut found = Vec::new();
+        walk(&cli, "ecs-cli", &[], &mut found);
+        assert!(found.len() > 40, "{found:?}");
+        let lacking = found.iter().filter(|(path, examples)| !examples.iter().any(|example| example.contains(path)));
+        assert_eq!(lacking.collect::<Vec<_>>(), Vec::<&(String, Vec<String>)>::new());
+    }
+
+    #[test]
+    fn every_command_and_option_says_what_it_is() {
+        let (mut open, mut lacking) = (vec![Cli::command()], Vec::new());
+        while let Some(command) = open.pop() {
+            let name = command.get_name().to_owned();
+            assert!(command.get_about().is_some(), "{name}");
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                if argument.get_help().is_none() {
+                    lacking.push(format!("{name} {}", argument.get_id()));
+                }
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
+        assert_eq!(lacking, Vec::<String>::new());
+    }
+}

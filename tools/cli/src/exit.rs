@@ -1,7 +1,10 @@
 //! Exit codes: part of the command line's contract, listed in `ecs-cli --help`.
 
-use crate::beamline_file::BeamlineFileError;
-use ecs_sdk::key::KeyError;
+use crate::{
+    beamline_file::BeamlineFileError,
+    human::{printable, printable_lines},
+};
+use ecs_sdk::{CallError, WatchError, key::KeyError};
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -47,8 +50,17 @@ pub fn report(error: &anyhow::Error, is_service: bool) -> Exit {
     }
     let (red, plain) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     // Where stderr cannot be written, the exit code says it alone.
-    let _ = writeln!(io::stderr(), "{red}error:{plain} {error:#}");
+    let _ = writeln!(io::stderr(), "{red}error:{plain} {}", told(error));
     exit
+}
+
+/// An error with its causes. What the broker or an agent says is one line; our own may have several.
+fn told(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    match error.chain().any(|cause| cause.is::<CallError>() || cause.is::<WatchError>()) {
+        true => printable(&text),
+        false => printable_lines(&text),
+    }
 }
 
 /// Whether a second start of the same process would fail in the same way.

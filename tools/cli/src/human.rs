@@ -53,9 +53,38 @@ pub fn between(earlier_ns: u64, later_ns: u64) -> String {
     duration(Duration::from_nanos(later_ns.saturating_sub(earlier_ns)))
 }
 
+/// Text of somebody else's in one line: what would move a cursor, name a colour or begin another line is written out.
+pub fn printable(text: &str) -> String {
+    let is_kept = |letter: char| !letter.is_control();
+    written_out(text, is_kept)
+}
+
+/// As [`printable`], of text that may have several lines.
+pub fn printable_lines(text: &str) -> String {
+    written_out(text, |letter| !letter.is_control() || letter == '\n' || letter == '\t')
+}
+
+fn written_out(text: &str, is_kept: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match is_kept(letter) {
+            true => shown.push(letter),
+            false => shown.extend(letter.escape_default()),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_move_a_cursor_is_written_out() {
+        let odd = "a\x1b[2Jb\nc\td\u{9b}31me ü";
+        assert_eq!(printable(odd), "a\\u{1b}[2Jb\\nc\\td\\u{9b}31me ü");
+        assert_eq!(printable_lines(odd), "a\\u{1b}[2Jb\nc\td\\u{9b}31me ü");
+    }
 
     #[test]
     fn numbers_and_times_are_short_and_right() {

@@ -74,7 +74,8 @@ fn json(value: &Value) -> String {
 
 pub fn progress(job: &JobRecord) -> String {
     let of_progress = |progress: &Progress| {
-        format!("{} of {} {}", human::count(progress.done), human::count(progress.total), progress.unit)
+        let unit = human::printable(&progress.unit);
+        format!("{} of {} {unit}", human::count(progress.done), human::count(progress.total))
     };
     match ledger(job) {
         Some(ledger) => {

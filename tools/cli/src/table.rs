@@ -1,5 +1,6 @@
 //! Aligned tables, with colour where a person looks at them.
 
+use crate::human;
 use std::io::{self, IsTerminal, Write};
 
 /// How a cell stands out.
@@ -29,8 +30,9 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// A cell is one line, whoever its text is from.
     pub fn new(text: impl Into<String>, mood: Mood) -> Self {
-        Self { text: text.into(), mood }
+        Self { text: human::printable(&text.into()), mood }
     }
 }
 
@@ -117,6 +119,15 @@ mod tests {
         };
         assert_eq!(print(false), "name        state\nx01/writer  ready\nü           gone\n");
         assert_eq!(print(true), print(false).replace("ready", "\x1b[32mready\x1b[0m"));
+    }
+
+    #[test]
+    fn text_of_others_stays_in_its_cell() {
+        let mut table = Table::new([]);
+        table.row(["x01/pump".into(), "hot\nx01/laser  off\x1b[2J".into()]);
+        let mut out = Vec::new();
+        table.write(&mut out, true).expect("writes to memory");
+        assert_eq!(String::from_utf8(out).expect("text"), "x01/pump  hot\\nx01/laser  off\\u{1b}[2J\n");
     }
 
     #[test]

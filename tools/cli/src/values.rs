@@ -1,6 +1,6 @@
 //! Values on the command line and on the screen.
 
-use crate::params;
+use crate::{human, params};
 use anyhow::bail;
 use ecs_schemas::{
     exchange::Params,
@@ -8,8 +8,9 @@ use ecs_schemas::{
     value::Value,
     value_type::{Form, ValueType},
 };
+use std::io::{self, IsTerminal, Write};
 
-/// Bytes of a value that are shown in a table; longer ones are cut.
+/// Characters of a value that are shown among others, in a table or a line; longer ones are cut.
 const SHOWN_CHARS: usize = 60;
 
 /// A value of type `kind` from what a person typed: text as it is where the type is text, JSON otherwise, and text again where
@@ -33,28 +34,48 @@ pub fn parse_params(words: &[String]) -> anyhow::Result<Params> {
     }
 }
 
-/// A value for a person, with its unit.
+/// A value with its unit, all of it; of an array its type and shape.
 pub fn shown(value: &Value, kind: &ValueType) -> String {
-    let text = match value {
+    format!("{}{}", text(value, kind), unit(kind))
+}
+
+/// As [`shown`], for a table or a line among others: in one line, and cut where it is long.
+pub fn shown_short(value: &Value, kind: &ValueType) -> String {
+    let text = human::printable(&text(value, kind));
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…{}", &text[..end], unit(kind)),
+        None => text + &unit(kind),
+    }
+}
+
+/// Prints what was asked for by itself. A terminal is not given what would move its cursor; a script gets every byte.
+pub fn print(value: &Value, kind: &ValueType) -> io::Result<()> {
+    let (mut out, shown) = (io::stdout().lock(), shown(value, kind));
+    match out.is_terminal() {
+        true => writeln!(out, "{}", human::printable_lines(&shown)),
+        false => writeln!(out, "{shown}"),
+    }
+}
+
+fn unit(kind: &ValueType) -> String {
+    kind.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default()
+}
+
+fn text(value: &Value, kind: &ValueType) -> String {
+    match value {
         Value::Text(text) => text.clone(),
         Value::Map(array) if kind.form == Form::Array => {
             let part = |name: &str| array.get(name).map(ToString::to_string).unwrap_or_default();
             format!("array {} {}", part("dtype").trim_matches('"'), part("shape"))
         }
         other => other.to_string(),
-    };
-    let unit = kind.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default();
-    let mut cut: String = text.chars().take(SHOWN_CHARS).collect();
-    if cut.len() < text.len() {
-        cut.push('…');
     }
-    format!("{cut}{unit}")
 }
 
 /// The value of an item in a list.
 pub fn shown_reading(item: &Item, reading: Option<&Reading>, bytes: u64) -> String {
     match reading {
-        Some(reading) => shown(&reading.value, &item.kind),
+        Some(reading) => shown_short(&reading.value, &item.kind),
         None if bytes > 0 => format!("<{bytes} bytes>"),
         None if item.published => "-".to_owned(),
         None => "(on request)".to_owned(),
@@ -114,10 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_cut_and_units_kept() {
+    fn long_values_are_cut_among_others_alone_and_units_kept() {
         let kind = ValueType { unit: Some("mbar".to_owned()), ..ValueType::of(Form::F64) };
-        assert_eq!(shown(&0.5.into(), &kind), "0.5 mbar");
-        let long = shown(&Value::from("ä".repeat(100)), &ValueType::default());
-        assert_eq!(long.chars().count(), SHOWN_CHARS + 1);
+        assert_eq!(
+            (shown(&0.5.into(), &kind), shown_short(&0.5.into(), &kind)),
+            ("0.5 mbar".into(), "0.5 mbar".into())
+        );
+        let long = "ä".repeat(100);
+        let short = shown_short(&Value::from(long.as_str()), &kind);
+        assert_eq!(short, format!("{}… mbar", "ä".repeat(SHOWN_CHARS)));
+        assert_eq!(shown(&Value::from(long.as_str()), &ValueType::default()), long);
+        assert_eq!(shown_short(&"a\nb\x1b[2J".into(), &ValueType::default()), "a\\nb\\u{1b}[2J");
     }
 }

@@ -181,40 +181,10 @@ fn free_udp_ports() -> u16 {
 }
 
 #[test]
-fn every_command_has_help_with_examples() {
+fn help_is_printed_with_examples() {
     let folder = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 30] = [
-        &[],
-        &["up"],
-        &["status"],
-        &["submit", "write"],
-        &["jobs"],
-        &["job"],
-        &["cancel"],
-        &["submit"],
-        &["hold"],
-        &["release"],
-        &["move"],
-        &["topic", "ls"],
-        &["topic", "echo"],
-        &["topic", "hz"],
-        &["topic", "bw"],
-        &["topic", "pub"],
-        &["picture"],
-        &["ring", "stat"],
-        &["ring", "dump"],
-        &["ring", "check"],
-        &["sim", "eiger"],
-        &["sim", "replay"],
-        &["broker"],
-        &["agent"],
-        &["bench", "ring"],
-        &["bench", "path"],
-        &["bench", "idle"],
-        &["completions"],
-        &["--verbose", "jobs"],
-        &["jobs", "--quiet"],
-    ];
+    // What each command says of itself is looked at in `src/cli.rs`; here is how it is printed.
+    let commands: [&[&str]; 5] = [&[], &["kv"], &["bench", "broker"], &["--verbose", "jobs"], &["jobs", "--quiet"]];
     for command in commands {
         let output = run(folder.path(), &[command, &["--help"]].concat());
         assert!(output.status.success(), "{command:?}");
@@ -229,7 +199,7 @@ fn every_command_has_help_with_examples() {
 #[test]
 fn wrong_command_line_exits_2_and_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["submit"], "SERVICE"),
         (&["submit", "reduce", "--timeout", "3"], "--wait"),
         (&["move", "7"], "--priority"),
@@ -245,6 +215,7 @@ fn wrong_command_line_exits_2_and_says_what_is_wrong() {
         (&["topic", "pub", "x/test/item"], "VALUE"),
         (&["topic", "pub", "x/test/item", "1", "--type", "enum"], "bool, i64, f64"),
         (&["topic", "pub", "x/test/item", "1", "--rate", "0"], "up to 1000 per second"),
+        (&["topic", "pub", "x/test/item", "1", "--rate", "1e-20"], "up to 1000 per second"),
         (&["topic", "hz", "--window", "0"], "--window"),
     ];
     for (args, expected) in cases {

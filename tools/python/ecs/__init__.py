@@ -4,7 +4,7 @@ Ask: :func:`connect`, :class:`Client`. Host: :class:`Agent`, and types such as :
 :class:`EcsError` of some class. ``README.md`` beside this package has examples of everything.
 """
 
-from .agent import Agent
+from .agent import VERSION, Agent
 from .client import Client, connect
 from .errors import (
     BadMessage,
@@ -58,7 +58,7 @@ from .subsystem import Subsystem
 from .trace import Trace, traced
 from .values import Array, ValueType, anything, array, binary, boolean, enum, f64, i64, mapping, sequence, string
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Agent", "AgentStatus", "Alarm", "Array", "BadMessage", "BadParameter", "Busy", "Cancelled", "Changed", "Client",
     "Conflict", "Context", "Disconnected", "EcsError", "EcsTimeout", "EventResults", "Forbidden", "Future", "Gone",

@@ -18,11 +18,12 @@ import time
 from secrets import randbits
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
-from . import envelope, place, trace
+from . import envelope, place
 from .client import Client
-from .errors import Busy, Cancelled, EcsError, EcsTimeout, NotFound
+from .connection import Fields
+from .errors import BadMessage, Busy, Cancelled, Disconnected, EcsError, EcsTimeout, NotFound
 from .future import Future
-from .handlers import Context, Handler, error_from
+from .handlers import Handler
 from .job import RunningJob, Service, shortened
 from .limits import (
     AGENT_DEADLINE_S,
@@ -31,8 +32,9 @@ from .limits import (
     REPEAT_INTERVAL_S,
     TIMEOUT_DEFAULT_S,
 )  # fmt: skip
+from .questions import Questions
 from .registration import Registration
-from .subsystem import Subsystem, check_part
+from .subsystem import Item, Subsystem, check_description, check_part
 from .values import to_wire
 from .workers import Workers
 
@@ -68,6 +70,7 @@ class Agent(Client):
             "name": name, "kind": kind, "host": socket.gethostname(), "pid": os.getpid(), "version": version,
             "instance": randbits(64),
         }  # fmt: skip
+        check_description("agent.register", {**self._about, "state": "starting"}, f"agent {name!r}")
         self._lock = threading.Lock()
         self._subsystems: Dict[str, Subsystem] = {}
         self._services: Dict[str, Service] = {}
@@ -75,15 +78,15 @@ class Agent(Client):
         self._started = threading.Event()
         self._stopping = threading.Event()
         # Used by the I/O thread alone.
-        self._contexts: Dict[int, Context] = {}
         self._jobs: Dict[int, RunningJob] = {}
-        #: Version of each subsystem's description that was sent.
-        self._described: Dict[str, int] = {}
+        #: Each subsystem that was described, and the version of its description: another one may have its name later.
+        self._described: Dict[str, Tuple[Subsystem, int]] = {}
         #: Number of the newest value of each item with ``persist`` that the broker does not have on its disk yet.
         self._unkept: Dict[Tuple[str, str], int] = {}
         self._last_kept = 0
         self._wanted_state = "ready"
         super().__init__(place.find(where, publish, key), timeout, name)
+        self._questions = Questions(name, self._connection, self._handlers, self._subsystems)
         self._registration = Registration(self._connection, name, self._introduce, self._welcomed)
 
     # ---- Describing ----
@@ -120,15 +123,18 @@ class Agent(Client):
         def decorate(function: F) -> F:
             if self._registration.state != "starting" or self._started.is_set():
                 raise EcsError(f"service {name!r}: services are named before start()", code="conflict")
-            self._services[name] = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
+            service = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
+            check_description("offer", service.wire(), f"service {name!r}")
+            self._services[name] = service
             return function
 
         return decorate
 
     def remove_subsystem(self, subsystem: Subsystem) -> None:
         with self._lock:
-            if self._subsystems.pop(subsystem.name, None) is None:
+            if self._subsystems.get(subsystem.name) is not subsystem:
                 raise NotFound(f"{subsystem.name} is not hosted here", code="no_such_subsystem")
+            del self._subsystems[subsystem.name]
         if self._started.is_set():
             self._ask("subsystem.remove", {"name": subsystem.name}, subsystem.name, None, lambda reply: None)
 
@@ -146,11 +152,19 @@ class Agent(Client):
         until = time.monotonic() + timeout
         while not self._started.wait(0.02):
             registration = self._registration
+            if self._connection.is_closed:
+                raise Disconnected(f"{self.name}: closed before it was registered")
             is_late = time.monotonic() >= until
             if registration.is_final.is_set() or is_late:
-                refusal = registration.refusal or EcsTimeout(f"{self.name}: {self._connection.problem}")
+                refusal = registration.refusal or EcsTimeout(self._why_not_started(timeout))
                 self.close()
                 raise refusal
+
+    def _why_not_started(self, timeout: float) -> str:
+        slow = [its.name for its in list(self._subsystems.values()) if not its.is_live]
+        if self._registration.is_registered and slow:
+            return f"{self.name} is registered, but on_restore of {', '.join(slow)} took longer than {timeout} s"
+        return f"{self.name}: {self._connection.problem}"
 
     def ready(self, is_ready: bool = True) -> None:
         """Says whether it can do its work."""
@@ -176,12 +190,12 @@ class Agent(Client):
         if self._connection.is_closed:
             return
         self._stopping.set()
-        self._connection.post(self._kill_all)
+        self._connection.post(self._kill_all, at_once=True)
         until = time.monotonic() + (grace if self._started.is_set() else 0.0)
         self._handlers.wait_idle(max(0.0, until - time.monotonic()))
         while self._jobs and time.monotonic() < until:
             time.sleep(0.01)  # their last reports are answered
-        self._connection.post(self._registration.leave)
+        self._connection.post(self._registration.leave, at_once=True)
         self._registration.has_left.wait(LEAVE_PATIENCE_S)
         super().close()
         self._handlers.close()
@@ -196,22 +210,22 @@ class Agent(Client):
         """Publishes an item, whether described here or not, and returns its revision; for what has no
         :class:`~ecs.Subsystem`."""
         subsystem, _, name = item.rpartition("/")
-        revision: int = self.publish_later(subsystem, name, to_wire(value, item), timeout).result()
+        fields = {"subsystem": subsystem, "item": name, "value": to_wire(value, item)}
+        revision: int = self.publish_later(item, fields, timeout).result()
         return revision
 
-    def publish_later(self, subsystem: str, item: str, value: Any, timeout: Optional[float]) -> Future:
-        fields = {"subsystem": subsystem, "item": item, "value": value}
+    def publish_later(self, item: str, publication: Fields, timeout: Optional[float]) -> Future:
         revision = lambda reply: reply["revision"]  # noqa: E731
-        return self._connection.request("kv.publish", fields, f"{subsystem}/{item}", timeout, revision)
+        return self._connection.request("kv.publish", publication, item, timeout, revision)
 
-    def tell(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def tell(self, kind: str, fields: Fields) -> None:
         """A notice; left out while there is no broker, since the last values are told when it comes."""
         self._connection.notice(kind, fields)
 
-    def tell_kept(self, subsystem: str, item: str, value: Any) -> None:
+    def tell_kept(self, subsystem: str, item: str, publication: Fields) -> None:
         """As :meth:`tell`, of an item with ``persist``: told again until the broker has it on its disk, or a newer one
         takes its place."""
-        self._connection.post(lambda: self._keep(subsystem, item, value))
+        self._connection.post(lambda: self._keep(subsystem, item, publication))
 
     def tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
         if self._started.is_set():
@@ -226,7 +240,7 @@ class Agent(Client):
     def later(self, seconds: float, task: Callable[[], None]) -> None:
         self._connection.post(lambda: self._connection.call_at(time.monotonic() + seconds, task))
 
-    def tell_now(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def tell_now(self, kind: str, fields: Fields) -> None:
         self._connection.send_now(kind, fields)
 
     def report(self, job: RunningJob, report: Dict[str, Any]) -> None:
@@ -243,15 +257,15 @@ class Agent(Client):
             subsystems = list(self._subsystems.values())
         described = []
         for subsystem in subsystems:
-            fields, self._described[subsystem.name] = subsystem.describe()
+            fields, version = subsystem.describe()
+            self._described[subsystem.name] = (subsystem, version)
             described.append(fields)
         services = [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
 
     def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
         if not is_same_broker:
-            for context in self._contexts.values():
-                context.cancel()  # the broker that asked has died, and what it asked with it
+            self._questions.cancel_all()  # the broker that asked has died, and what it asked with it
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])
@@ -261,17 +275,20 @@ class Agent(Client):
                 fresh.append((subsystem, subsystem.restore(described["restored"])))
                 continue
             for item in subsystem.published():
-                if item.flags["persist"]:
-                    self._keep(subsystem.name, item.name, item.value)
-                else:
-                    fields = {"subsystem": subsystem.name, "item": item.name, "value": item.value}
-                    self.tell_now("kv.publish", fields)
+                self._connection.guarded(self._tell_again, subsystem, item)
         for subsystem in list(self._subsystems.values()):
-            if self._described.get(subsystem.name) != subsystem.version:
-                self._describe(subsystem)  # changed while it was registering
+            if self._described.get(subsystem.name) != (subsystem, subsystem.version):
+                self._connection.guarded(self._describe, subsystem)  # changed while it was registering
         for job in list(self._jobs.values()):
-            self._send_report(job)
+            self._connection.guarded(self._send_report, job)
         self._handlers.run(lambda: self._go_live(fresh))
+
+    def _tell_again(self, subsystem: Subsystem, item: Item) -> None:
+        fields = subsystem.publication(item.name, item.value)
+        if item.flags["persist"]:
+            self._keep(subsystem.name, item.name, fields)
+        else:
+            self.tell_now("kv.publish", fields)
 
     def _go_live(self, fresh: Sequence[Any]) -> None:
         """On a handler's thread: what runs here is the user's."""
@@ -288,9 +305,9 @@ class Agent(Client):
         if not self._registration.is_registered or self._subsystems.get(subsystem.name) is not subsystem:
             return
         fields, version = subsystem.describe()
-        if self._described.get(subsystem.name) == version:
+        if self._described.get(subsystem.name) == (subsystem, version):
             return
-        self._described[subsystem.name] = version
+        self._described[subsystem.name] = (subsystem, version)
 
         def answered(reply: Any, error: Optional[EcsError]) -> None:
             if error is not None:
@@ -301,18 +318,19 @@ class Agent(Client):
 
         self._connection.ask_now("subsystem.describe", {"description": fields}, AGENT_DEADLINE_S, answered)
 
-    def _keep(self, subsystem: str, item: str, value: Any) -> None:
+    def _keep(self, subsystem: str, item: str, publication: Fields) -> None:
         self._last_kept += 1
         self._unkept[subsystem, item] = self._last_kept
-        self._send_kept({"subsystem": subsystem, "item": item, "value": value}, self._last_kept)
+        self._send_kept((subsystem, item), publication, self._last_kept)
 
-    def _send_kept(self, fields: Mapping[str, Any], number: int) -> None:
-        path = (fields["subsystem"], fields["item"])
+    def _send_kept(self, path: Tuple[str, str], publication: Fields, number: int) -> None:
         if self._unkept.get(path) != number or not self._registration.is_registered:
             return  # there is a newer one; or the last value is told when it registers
 
         def again() -> None:
-            self._connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(fields, number))
+            self._connection.call_at(
+                time.monotonic() + REPEAT_INTERVAL_S, lambda: self._send_kept(path, publication, number)
+            )
 
         def answered(reply: Any, error: Optional[EcsError]) -> None:
             if error is not None and error.code in _LATER:
@@ -325,7 +343,7 @@ class Agent(Client):
             if error is not None:
                 _log.error("%s/%s is not published: %s", *path, error)
 
-        if not self._connection.ask_now("kv.publish", fields, AGENT_DEADLINE_S, answered):
+        if not self._connection.ask_now("kv.publish", publication, AGENT_DEADLINE_S, answered):
             again()
 
     def _tell_alarm(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -341,76 +359,15 @@ class Agent(Client):
     def _on_notice(self, header: Dict[str, Any], body: bytes) -> None:
         kind = header["kind"]
         if kind in _ASKS:
-            self._asked(header, body)
+            self._questions.take(header, body)
         elif kind == "exchange.cancel":
-            self._cancel_asked(header, envelope.decode(kind, body)["id"])
+            self._questions.cancel(header, envelope.decode(kind, body)["id"])
         elif kind == "job.run":
             self._run_job(envelope.decode(kind, body))
         elif kind == "job.kill":
             self._kill_job(**envelope.decode(kind, body))
         else:
             super()._on_notice(header, body)
-
-    def _asked(self, header: Dict[str, Any], body: bytes) -> None:
-        kind, id = header["kind"], header["id"]
-        try:
-            fields = envelope.decode(kind, body)
-            subsystem = self._subsystems.get(fields["subsystem"])
-            if subsystem is None:
-                raise EcsError(f"{self.name} does not host {fields['subsystem']}", code="not_handled")
-        except EcsError as error:
-            self._connection.answer(header, None, error)
-            return
-        subject = fields.get("event") or fields.get("call") or fields["item"]
-
-        def tell(value: Any) -> None:
-            self.tell("exchange.feedback", {"id": id, "value": value})
-
-        trace_id = (header["trace"] or {}).get("trace", 0)
-        deadline_s = (header["deadline_ms"] or 0) / 1000
-        context = Context(subject, subsystem.name, fields["by"], trace_id, deadline_s, tell)
-        self._contexts[id] = context
-
-        def handle() -> None:
-            trace.enter(header["trace"])
-            try:
-                reply, error = {"value": self._handle(kind, subsystem, context, fields)}, None
-            except BaseException as raised:
-                if not isinstance(raised, EcsError):
-                    _log.exception("%s: the handler of %s raised", subsystem.name, subject)
-                reply, error = {}, error_from(raised, f"{subsystem.name} {subject}")
-            finally:
-                trace.enter(None)
-            self._connection.answer(header, reply, error)
-            self._connection.post(lambda: self._forget(id, context))
-
-        lane = (subsystem.name, subject) if kind in ("kv.read", "kv.write") else None
-        if not self._handlers.run(handle, lane):
-            self._forget(id, context)
-            self._connection.answer(header, None, Busy(f"{self.name} has too much to do already"))
-
-    def _cancel_asked(self, header: Dict[str, Any], id: int) -> None:
-        context = self._contexts.get(id)
-        if context is not None:
-            context.cancel()
-            return
-        # The question was lost on the way, or has its answer: the broker hears so (rule 6 of `exchange.md`).
-        self._connection.answer({**header, "id": id}, None, Cancelled(f"{self.name} does not have question {id}"))
-
-    def _handle(self, kind: str, subsystem: Subsystem, context: Context, fields: Mapping[str, Any]) -> Any:
-        """On a handler's thread."""
-        if not subsystem.wait_live(context.seconds_left):
-            raise EcsTimeout(f"{subsystem.name} has not begun yet")
-        if kind == "kv.read":
-            return subsystem.read_by_others(fields["item"])
-        if kind == "kv.write":
-            return subsystem.written_by_others(fields["item"], fields["value"])
-        what = kind.split(".")[0]
-        return subsystem.handler(what, fields[what]).run(context, fields["params"])
-
-    def _forget(self, id: int, context: Context) -> None:
-        if self._contexts.get(id) is context:
-            del self._contexts[id]
 
     # ---- On the I/O thread: jobs ----
 
@@ -449,7 +406,13 @@ class Agent(Client):
             return
         report = job.reports[0]
         answered = lambda reply, error: self._reported(job, report, error)  # noqa: E731
-        job.is_reporting = self._connection.ask_now("job.report", report, AGENT_DEADLINE_S, answered)
+        try:
+            job.is_reporting = self._connection.ask_now("job.report", report, AGENT_DEADLINE_S, answered)
+        except BadMessage as error:  # its result cannot be sent
+            _log.error("%s: job %d: %s", self.name, job.id, error)
+            job.reports[0] = shortened(report, error)
+            self._send_report(job)
+            return
         if not job.is_reporting:
             self._report_later(job)
 

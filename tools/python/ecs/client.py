@@ -6,12 +6,13 @@ import math
 import os
 import time
 import uuid
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import future as futures
 from . import place as places
 from .connection import Connection
-from .errors import EcsError, EcsTimeout, NotHandled
+from .errors import Disconnected, EcsError, EcsTimeout, NotHandled
 from .feeds import Subscription, Watch, Watches
 from .future import Future
 from .limits import TIMEOUT_DEFAULT_S
@@ -48,6 +49,8 @@ T = TypeVar("T")
 Feedback = Callable[[str, Any], None]
 #: A job's record is looked at this often while it is waited for, beside what is published of it.
 _JOB_LOOK_S = 1.0
+#: The last look may take so long: a broker that is there answers far sooner.
+_JOB_ASK_MIN_S = 0.5
 
 
 class Client:
@@ -87,21 +90,21 @@ class Client:
 
     def ls(self, prefix: str = "", timeout: Optional[float] = None) -> List[Listed]:
         """The subsystems whose names begin with ``prefix``."""
-        return self._ask("subsystem.list", {"prefix": prefix}, prefix, timeout, _list_of(Listed, "subsystems"))
+        return self._ask(
+            "subsystem.list", {"prefix": prefix}, prefix, timeout, _list_of("subsystems", partial(record, Listed))
+        )
 
     def show(self, subsystem: str, timeout: Optional[float] = None) -> SubsystemStatus:
         """All of one subsystem, by its name or UUID."""
-        convert = lambda reply: record(SubsystemStatus, reply)  # noqa: E731
-        return self._ask("subsystem.get", {"name": subsystem}, subsystem, timeout, convert)
+        return self._ask("subsystem.get", {"name": subsystem}, subsystem, timeout, partial(record, SubsystemStatus))
 
     def items(self, prefix: str = "", timeout: Optional[float] = None) -> List[ListedItem]:
         """The items whose ``<subsystem>/<item>`` begins with ``prefix``."""
-        convert = lambda reply: [listed_item_of(item) for item in reply["items"]]  # noqa: E731
-        return self._ask("kv.list", {"prefix": prefix}, prefix, timeout, convert)
+        return self._ask("kv.list", {"prefix": prefix}, prefix, timeout, _list_of("items", listed_item_of))
 
     def alarms(self, timeout: Optional[float] = None) -> List[Alarm]:
         """What is raised now: the gravest first, then the oldest."""
-        return self._ask("alarm.list", {}, "", timeout, _list_of(Alarm, "alarms"))
+        return self._ask("alarm.list", {}, "", timeout, _list_of("alarms", partial(record, Alarm)))
 
     def trace(self, id: int, timeout: Optional[float] = None) -> Spans:
         """All messages of a trace, or of the trace that a message is of, as far as the broker remembers them."""
@@ -270,30 +273,29 @@ class Client:
         return self._ask("job.submit", fields, service, timeout, job_of)
 
     def job(self, id: int, timeout: Optional[float] = None) -> Job:
-        return self._ask("job.get", {"id": id}, str(id), timeout, job_of)
+        return self._job("get", id, timeout)
 
     def jobs(self, limit: int = 100, timeout: Optional[float] = None, **filters: Any) -> List[Job]:
         """The newest jobs, newest first. ``filters`` are further fields of `job.list` (``schemas/spec/job.md``)."""
-        convert = lambda reply: [job_of(job) for job in reply["jobs"]]  # noqa: E731
-        return self._ask("job.list", {"limit": limit, **filters}, "", timeout, convert)
+        return self._ask("job.list", {"limit": limit, **filters}, "", timeout, _list_of("jobs", job_of))
 
     def cancel(self, id: int, timeout: Optional[float] = None) -> Job:
         """Asks for a job's end; one that an agent has ends soon after."""
-        return self._ask("job.cancel", {"id": id}, str(id), timeout, job_of)
+        return self._job("cancel", id, timeout)
 
     def hold(self, id: int, timeout: Optional[float] = None) -> Job:
         """No agent is to get this queued job until it is released."""
-        return self._ask("job.hold", {"id": id}, str(id), timeout, job_of)
+        return self._job("hold", id, timeout)
 
     def release(self, id: int, timeout: Optional[float] = None) -> Job:
-        return self._ask("job.release", {"id": id}, str(id), timeout, job_of)
+        return self._job("release", id, timeout)
 
     def move(
         self, id: int, *, priority: Optional[int] = None, before: Optional[int] = None, timeout: Optional[float] = None
     ) -> Job:
         """Another place in the queue: among the jobs of a priority, or directly before another job."""
         place_ = {"priority": priority} if before is None else {"before": before}
-        return self._ask("job.move", {"id": id, **place_}, str(id), timeout, job_of)
+        return self._job("move", id, timeout, **place_)
 
     def outcome(self, id: int, timeout: Optional[float] = None) -> Outcome:
         """What became of a job and of all that follows it."""
@@ -302,13 +304,15 @@ class Client:
     def wait_job(
         self, id: int, timeout: Optional[float] = None, progress: Optional[Callable[[Progress], None]] = None
     ) -> Job:
-        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one. ``progress`` is called on
-        this thread. A job that failed is returned too: see :meth:`ecs.Job.require_done`."""
+        """Waits until a job has ended, at most ``timeout`` seconds; for ever without one, also while the broker is
+        away: the job goes on without it. ``progress`` is called on this thread. A job that failed is returned too: see
+        :meth:`ecs.Job.require_done`."""
         until = time.monotonic() + timeout if timeout is not None else math.inf
-        with self.subscribe(f"{self.status().broker['beamline']}/jobs/{id}") as news:
+        beamline = self._in_time(self.status, until).broker["beamline"]
+        with self.subscribe(f"{beamline}/jobs/{id}") as news:
             told: Optional[Progress] = None
             while True:
-                job = self.job(id)
+                job = self._in_time(lambda wait: self.job(id, wait), until)
                 if job.progress is not None and job.progress != told and progress is not None:
                     told = job.progress
                     progress(told)
@@ -323,6 +327,15 @@ class Client:
                 except EcsTimeout:
                     pass  # looked at all the same: what is published may be missed
 
+    def _in_time(self, ask: Callable[[float], T], until: float) -> T:
+        """Asks until there is an answer; raises that there is none when the time is over."""
+        while True:
+            try:
+                return ask(max(_JOB_ASK_MIN_S, min(self._connection.timeout, until - time.monotonic())))
+            except (EcsTimeout, Disconnected):
+                if self._connection.is_closed or time.monotonic() >= until:
+                    raise
+
     # ---- The inner part ----
 
     def _ask(
@@ -335,6 +348,9 @@ class Client:
     ) -> T:
         result: T = self._connection.request(kind, fields, subject, timeout, convert).result()
         return result
+
+    def _job(self, what: str, id: int, timeout: Optional[float], **more: Any) -> Job:
+        return self._ask(f"job.{what}", {"id": id, **more}, str(id), timeout, job_of)
 
     def _on_notice(self, header: Dict[str, Any], body: bytes) -> None:
         if header["kind"] == "kv.update":
@@ -359,8 +375,8 @@ def _plain(feedback: Optional[Feedback]) -> Optional[Feedback]:
     return None if feedback is None else (lambda target, value: feedback(target, from_wire(value)))
 
 
-def _list_of(kind: Any, field: str) -> Callable[[Mapping[str, Any]], List[Any]]:
-    return lambda reply: [record(kind, entry) for entry in reply[field]]
+def _list_of(field: str, convert: Callable[[Any], T]) -> Callable[[Mapping[str, Any]], List[T]]:
+    return lambda reply: [convert(entry) for entry in reply[field]]
 
 
 def connect(

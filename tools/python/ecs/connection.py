@@ -25,7 +25,7 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import zmq
 
@@ -35,11 +35,10 @@ from .future import Future
 from .limits import (
     CALLBACK_THREADS_MAX,
     DEADLINE_MAX_S,
-    INBOX_MAX,
     LATE_GRACE_S,
     LINGER_MS,
-    OUTBOX_MAX,
     RECEIVE_BURST,
+    WAITING_MAX,
 )  # fmt: skip
 from .link import Event, Link, receive, subscriber
 from .place import Place
@@ -54,6 +53,10 @@ _SENT_AGAIN = frozenset(
     "job.submit job.cancel".split()
 )
 _POLL_MAX_S = 1.0
+
+
+#: What a message says, or that as bytes already.
+Fields = Union[Mapping[str, Any], bytes]
 
 
 class _Pending:
@@ -85,14 +88,18 @@ class Connection:
         self.callbacks = Workers(f"{name}-callback", CALLBACK_THREADS_MAX)
         self.on_connected: List[Callable[[], None]] = []
         self.on_broken: List[Callable[[], None]] = []
+        #: What is called when the connection is closed, by whoever wants that.
+        self.on_closed: Dict[object, Callable[[], None]] = {}
         self.on_notice: Callable[[Dict[str, Any], bytes], None] = lambda header, body: None
-        #: Why the gate is closed, for a person.
-        self.problem = f"no connection to the broker at {place.requests}"
+        self._problem = f"no connection to the broker at {place.requests}"
         #: Answers that nobody waited for any more, and messages that the broker had to drop.
         self.late_answers = 0
         #: When the broker was heard last.
         self.heard = time.monotonic()
         self.lost = 0
+        #: Why the last handshake failed; None since one went well. libzmq closes the connection then, and tells that
+        #: too: it is not the reason.
+        self._refusal: Optional[Event] = None
         self._is_agent = False
         self._gate_open = False
         self._ids = itertools.count(1)
@@ -117,20 +124,25 @@ class Connection:
 
     # ---- For any thread ----
 
-    def post(self, task: Callable[[], None]) -> None:
-        """Has the I/O thread do something. Waits while too much waits already."""
+    def post(self, task: Callable[[], None], until: float = math.inf, at_once: bool = False) -> bool:
+        """Has the I/O thread do something. Waits while too much waits already, not with ``at_once``: that is for what
+        ends or forgets something. False if it waited for too long."""
         with self._inbox_room:
-            if threading.current_thread() is not self._thread:
-                self._inbox_room.wait_for(lambda: len(self._inbox) < INBOX_MAX or self._closing)
+            if not at_once and threading.current_thread() is not self._thread:
+                has_room = lambda: len(self._inbox) + len(self._outbox) < WAITING_MAX or self._closing  # noqa: E731
+                patience = None if until == math.inf else max(0.0, until - time.monotonic())
+                if not self._inbox_room.wait_for(has_room, patience):
+                    return False
             if self._closing:
                 raise Disconnected("this client is closed")
             self._inbox.append(task)
         self._wake()
+        return True
 
     def request(
         self,
         kind: str,
-        fields: Mapping[str, Any],
+        fields: Fields,
         subject: str = "",
         timeout: Optional[float] = None,
         convert: Optional[Callable[[Any], Any]] = None,
@@ -144,15 +156,17 @@ class Connection:
             raise EcsError(f"timeout = {timeout}; seconds, more than 0", code="bad_parameter")
         deadline = time.monotonic() + min(timeout, DEADLINE_MAX_S)
         id, trace = next(self._ids), next_trace()
-        body = envelope.encode(kind, fields)
-        cancel = lambda: self.post(lambda: self._cancel(id))  # noqa: E731
+        body = fields if isinstance(fields, bytes) else envelope.encode(kind, fields)
+        cancel = lambda: self.post(lambda: self._cancel(id), at_once=True)  # noqa: E731
         future = Future(f"{kind} {subject}".strip(), trace.trace, self.callbacks, cancel)
         pending = _Pending(id, kind, body, future, deadline, trace, convert)
         pending.feedback, pending.result = feedback, result
-        self.post(lambda: self._begin(pending))
+        if not self.post(lambda: self._begin(pending), deadline):
+            much = f"{self.problem}, and {WAITING_MAX} messages wait for it: {future.subject} was not sent"
+            future.set_exception(EcsTimeout(much, trace_id=trace.trace))
         return future
 
-    def notice(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def notice(self, kind: str, fields: Fields) -> None:
         """Tells the broker; dropped while the gate is closed."""
         parts = self._message(kind, 0, fields, next_trace())
         self.post(lambda: self._send_notice(parts))
@@ -191,10 +205,28 @@ class Connection:
         self.callbacks.close()
 
     @property
+    def problem(self) -> str:
+        """Why the gate is closed, for a person."""
+        if self._refusal is not None:
+            return f"no connection to the broker: {self._refusal.value} ({self.place.requests})"
+        return self._problem
+
+    @problem.setter
+    def problem(self, problem: str) -> None:
+        self._problem = problem
+
+    @property
     def is_closed(self) -> bool:
         return self._closing
 
     # ---- For the I/O thread ----
+
+    def guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Does it; an error is logged (rule C5)."""
+        try:
+            work(*arguments)
+        except Exception:
+            _log.exception("%s: the I/O thread goes on after an error", self._thread.name)
 
     def call_at(self, when: float, task: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._timer_numbers), task))
@@ -217,7 +249,7 @@ class Connection:
     def ask_now(
         self,
         kind: str,
-        fields: Mapping[str, Any],
+        fields: Fields,
         timeout: float,
         done: Callable[[Any, Optional[EcsError]], None],
     ) -> bool:
@@ -231,10 +263,7 @@ class Connection:
         pending = _Pending(id, kind, b"", future, time.monotonic() + timeout, Trace(0, 0), None)
         pending.sent = True
         self._pending[id] = pending
-        # Not Future.add_done_callback, which runs on a worker: this is the I/O thread's own business.
-        super(Future, future).add_done_callback(
-            lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None)  # type: ignore[arg-type]
-        )
+        future.at_end(lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None))
         self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
         return True
 
@@ -247,7 +276,7 @@ class Connection:
         if self._subscribers.pop(socket, None) is not None:
             socket.close(0)
 
-    def send_now(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def send_now(self, kind: str, fields: Fields) -> None:
         """A notice from the I/O thread itself."""
         self._send_notice(self._message(kind, 0, fields, next_trace()))
 
@@ -258,7 +287,7 @@ class Connection:
         self._broken(why)
 
     def _message(
-        self, kind: str, id: int, fields: Any, trace: Trace, deadline_ms: Optional[int] = None
+        self, kind: str, id: int, fields: Fields, trace: Trace, deadline_ms: Optional[int] = None
     ) -> Tuple[bytes, bytes]:
         body = fields if isinstance(fields, bytes) else envelope.encode(kind, fields)
         header = envelope.header(kind, id, deadline_ms=deadline_ms, trace=trace.wire())
@@ -304,6 +333,8 @@ class Connection:
 
     def _end(self, pending: _Pending, reply: Any = None, error: Optional[BaseException] = None) -> None:
         self._pending.pop(pending.id, None)
+        if not pending.sent:
+            self._leave_outbox(pending)
         if error is None and pending.convert is not None:
             try:
                 reply = pending.convert({**reply, "trace_id": pending.trace.trace})
@@ -314,26 +345,28 @@ class Connection:
         else:
             pending.future.set_exception(error)
 
+    def _leave_outbox(self, pending: _Pending) -> None:
+        """What has ended unsent makes room, and its bytes are kept no longer. It is mostly the first."""
+        try:
+            self._outbox.remove(_Outgoing(pending))
+        except ValueError:
+            pass  # its turn came at the very end of its time
+
     def _run(self) -> None:
         while not self._closing:
-            self._guarded(self._step)
+            self.guarded(self._step)
         self._finish()
 
     def _step(self) -> None:
         self._wait()
-        self._guarded(self._receive)
+        self.guarded(self._receive)
         for event in self._link.events():
             self._note(event)
         self._take_inbox()
         self._run_timers()
         self._flush()
-
-    def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Rule C5."""
-        try:
-            work(*arguments)
-        except Exception:
-            _log.exception("%s: the I/O thread goes on after an error", self._thread.name)
+        with self._inbox_room:
+            self._inbox_room.notify_all()
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -356,13 +389,13 @@ class Connection:
             parts = receive(self._link.socket)
             if parts is None:
                 break
-            self._guarded(self._received, parts)
+            self.guarded(self._received, parts)
         for socket, on_message in list(self._subscribers.items()):
             for _ in range(RECEIVE_BURST):
                 parts = receive(socket)
                 if parts is None:
                     break
-                self._guarded(on_message, parts)
+                self.guarded(on_message, parts)
 
     def _received(self, parts: List[bytes]) -> None:
         if len(parts) != 2:
@@ -415,11 +448,14 @@ class Connection:
 
     def _note(self, event: Event) -> None:
         if event is Event.CONNECTED:
+            self._refusal = None
             if not self._is_agent:
                 self._gate_open = True
             for hook in self.on_connected:
-                self._guarded(hook)
+                self.guarded(hook)
         else:
+            if event is not Event.BROKEN:
+                self._refusal = event
             self._broken(f"{event.value} ({self.place.requests})")
 
     def _broken(self, why: str, is_connected: bool = False) -> None:
@@ -434,18 +470,17 @@ class Connection:
                     message = f"{why} before {pending.future.subject} was answered; it may have been carried out"
                     self._end(pending, error=Disconnected(message, trace_id=pending.trace.trace))
         for hook in self.on_broken:
-            self._guarded(hook)
+            self.guarded(hook)
 
     def _take_inbox(self) -> None:
-        while self._inbox and len(self._outbox) < OUTBOX_MAX:
-            self._guarded(self._inbox.popleft())
-        with self._inbox_room:
-            self._inbox_room.notify_all()
+        """All of it: what was asked has its time running (rule C2)."""
+        while self._inbox:
+            self.guarded(self._inbox.popleft())
 
     def _run_timers(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._guarded(heapq.heappop(self._timers)[2])
+            self.guarded(heapq.heappop(self._timers)[2])
         # Timers of requests that have ended long before their deadline must not pile up.
         if len(self._timers) > 4 * len(self._pending) + 1024:
             self._timers = [timer for timer in self._timers if not self._is_stale(timer[2])]
@@ -473,12 +508,16 @@ class Connection:
                 pending.sent = True
 
     def _finish(self) -> None:
-        self._guarded(self._flush)
+        self._take_inbox()  # nothing comes after it: whoever posts is told so
+        self.guarded(self._flush)
+        self._outbox.clear()
+        for hook in list(self.on_closed.values()):
+            self.guarded(hook)
         for pending in list(self._pending.values()):
             self._end(pending, error=Disconnected(f"closed before {pending.future.subject} was answered"))
         for socket in list(self._subscribers):
             self.remove_subscriber(socket)
-        self._guarded(self._link.close)
+        self.guarded(self._link.close)
         self._wake_in.close()
         self._wake_out.close()
         self._context.destroy(LINGER_MS)

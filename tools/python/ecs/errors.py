@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Type
 
+from .limits import REASON_CHARS_MAX
+
 
 class EcsError(Exception):
     """The base of all. Raise it in a handler, with a code, to tell the caller what went wrong."""
 
     code = "other"
 
-    def __init__(self, message: str, *, code: Optional[str] = None, hint: Optional[str] = None, trace_id: int = 0):
-        super().__init__(message)
+    def __init__(
+        self, message: object, *, code: Optional[str] = None, hint: Optional[object] = None, trace_id: int = 0
+    ):
+        #: Text, also where an exception, a path or a number was given.
+        self.message = str(message)
+        super().__init__(self.message)
         if code is not None:
-            self.code = code
-        self.message = message
-        self.hint = hint
+            self.code = str(code)
+        self.hint = None if hint is None else str(hint)
         #: Trace of the request that failed, for ``client.trace``; 0 where there was none.
         self.trace_id = trace_id
 
@@ -29,8 +34,17 @@ class EcsError(Exception):
 
     def failure(self) -> Dict[str, Any]:
         """The form that goes over the wire."""
-        fields = {"code": self.code, "message": self.message}
-        return fields if self.hint is None else {**fields, "hint": self.hint}
+        fields = {"code": _sendable(self.code), "message": _sendable(self.message)}
+        return fields if self.hint is None else {**fields, "hint": _sendable(self.hint)}
+
+
+def _sendable(text: str) -> str:
+    """Text that is UTF-8 in any case, and no longer than what is read of it.
+
+    *Why?* A file's name may have half a character in it (``os.fsdecode``); that is no reason to say nothing.
+    """
+    told = str(text)[:REASON_CHARS_MAX].encode("utf-8", "backslashreplace")
+    return told.decode()
 
 
 class EcsTimeout(EcsError, TimeoutError):
@@ -165,6 +179,22 @@ class NotRegistered(EcsError):
     """The broker does not know this agent (any more)."""
 
     code = "not_registered"
+
+
+class NoSuchAttribute(NotFound, AttributeError):
+    """As an attribute, ``pump.presure``: ``hasattr`` and ``getattr`` with a default are to work."""
+
+
+class UnsetAttribute(NotSet, AttributeError):
+    """As :class:`NoSuchAttribute`."""
+
+
+def as_attribute(error: EcsError) -> EcsError:
+    """The same error, for who asked for an attribute."""
+    kind = NoSuchAttribute if isinstance(error, NotFound) else UnsetAttribute if isinstance(error, NotSet) else None
+    if kind is None:
+        return error
+    return kind(error.message, code=error.code, hint=error.hint, trace_id=error.trace_id)
 
 
 _CLASSES = (

@@ -6,37 +6,45 @@ Either with a callback, which is called on a worker thread, one at a time and in
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
+import time
 from collections import deque
 from dataclasses import replace
-from typing import Any, Callable, Deque, Dict, Generic, Iterator, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Deque, Dict, Generic, Iterator, List, Optional, Set, Tuple, TypeVar
 
 from . import envelope
 from .connection import Connection
 from .errors import BadMessage, Disconnected, EcsTimeout
-from .limits import TOPICS_MAX, UNREAD_MAX, WATCH_BATCH
+from .future import Future
+from .limits import REPEAT_INTERVAL_S, TELL_BURST, TOPICS_MAX, UNREAD_MAX, WATCH_BATCH
 from .records import Message, Update
 from .values import from_wire
-from .workers import Workers
 
+_log = logging.getLogger("ecs")
 E = TypeVar("E", Update, Message)
 
 
 class Feed(Generic[E]):
     """The common part: entries that wait to be read."""
 
-    def __init__(self, what: str, workers: Workers, callback: Optional[Callable[[E], None]]):
+    def __init__(self, what: str, connection: Connection, callback: Optional[Callable[[E], None]]):
         self._what = what
-        self._workers = workers
+        self._connection = connection
+        self._workers = connection.callbacks
         self._callback: Optional[Callable[[E], None]] = callback
         self._unread: Deque[E] = deque()
         #: Of each item or topic: entries that were pushed out since the last one that was read.
         self._pushed_out: Dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
+        #: A worker calls the callback with all that is unread. One at a time, so that they stay in order.
+        self._is_telling = False
+        connection.on_closed[self] = self._end
 
     def next(self, timeout: Optional[float] = None) -> E:
-        """The next entry. Raises EcsTimeout if none comes in time, Disconnected when this was closed."""
+        """The next entry. Raises EcsTimeout if none comes in time, Disconnected when this or the client was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._unread or self._closed, timeout)
             if self._unread:
@@ -46,7 +54,7 @@ class Feed(Generic[E]):
         raise EcsTimeout(f"{self._what}: nothing came within {timeout} s")
 
     def __iter__(self) -> Iterator[E]:
-        """Entries until this is closed."""
+        """Entries until this or the client is closed."""
         while True:
             try:
                 yield self.next()
@@ -54,6 +62,10 @@ class Feed(Generic[E]):
                 return
 
     def close(self) -> None:
+        self._connection.on_closed.pop(self, None)
+        self._end()
+
+    def _end(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -74,19 +86,27 @@ class Feed(Generic[E]):
                 self._pushed_out[name] = self._pushed_out.get(name, 0) + oldest.missed + 1
             self._unread.append(entry)
             self._changed.notify()
-        if self._callback is not None:
-            self._workers.run(self._call, lane=self)
+            if self._callback is None or self._is_telling:
+                return
+            self._is_telling = True
+        self._workers.run_in_any_case(self._tell)
 
     def _pop(self) -> E:
         entry = self._unread.popleft()
         return replace(entry, missed=entry.missed + self._pushed_out.pop(_name(entry), 0))
 
-    def _call(self) -> None:
-        with self._changed:
-            if self._closed or not self._unread or self._callback is None:
-                return
-            entry, callback = self._pop(), self._callback
-        callback(entry)
+    def _tell(self) -> None:
+        for _ in range(TELL_BURST):
+            with self._changed:
+                if self._closed or not self._unread or self._callback is None:
+                    self._is_telling = False
+                    return
+                entry, callback = self._pop(), self._callback
+            try:
+                callback(entry)
+            except BaseException:
+                _log.exception("%s: a callback raised", self._what)
+        self._workers.run_in_any_case(self._tell)  # behind the others
 
 
 def _name(entry: Any) -> str:
@@ -99,7 +119,8 @@ class Watch(Feed[Update]):
     def __init__(
         self, watches: Watches, items: List[str], max_hz: Optional[float], callback: Optional[Callable[[Update], None]]
     ):
-        super().__init__(f"watch of {', '.join(items[:3])}{', …' if len(items) > 3 else ''}", watches.workers, callback)
+        what = f"watch of {', '.join(items[:3])}{', …' if len(items) > 3 else ''}"
+        super().__init__(what, watches.connection, callback)
         self._watches = watches
         self.items = items
         self.max_hz = max_hz
@@ -122,15 +143,22 @@ class Watch(Feed[Update]):
 
 
 class Watches:
-    """All watches of one client. The broker knows one for each item; the fastest one's ``max_hz`` is asked for."""
+    """All watches of one client. The broker knows one for each item; the fastest one's ``max_hz`` is asked for.
+
+    W1  After a reconnect all are asked for again, and again every second until the broker has agreed: nobody else would
+        notice a watch that is none.
+    W2  Whether an item is not watched any more is decided on the I/O thread, with the lock held while that is said: a
+        watch that begins meanwhile is asked for behind it.
+    """
 
     def __init__(self, connection: Connection):
-        self._connection = connection
+        self.connection = connection
         self._lock = threading.Lock()
         self._by_item: Dict[str, List[Watch]] = {}
         #: What was told last of each item: a further watch of it is given this, since the broker knows one only.
         self._newest: Dict[str, Update] = {}
-        self.workers = connection.callbacks
+        #: Items that the broker has not agreed to tell after a reconnect (rule W1). Used by the I/O thread alone.
+        self._unsure: Set[str] = set()
         connection.on_connected.append(self._send_all)
 
     def add(self, watch: Watch, timeout: Optional[float]) -> None:
@@ -153,15 +181,20 @@ class Watches:
                 others = self._by_item.get(item, [])
                 if watch in others:
                     others.remove(watch)
-            over = [item for item in watch.items if self._by_item.get(item) == []]
+        try:
+            self.connection.post(lambda: self._forget(watch.items), at_once=True)
+        except Disconnected:
+            pass  # the broker forgets it with the connection
+
+    def _forget(self, items: List[str]) -> None:
+        """Rule W2. On the I/O thread."""
+        with self._lock:
+            over = [item for item in items if self._by_item.get(item) == []]
             for item in over:
                 del self._by_item[item]
                 self._newest.pop(item, None)
-        if over and not self._connection.is_closed:
-            try:
-                self._connection.request("kv.unwatch", {"items": over})  # nobody waits for the answer
-            except Disconnected:
-                pass  # the broker forgets it with the connection
+            if over:
+                self.connection.request("kv.unwatch", {"items": over})  # nobody waits for the answer
 
     def take(self, body: bytes) -> None:
         fields = envelope.decode("kv.update", body)
@@ -178,12 +211,14 @@ class Watches:
         fields: Dict[str, Any] = {"items": items}
         if max_hz is not None:
             fields["max_hz"] = max_hz
-        return self._connection.request("kv.watch", fields, ", ".join(items[:3]), timeout)
+        return self.connection.request("kv.watch", fields, ", ".join(items[:3]), timeout)
 
     def _by_rate(self, items: List[str]) -> Dict[Optional[float], List[str]]:
         groups: Dict[Optional[float], List[str]] = {}
         for item in items:
             rates = [watch.max_hz for watch in self._by_item.get(item, ())]
+            if not rates:
+                continue  # it is not watched any more
             fastest = None if None in rates else max(rate for rate in rates if rate is not None)
             groups.setdefault(fastest, []).append(item)
         return groups
@@ -191,10 +226,30 @@ class Watches:
     def _send_all(self) -> None:
         """A new connection: the broker knows none of them. Runs on the I/O thread."""
         with self._lock:
-            groups = self._by_rate(list(self._by_item))
-        for max_hz, items in groups.items():
-            for begin in range(0, len(items), WATCH_BATCH):
-                self._ask(max_hz, items[begin : begin + WATCH_BATCH], None)
+            items = list(self._by_item)
+        self._send(items)
+
+    def _send(self, items: List[str]) -> None:
+        with self._lock:
+            groups = self._by_rate(items)
+        for max_hz, group in groups.items():
+            for begin in range(0, len(group), WATCH_BATCH):
+                batch = group[begin : begin + WATCH_BATCH]
+                self._ask(max_hz, batch, None).at_end(functools.partial(self._answered, batch))
+
+    def _answered(self, items: List[str], answer: Future) -> None:
+        """Rule W1. On the I/O thread."""
+        error = answer.exception()
+        if error is None or self.connection.is_closed:
+            return
+        _log.warning("watching %s again: %s", ", ".join(items[:3]), error)
+        if not self._unsure:
+            self.connection.call_at(time.monotonic() + REPEAT_INTERVAL_S, self._repeat)
+        self._unsure.update(items)
+
+    def _repeat(self) -> None:
+        items, self._unsure = sorted(self._unsure), set()
+        self._send(items)
 
 
 class Subscription(Feed[Message]):
@@ -202,8 +257,7 @@ class Subscription(Feed[Message]):
     comes at once."""
 
     def __init__(self, connection: Connection, prefix: str, callback: Optional[Callable[[Message], None]]):
-        super().__init__(f"subscription to {prefix!r}", connection.callbacks, callback)
-        self._connection = connection
+        super().__init__(f"subscription to {prefix!r}", connection, callback)
         self._prefix = prefix
         self._socket: Any = None
         self._last: Dict[str, Tuple[int, int]] = {}
@@ -213,7 +267,7 @@ class Subscription(Feed[Message]):
         super().close()
         if not self._connection.is_closed:
             try:
-                self._connection.post(self._close_socket)
+                self._connection.post(self._close_socket, at_once=True)
             except Disconnected:
                 pass  # it was closed with the connection
 

@@ -79,8 +79,6 @@ def map_of(check: Check) -> Check:
     return check_map
 
 
-
-
 def struct(fields: Dict[str, FieldSpec]) -> Check:
     """A map with named fields."""
     specs = {name: spec if isinstance(spec, tuple) else (spec, REQUIRED) for name, spec in fields.items()}

@@ -16,7 +16,7 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
     Callbacks run on a worker thread. It works with ``concurrent.futures.wait`` and ``asyncio.wrap_future``.
     """
 
-    def __init__(self, subject: str, trace_id: int, workers: Workers, cancel: Callable[[], None]):
+    def __init__(self, subject: str, trace_id: int, workers: Workers, cancel: Callable[[], Any]):
         super().__init__()
         #: What was asked, for a person.
         self.subject = subject
@@ -41,8 +41,13 @@ class Future(concurrent.futures.Future):  # type: ignore[type-arg]
         self._ask_to_cancel()
         return True
 
+    def at_end(self, task: Callable[[Any], None]) -> None:
+        """For this package: on the I/O thread, or at once where it has ended."""
+        super().add_done_callback(task)
+
     def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
-        super().add_done_callback(lambda future: self._workers.run(lambda: callback(future)) and None)
+        # In any case: ``await asyncio.wrap_future(…)`` waits for it.
+        super().add_done_callback(lambda future: self._workers.run_in_any_case(lambda: callback(future)))
 
 
 def collect(futures: Iterable[Future], timeout: Optional[float] = None, return_errors: bool = False) -> List[Any]:

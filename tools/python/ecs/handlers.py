@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+import types
 import typing
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -13,6 +14,8 @@ from .values import ValueType, from_wire, to_wire
 
 #: What a handler calls its first parameter where it wants to be given its context.
 CONTEXT_NAMES = ("ctx", "job")
+#: ``Optional[float]``, and ``float | None`` where Python has it (3.10).
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 _BY_HINT: Dict[Any, str] = {
     float: "f64", int: "i64", str: "string", bool: "bool", bytes: "bytes", list: "list", tuple: "list", dict: "map",
 }  # fmt: skip
@@ -23,7 +26,7 @@ def type_of_hint(hint: Any) -> Tuple[ValueType, bool]:
 
     ``Annotated[float, ecs.f64(unit="s", min=0)]`` says the whole type; ``Literal["a", "b"]`` is an enum.
     """
-    if typing.get_origin(hint) is typing.Union and type(None) in typing.get_args(hint):
+    if typing.get_origin(hint) in _UNIONS and type(None) in typing.get_args(hint):
         rest = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return (type_of_hint(rest[0])[0] if len(rest) == 1 else ValueType()), True
     for given in getattr(hint, "__metadata__", ()):
@@ -54,15 +57,16 @@ class Handler:
         self.params: Dict[str, ValueType] = {}
         self.optional: Dict[str, bool] = {}
         self._wants_context: Optional[str] = None
-        self._takes_any = False
-        hints = typing.get_type_hints(function, include_extras=True)
+        #: It has ``**params``: whatever is given.
+        self.takes_any = False
+        hints = _hints_of(name, function)
         for param in inspect.signature(function).parameters.values():
             self._add(param, hints.get(param.name))
         self.result = ValueType() if hints.get("return") is None else type_of_hint(hints["return"])[0]
 
     def _add(self, param: inspect.Parameter, hint: Any) -> None:
         if param.kind is inspect.Parameter.VAR_KEYWORD:
-            self._takes_any = True
+            self.takes_any = True
         elif param.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
             raise TypeError(f"{self.name}: parameters are given by name; {param.name} cannot be")
         elif param.name in CONTEXT_NAMES or _is_context(hint):
@@ -75,7 +79,7 @@ class Handler:
     def wire(self) -> Dict[str, Any]:
         """How it is described to the broker."""
         params = [{"name": name, **kind.wire(), "optional": self.optional[name]} for name, kind in self.params.items()]
-        described = [] if self._takes_any else params  # a handler that describes none takes any
+        described = [] if self.takes_any else params  # a handler that describes none takes any
         return {
             "name": self.name, "help": self.help, "params": described, "result": self.result.wire(),
             "at_once": self.at_once,
@@ -86,7 +90,7 @@ class Handler:
         arguments = {}
         for name, value in params.items():
             if name not in self.params:
-                if not self._takes_any:
+                if not self.takes_any:
                     known = ", ".join(self.params) or "none"
                     raise BadParameter(f"{self.name} has no parameter {name!r}", hint=f"it has {known}")
                 arguments[name] = from_wire(value)
@@ -115,6 +119,15 @@ class Handler:
         return arguments
 
 
+def _hints_of(name: str, function: Callable[..., Any]) -> Dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: a hint cannot be read: {error}; Python 3.9 needs Optional[float] for float | None"
+        ) from None
+
+
 def _is_context(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Context)
 
@@ -134,7 +147,6 @@ class Context:
         self._until = time.monotonic() + deadline_s
         self._tell = tell
         self._cancelled = threading.Event()
-        #: For the agent: since which of its registrations.
 
     def feedback(self, value: Any) -> None:
         """Tells the caller how far it is."""
@@ -168,4 +180,8 @@ def error_from(exception: BaseException, who: str) -> EcsError:
     """What the caller is told of an exception that a handler raised."""
     if isinstance(exception, EcsError):
         return exception
-    return EcsError(f"{who} failed: {type(exception).__name__}: {exception}")
+    kind = type(exception).__name__
+    try:
+        return EcsError(f"{who} failed: {kind}: {exception}")
+    except Exception as worse:  # of the exception's own `__str__`
+        return EcsError(f"{who} failed: {kind}, which cannot be shown: {type(worse).__name__}")

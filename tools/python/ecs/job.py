@@ -85,14 +85,16 @@ class RunningJob(Context):
     def _report(self, state: str, error: Optional[EcsError] = None, result: Any = None) -> None:
         self._state = state
         reason = None if error is None else error.failure()
-        self._agent.report(self, {"id": self.id, "attempt": self.attempt, "state": state, "reason": reason, "result": result})
+        self._agent.report(
+            self, {"id": self.id, "attempt": self.attempt, "state": state, "reason": reason, "result": result}
+        )
 
     def run(self, handler: Handler) -> None:
         """Calls the handler on this thread, and reports the end."""
         try:
             params = self.params if isinstance(self.params, dict) else {}
             # A handler that names no parameters of its own reads `job.params`.
-            result = handler.run(self, params if handler.params else {})
+            result = handler.run(self, params if handler.params or handler.takes_any else {})
             self._end("done", None, result)
         except Cancelled as error:
             self._end("cancelled", error)
@@ -140,4 +142,4 @@ def shortened(report: Dict[str, Any], error: EcsError) -> Dict[str, Any]:
     """The report of an end that the broker does not take, without what is too much of it."""
     message = f"{report['state']}, but its report was refused: {error.message}"
     reason = EcsError(message[:1000], code=error.code).failure()
-    return {"id": report["id"], "state": "failed", "reason": reason, "result": None}
+    return {**report, "state": "failed", "reason": reason, "result": None}

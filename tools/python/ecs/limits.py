@@ -19,10 +19,9 @@ LATE_GRACE_S = 0.5
 #: How long a request takes where nobody says otherwise.
 TIMEOUT_DEFAULT_S = 5.0
 
-#: Messages that wait for the I/O thread. At the limit whoever sends more waits until there is room.
-INBOX_MAX = 10_000
-#: Messages that wait for the connection. At the limit nothing more is taken from the inbox.
-OUTBOX_MAX = 10_000
+#: Messages that wait for the I/O thread or for the connection. At the limit whoever sends more waits until there is
+#: room: a request at most until its deadline.
+WAITING_MAX = 10_000
 #: Messages taken from one socket before the others are looked at.
 RECEIVE_BURST = 256
 #: Messages that wait in each direction in the DEALER, and for a subscription's socket.
@@ -30,6 +29,8 @@ LINK_HWM = 1000
 SUBSCRIBER_HWM = 10_000
 #: Updates or published messages that wait for one callback. Beyond it the oldest are dropped and counted as missed.
 UNREAD_MAX = 10_000
+#: Entries that one callback is called with before others are let to the thread.
+TELL_BURST = 100
 #: Topics whose sequence a subscription remembers. Beyond it all are forgotten, and repeats are seen once more.
 TOPICS_MAX = 8192
 #: Items in one `kv.watch` when all are sent again after a reconnect.
@@ -65,6 +66,8 @@ TASKS_MAX = 10_000
 #: A thread without work ends after this long.
 THREAD_IDLE_S = 10.0
 
+#: Characters of an error's message, and of its hint. The rest is cut off, as the broker does at as many bytes.
+REASON_CHARS_MAX = 4 * 1024
 #: Longest text of an alarm, and longest name of an item, event, call or alarm, in bytes.
 ALARM_TEXT_BYTES_MAX = 1024
 PART_BYTES_MAX = 64

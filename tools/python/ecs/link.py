@@ -33,6 +33,7 @@ class Event(enum.Enum):
     BROKEN = "the connection broke"
     REFUSED = "the broker does not accept this key"
     NO_KEY = "the broker has keys and this side none, or the other way round"
+    BROKEN_OFF = "the broker broke off the handshake, as one does that this key is not for"
 
 
 _EVENTS = {
@@ -40,6 +41,7 @@ _EVENTS = {
     zmq.EVENT_DISCONNECTED: Event.BROKEN,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: Event.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: Event.NO_KEY,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: Event.BROKEN_OFF,
 }
 
 

@@ -163,6 +163,9 @@ _KINDS: Dict[str, Fields] = {
     "ack": _ACK,
     "error": FAILURE,
     "job.record": JOB_RECORD,
+    "description": DESCRIPTION,
+    "item": ITEM,
+    "handled": HANDLED,
     "agent.register": REGISTER,
     "agent.register.reply": REGISTERED,
     "agent.heartbeat": {"state": AGENT_STATE},
@@ -261,7 +264,11 @@ _KINDS: Dict[str, Fields] = {
     "job.report.reply": _ACK,
     "job.progress": {"id": u64, "progress": struct(PROGRESS)},
 }
-CHECKS: Dict[str, Check] = {"value": anything, **{kind: struct(fields) for kind, fields in _KINDS.items()}}
+CHECKS: Dict[str, Check] = {
+    "value": anything,
+    "offer": OFFER,
+    **{kind: struct(fields) for kind, fields in _KINDS.items()},
+}
 
 
 def check(kind: str, fields: Any, where: str) -> Any:

@@ -134,8 +134,9 @@ class Registration:
         self._pause = BACKOFF_MIN_S
         _log.info("%s is registered", self._name)
         self._connection.open_gate()
-        self._welcomed(welcome, is_same)
+        # First of all: whatever becomes of the rest, the agent lives.
         self._keep_beating(epoch, welcome["heartbeat_ms"] / 1000, welcome["timeout_ms"] / 1000)
+        self._welcomed(welcome, is_same)
 
     def _keep_beating(self, epoch: int, interval_s: float, timeout_s: float) -> None:
         if epoch != self._epoch or self._phase != "registered":

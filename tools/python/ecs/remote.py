@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, List
 
+from .errors import NotFound, NotSet, as_attribute
+
 if TYPE_CHECKING:
     from .client import Client
 
@@ -12,7 +14,7 @@ class Remote:
     """``p = client.remote("x01/pump")``: ``p.pressure`` reads, ``p.setpoint = 3`` asks the owner to set.
 
     Each is one request, which raises what the broker or the owner says. ``p["name"]`` is for names that are no
-    Python identifiers.
+    Python identifiers, or begin with ``_``.
     """
 
     __slots__ = ("_client", "_subsystem")
@@ -28,9 +30,12 @@ class Remote:
         self._client.set(f"{self._subsystem}/{item}", value)
 
     def __getattr__(self, item: str) -> Any:
-        if item.startswith("__"):
-            raise AttributeError(item)  # Python's own questions are not the broker's
-        return self[item]
+        if item.startswith("_"):
+            raise AttributeError(item)  # questions of Python's and of IPython's are not the broker's
+        try:
+            return self[item]
+        except (NotFound, NotSet) as error:
+            raise as_attribute(error) from None
 
     def __setattr__(self, item: str, value: Any) -> None:
         self[item] = value

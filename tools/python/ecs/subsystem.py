@@ -13,7 +13,9 @@ import difflib
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
-from .errors import EcsError, NotFound, NotSet, ReadOnly
+from . import envelope
+from .connection import Fields
+from .errors import BadMessage, BadParameter, EcsError, NotFound, NotSet, ReadOnly, as_attribute
 from .handlers import Handler
 from .limits import ALARM_TEXT_BYTES_MAX, PART_BYTES_MAX
 from .values import ValueType, from_wire
@@ -60,6 +62,7 @@ class Subsystem:
         mine(self, "name", name)
         mine(self, "_agent", agent)
         mine(self, "_about", {"help": help, "temporary": temporary, **({} if uuid is None else {"uuid": uuid})})
+        check_description("description", {"name": name, **self._about}, f"subsystem {name!r}")
         #: Held for a few instructions, also by the I/O thread.
         mine(self, "_lock", threading.RLock())
         #: Held while a value or alarm is noted and sent, so that both happen in one order. Never by the I/O thread,
@@ -112,8 +115,9 @@ class Subsystem:
             "persist": persist,
         }
         item = Item(name, kind, flags, on_set, on_get, on_restore)
+        check_description("item", item.wire(), f"item {name!r} of {self.name}")
         if initial is not _UNSET:
-            item.value = kind.taken(f"{self.name} {name}", initial)
+            item.value, _ = self._taken(item, initial)
         with self._lock:
             self._items[name] = item
         self._changed()
@@ -139,6 +143,7 @@ class Subsystem:
 
     def _handle(self, handlers: Dict[str, Handler], what: str, handler: Handler) -> None:
         check_part(what, handler.name)
+        check_description("handled", handler.wire(), f"{what} {handler.name!r} of {self.name}")
         with self._lock:
             handlers[handler.name] = handler
         self._changed()
@@ -175,16 +180,19 @@ class Subsystem:
 
     def __setitem__(self, name: str, value: Any) -> None:
         item = self._find(name)
-        taken = item.kind.taken(f"{self.name} {name}", value)
+        taken, publication = self._taken(item, value)
         with self._order:
             self._keep(item, taken)
             if item.flags["published"] and self._live.is_set():
-                self._publish(item)
+                self._publish(item, publication)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self[name]
+        try:
+            return self[name]
+        except (NotFound, NotSet) as error:
+            raise as_attribute(error) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -196,12 +204,25 @@ class Subsystem:
         """As ``pump.name = value``, and waits until the broker has it; for an item with ``persist`` it is on its
         disk then. Returns the revision."""
         item = self._find(name)
-        taken = item.kind.taken(f"{self.name} {name}", value)
+        taken, publication = self._taken(item, value)
         with self._order:
             self._keep(item, taken)
-            future = self._agent.publish_later(self.name, name, taken, timeout)
+            future = self._agent.publish_later(f"{self.name}/{name}", publication, timeout)
         revision: int = future.result()
         return revision
+
+    def publication(self, name: str, value: Any) -> Dict[str, Any]:
+        """What is said of a value."""
+        return {"subsystem": self.name, "item": name, "value": value}
+
+    def _taken(self, item: Item, value: Any) -> Tuple[Any, bytes]:
+        """A value in the wire's form, and its publication: one that cannot be sent is not kept either, since it is told
+        again whenever the agent registers."""
+        taken = item.kind.taken(f"{self.name} {item.name}", value)
+        try:
+            return taken, envelope.encode("kv.publish", self.publication(item.name, taken))
+        except BadMessage as error:
+            raise BadMessage(f"{self.name} {item.name} {error.message}") from None
 
     def _keep(self, item: Item, taken: Any) -> None:
         with self._lock:
@@ -278,18 +299,18 @@ class Subsystem:
         with self._order:
             self._live.set()
             for item in self.published():
-                self._publish(item)
+                self._publish(item, self.publication(item.name, item.value))
 
     def published(self) -> List[Item]:
         """The published items that have a value."""
         with self._lock:
             return [item for item in self._items.values() if item.is_set and item.flags["published"]]
 
-    def _publish(self, item: Item) -> None:
+    def _publish(self, item: Item, publication: Fields) -> None:
         if item.flags["persist"]:
-            self._agent.tell_kept(self.name, item.name, item.value)
+            self._agent.tell_kept(self.name, item.name, publication)
         else:
-            self._agent.tell("kv.publish", {"subsystem": self.name, "item": item.name, "value": item.value})
+            self._agent.tell("kv.publish", publication)
 
     # ---- Alarms ----
 
@@ -320,9 +341,17 @@ class Subsystem:
         return f"<subsystem {self.name}>"
 
 
+def check_description(kind: str, fields: Mapping[str, Any], what: str) -> None:
+    """A part that cannot be described is refused where it is made: an agent that has one would never be registered."""
+    try:
+        envelope.encode(kind, fields)
+    except BadMessage as error:
+        raise BadParameter(f"{what}: {error.message}") from None
+
+
 def check_part(what: str, name: str) -> None:
     """Items, events, calls and alarms have names of letters, digits, `-`, `_` and `.`."""
-    is_ok = all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
+    is_ok = isinstance(name, str) and all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
     if not (is_ok and 0 < len(name) <= PART_BYTES_MAX):
         reason = f"a name has 1 to {PART_BYTES_MAX} letters, digits, '-', '_' and '.'"
         raise EcsError(f"{what} {name!r}: {reason}", code="bad_parameter")

@@ -42,8 +42,12 @@ class Array:
     data: bytes
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise WrongType(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if not all(type(length) is int and length >= 0 for length in self.shape):
+            raise WrongType(f"a shape is of integers from 0 on, not {list(self.shape)}")
+        if not isinstance(self.data, bytes):
+            raise WrongType(f"the data of an array is bytes, not {_form_of(self.data)}")
         if len(self.shape) > AXES_MAX:
             raise WrongType(f"an array of {len(self.shape)} axes; at most {AXES_MAX}")
         if math.prod(self.shape) * DTYPES[self.dtype][0] != len(self.data):
@@ -204,7 +208,10 @@ def to_wire(value: Any, what: str = "value") -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _array_of(value, what)
     if numpy is not None and isinstance(value, numpy.generic):
-        return to_wire(value.item(), what)
+        plain = value.item()
+        if isinstance(plain, numpy.generic):  # `longdouble` has no form of Python's
+            raise WrongType(f"{what} is {type(value).__name__}, which has no form on the wire")
+        return to_wire(plain, what)
     if isinstance(value, Mapping):
         wrong = next((key for key in value if not isinstance(key, str)), None)
         if wrong is not None:
@@ -215,9 +222,9 @@ def to_wire(value: Any, what: str = "value") -> Any:
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     forms: Tuple[Any, ...] = (bool, int, float, str, bytes)
-    for plain in forms:  # their subclasses, an enum.IntEnum for example
-        if isinstance(value, plain):
-            return plain(value)
+    for form in forms:  # their subclasses, an enum.IntEnum for example
+        if isinstance(value, form):
+            return form(value)
     raise WrongType(f"{what} is {type(value).__name__}, which has no form on the wire")
 
 

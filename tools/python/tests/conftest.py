@@ -53,12 +53,23 @@ class Beamline:
         self._opened: list = []
         self.broker: subprocess.Popen | None = None
 
-    def start(self):
+    def cli(self, *arguments: str) -> str:
+        """What `ecs-cli` prints."""
+        command = [ECS_CLI, *arguments, "--config", str(self.config)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+
+    def add_key(self, name: str, *more: str) -> pathlib.Path:
+        """A key of the broker's, for somebody; of a beamline that has keys."""
+        path = self.folder / f"{name}.key"
+        self.cli("keys", "add", name, "--output", str(path), *more)
+        return path
+
+    def start(self, **more):
         log = open(self.folder / "broker.log", "ab")
         # Signals as Python has them: a write that a limit refuses (`disk_fails`) is an error and not the end.
         command = [ECS_CLI, "broker", "--config", str(self.config)]
         self.broker = self._spawn(command, stdout=log, stderr=log, restore_signals=False)
-        with self.client() as client:
+        with self.client(**more) as client:
             wait_for("the broker's answer", lambda: self._answers(client))
         return self
 
@@ -135,3 +146,20 @@ def beamline(stopped_beamline):
 @pytest.fixture
 def client(beamline):
     return beamline.client()
+
+
+@pytest.fixture
+def agent(beamline):
+    return beamline.agent("x01/vacuum")
+
+
+def is_ready(client, agent):
+    status = client.status().agents.get(agent)
+    return status is not None and status.state == "ready"
+
+
+def value_or_none(client, item):
+    try:
+        return client.get(item)
+    except (ecs.NotSet, ecs.NotFound):
+        return None

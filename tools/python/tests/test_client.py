@@ -86,13 +86,23 @@ def test_set_at_a_revision_that_has_changed_is_refused(client, pump):
     assert client.get("x01/pump/setpoint") == 3.0
 
 
-def test_remote_items_are_plain_variables(client, pump):
+def test_remote_items_are_plain_variables(beamline, client, pump):
     remote = client.remote("x01/pump")
     remote.setpoint = 3
     assert remote.setpoint == 3.0 and remote["setpoint"] == 3.0 and pump.setpoint == 3.0
     assert dir(remote) == ["blob", "mode", "pressure", "setpoint"]
-    with pytest.raises(ecs.NotFound):
+    with pytest.raises(ecs.NotFound, match="presure") as missing:
         remote.presure
+    assert isinstance(missing.value, AttributeError) and missing.value.code == "no_such_item" and missing.value.hint
+    assert (hasattr(remote, "presure"), hasattr(remote, "setpoint")) == (False, True)
+    assert getattr(remote, "mode", "not set") == "not set"
+    with pytest.raises(ecs.NotFound):
+        client.remote("x01/pmp").pressure
+    client.close()
+    with pytest.raises(AttributeError):
+        remote._repr_html_  # not asked of the broker: that would be Disconnected
+    client = beamline.client()
+    remote = client.remote("x01/pump")
     with pytest.raises(ecs.ReadOnly):
         remote.pressure = 1
 
@@ -134,6 +144,30 @@ def test_slow_callback_loses_the_oldest_updates_and_is_told_how_many(client, pum
     gate.set()
     wait_for("the last update", lambda: seen and seen[-1].revision == 100)
     assert sum(update.missed + 1 for update in seen) == 100 and len(seen) <= 12
+
+
+def test_slow_callbacks_hold_up_neither_other_watches_nor_futures(client, pump, monkeypatch):
+    """As when a callback of 100 ms is called at 1 kHz for a while."""
+    monkeypatch.setattr("ecs.workers.TASKS_MAX", 20)
+    gate, seen, ended = threading.Event(), [], threading.Event()
+    client.watch("x01/pump/pressure", callback=lambda update: gate.wait(20))
+    client.watch("x01/pump/setpoint", callback=lambda update: seen.append(update.value))
+    for number in range(50):
+        pump.publish("pressure", number / 10)
+    pump.publish("setpoint", 7)
+    wait_for("the other watch", lambda: seen and seen[-1] == 7.0)
+
+    @pump.event("count")
+    def count(ctx):
+        for number in range(50):
+            ctx.feedback(number)
+
+    wait_for("the event", lambda: client.show("x01/pump").description["events"])
+    asked = client.event_later("count", ["x01/pump"], feedback=lambda *_: gate.wait(20))  # fills all that there is
+    asked.result()
+    asked.add_done_callback(lambda future: ended.set())
+    assert ended.wait(5)
+    gate.set()
 
 
 def test_callback_that_raises_is_logged_and_stops_nothing(client, pump, caplog):
@@ -306,6 +340,79 @@ def test_request_that_only_asks_survives_a_broken_connection_and_an_action_ends_
     assert asked.result()["broker"]["beamline"] == "x01"
 
 
+def test_watch_that_the_broker_does_not_take_after_a_restart_is_asked_for_again(beamline, client, pump, monkeypatch):
+    monkeypatch.setattr("ecs.feeds.REPEAT_INTERVAL_S", 0.1)
+    asked, request = [], client._connection.request
+
+    def refused_twice(kind, fields, *more):
+        if kind != "kv.watch":
+            return request(kind, fields, *more)
+        asked.append(fields["items"])
+        # An item that is none is refused, as a broker may that has no room just then.
+        return request(kind, {"items": ["x01"]} if len(asked) <= 2 else fields, *more)
+
+    watch, other = client.watch("x01/pump/setpoint"), client.watch("x01/pump/mode")
+    assert watch.next(5).value == 1.0
+    monkeypatch.setattr(client._connection, "request", refused_twice)
+    beamline.stop(signal.SIGKILL)
+    other.close()
+    beamline.start()
+    wait_for("the third time", lambda: len(asked) == 3)
+    assert asked == [["x01/pump/setpoint"]] * 3
+    pump.setpoint = 5
+    while watch.next(5).value != 5.0:
+        pass
+
+
+def test_watch_that_begins_while_another_one_ends_is_told(client, pump, monkeypatch):
+    """The broker is told of the end late: when the other one has begun, were it not to wait for that."""
+    request, ending, begun = client._connection.request, threading.Event(), threading.Event()
+
+    def late(kind, *more):
+        if kind == "kv.unwatch":
+            ending.set()
+            begun.wait(0.5)
+        return request(kind, *more)
+
+    first = client.watch("x01/pump/setpoint")
+    assert first.next(5).value == 1.0
+    monkeypatch.setattr(client._connection, "request", late)
+    end = threading.Thread(target=first.close)
+    end.start()
+    assert ending.wait(5)
+    with client.watch("x01/pump/setpoint") as watch:
+        begun.set()
+        end.join()
+        pump.setpoint = 7
+        while watch.next(5).value != 7.0:
+            pass
+
+
+def test_watches_and_subscriptions_end_with_their_client(beamline, pump):
+    client, ended, ready = beamline.client(), [], threading.Barrier(4)
+
+    def read(feed):
+        feed.next(5)
+        ready.wait(5)
+        ended.append(list(feed))
+
+    feeds = [client.watch("x01/pump/setpoint"), client.subscribe("x01/pump/kv/setpoint")]
+    threads = [threading.Thread(target=read, args=(feed,)) for feed in feeds]
+    closed = client.watch("x01/pump/setpoint")
+    threads.append(threading.Thread(target=read, args=(closed,)))
+    for thread in threads:
+        thread.start()
+    ready.wait(5)
+    closed.close()
+    client.close()
+    for thread in threads:
+        thread.join(5)
+    assert ended == [[]] * 3
+    with pytest.raises(ecs.Disconnected):
+        feeds[0].next()
+    assert closed not in client._connection.on_closed
+
+
 def test_close_ends_open_requests_and_later_ones(beamline):
     client = beamline.client()
     beamline.broker.send_signal(signal.SIGSTOP)
@@ -316,6 +423,59 @@ def test_close_ends_open_requests_and_later_ones(beamline):
         future.result(5)
     with pytest.raises(ecs.Disconnected, match="this client is closed"):
         client.status()
+
+
+def test_requests_time_out_however_many_have_before_and_leave_nothing_behind(stopped_beamline, monkeypatch):
+    monkeypatch.setattr("ecs.connection.WAITING_MAX", 20)
+    client = stopped_beamline.client()
+    for _ in range(3):
+        early = [client.call_later("nothing", {"n": n}, timeout=0.2) for n in range(15)]
+        for future in early:
+            with pytest.raises(ecs.EcsTimeout):
+                future.result(5)
+    assert not client._connection._outbox
+    # As many as may wait, for long: another one ends in its own time all the same, and there is room when they go.
+    late = [client.call_later("nothing", timeout=30) for _ in range(20)]
+    with pytest.raises(ecs.EcsTimeout, match="20 messages wait for it: kv.get x01/pump/x was not sent"):
+        client.get("x01/pump/x", timeout=0.2)
+    [future.cancel() for future in late[:5]]
+    with pytest.raises(ecs.EcsTimeout, match="no connection to the broker at ipc://.*/req: kv.get"):
+        client.get("x01/pump/x", timeout=0.5)
+    client.close()
+    for future in late[5:]:
+        with pytest.raises(ecs.Disconnected):
+            future.result(5)
+
+
+def test_close_ends_what_the_io_thread_has_not_even_seen(stopped_beamline):
+    client = stopped_beamline.client()
+    connection, held, gate = client._connection, threading.Event(), threading.Event()
+    hold = lambda: (held.set(), gate.wait(10))  # noqa: E731
+    connection.post(lambda: connection.call_at(0, hold))  # timers come after what was posted, and the end after them
+    assert held.wait(5)
+    future = client.call_later("nothing", timeout=30)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    wait_for("the end", lambda: connection.is_closed)
+    gate.set()
+    with pytest.raises(ecs.Disconnected, match="closed before call.do nothing was answered"):
+        future.result(5)
+    closing.join()
+
+
+def test_await_that_is_open_at_close_ends(stopped_beamline, monkeypatch):
+    """Also when all threads for callbacks are busy then."""
+    monkeypatch.setattr("ecs.connection.CALLBACK_THREADS_MAX", 1)
+    client, gate = stopped_beamline.client(), threading.Event()
+    client._connection.callbacks.run(lambda: gate.wait(10))
+
+    async def ask():
+        asked = asyncio.wrap_future(client.call_later("nothing", timeout=30))
+        asyncio.get_running_loop().run_in_executor(None, lambda: (client.close(), gate.set()))
+        return await asyncio.wait_for(asked, 5)
+
+    with pytest.raises(ecs.Disconnected):
+        asyncio.run(ask())
 
 
 def test_timeout_that_is_none_is_refused(client):

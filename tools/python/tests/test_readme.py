@@ -1,8 +1,10 @@
 """The README's examples, as they stand, one after the other against a real broker."""
 
 import re
+import shlex
+import subprocess
 
-from conftest import ROOT
+from conftest import ECS_CLI, ROOT, wait_for
 
 import ecs
 
@@ -28,6 +30,52 @@ def test_every_example_of_the_readme_runs(beamline, monkeypatch, capsys):
         "event.run",
     ):  # fmt: skip
         assert expected in printed, f"{expected!r} is not in\n{printed}"
+
+
+def test_agent_of_the_readme_is_a_program_that_does_what_the_first_page_asks_of_it(beamline):
+    """`agent.run()` as its last line, as that page says; then the commands that it has."""
+    source = EXAMPLES["agent"].replace("# agent.run()", "agent.run()")
+    assert source != EXAMPLES["agent"] and source.splitlines()[-1].startswith("agent.run()")
+    (beamline.folder / "pump.py").write_text(source)
+    pump = beamline.process(
+        f"os.chdir({str(beamline.folder)!r}); exec(open('pump.py').read(), {{'__name__': '__main__'}})"
+    )
+    client = beamline.client()
+    wait_for("the alarm", lambda: client.alarms())
+    commands = commands_of(beamline, "## Talk to subsystems", "    ecs-cli ")
+    assert len(commands) == 7, commands
+    said = [run(beamline, command) for command in commands]
+    for expected, printed in zip(
+        ("x01/pump", "turbo pump", "3.2 mbar", "vented", "pressure", "Bearing", "pressure"), said
+    ):
+        assert expected in printed, said
+    pump.terminate()
+    assert pump.wait(20) == 0
+
+
+def test_keys_of_the_first_page_are_made_used_and_revoked_as_it_says(stopped_beamline):
+    commands = commands_of(stopped_beamline, "## Let others in", "ecs-cli ")
+    assert [command.split()[1] for command in commands] == ["keys", "keys", "--key", "keys", "keys"]
+    for command in commands[:2]:
+        run(stopped_beamline, command)
+    stopped_beamline.start(key=stopped_beamline.folder / "anna.key")
+    said = [run(stopped_beamline, command) for command in commands[2:]]
+    assert "beamline x01" in said[0] and "anna" in said[1]
+    assert "anna" not in run(stopped_beamline, commands[3])
+
+
+def commands_of(beamline, heading, begin):
+    """The commands below a heading of the repository's README, without their comments."""
+    section = (ROOT / "README.md").read_text().split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
+    return [line.split("  #")[0].strip() for line in section.splitlines() if line.startswith(begin)]
+
+
+def run(beamline, command):
+    """In the folder of `beamline.toml`, as a person does it."""
+    arguments = [ECS_CLI, *shlex.split(command)[1:]]
+    ended = subprocess.run(arguments, cwd=beamline.folder, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
+    return ended.stdout
 
 
 def test_every_exception_is_in_the_table_of_the_readme():

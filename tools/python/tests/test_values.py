@@ -77,3 +77,30 @@ def test_numpy_scalars_and_tuples_become_plain_values():
 def test_map_that_only_looks_like_an_array_stays_a_map():
     odd = {"dtype": "u8", "shape": [3], "data": b"x"}
     assert values.from_wire(odd) == odd
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"dtype": "u1", "shape": [-1, -3], "data": b"abc"},
+        {"dtype": "u8", "shape": [-1, -3], "data": b"abc"},
+        {"dtype": "u8", "shape": [1.5, 2], "data": b"abc"},
+        {"dtype": "u8", "shape": [True, 3], "data": b"abc"},
+        {"dtype": "u8", "shape": ["3"], "data": b"abc"},
+        {"dtype": "u8", "shape": [3], "data": "abc"},
+        {"dtype": "u8", "shape": [3], "data": [1, 2, 3]},
+        {"dtype": "u8", "shape": [3], "data": None},
+        {"dtype": ["u8"], "shape": [3], "data": b"abc"},
+        {"dtype": "u8", "shape": 3, "data": b"abc"},
+    ],
+)
+def test_map_that_only_looks_like_an_array_stays_a_map_and_is_no_array(like):
+    assert values.from_wire({"inner": like}) == {"inner": like}
+    with pytest.raises(ecs.WrongType, match="^item"):
+        ecs.array().taken("item", like)
+
+
+def test_number_that_python_has_no_form_of_is_refused():
+    with pytest.raises(ecs.WrongType, match="item is longdouble|item is float128|item is float96"):
+        values.to_wire(numpy.longdouble(1), "item")
+    assert values.to_wire(numpy.float32(0.5)) == 0.5 and values.to_wire(numpy.int16(-3)) == -3

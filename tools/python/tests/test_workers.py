@@ -37,6 +37,35 @@ def test_tasks_beyond_the_threads_wait_and_beyond_the_limit_are_refused(monkeypa
     assert workers.wait_idle(5) and len(done) == 5
 
 
+def test_what_is_to_be_done_in_any_case_is_beyond_the_limit_and_after_the_end(monkeypatch):
+    monkeypatch.setattr(ecs.workers, "TASKS_MAX", 2)
+    workers, gate, done = Workers("t", 1), threading.Event(), []
+    assert workers.run(lambda: gate.wait(5)) and workers.run(lambda: done.append("forgotten"))
+    assert workers.run(lambda: done.append("forgotten too"), "lane") is False
+    workers.run_in_any_case(lambda: done.append(1))
+    workers.close()
+    assert not workers.run(lambda: done.append("late"))
+    workers.run_in_any_case(lambda: done.append(2))
+    gate.set()
+    assert workers.wait_idle(5) and done == [1, 2]
+
+
+def test_who_waits_for_idleness_takes_no_task_from_a_thread():
+    """One task wakes one who waits: were that not always a thread, the task would lie until the next one comes."""
+    workers = Workers("t", 2)
+    for _ in range(200):
+        begun, gate = threading.Event(), threading.Event()
+        workers.run(lambda begun=begun, gate=gate: (begun.set(), gate.wait(5)))
+        assert begun.wait(5)
+        waiter = threading.Thread(target=workers.wait_idle, args=(5,))
+        waiter.start()
+        other = threading.Event()
+        workers.run(other.set)
+        assert other.wait(2)
+        gate.set()
+        waiter.join()
+
+
 def test_threads_without_work_end(monkeypatch):
     monkeypatch.setattr(ecs.workers, "THREAD_IDLE_S", 0.05)
     workers = Workers("idle-test", 4)

@@ -18,6 +18,7 @@ Exit code 78: the configuration cannot work, or a port is taken.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Agent {
+    /// Which agent
     kind: Kind,
     /// The beamline's file
     #[arg(long, env = "ECS_CONFIG", value_name = "FILE", default_value = beamline_file::DEFAULT_FILE)]

@@ -1,10 +1,9 @@
 //! `ecs-cli call`: have a worker do something, and print its answer.
 
-use crate::{asking::Asking, completing, exit::Exit, report, values::shown};
+use crate::{asking::Asking, completing, exit::Exit, report, values};
 use clap::Args;
 use clap_complete::ArgValueCompleter;
 use ecs_schemas::{exchange::DoCall, value_type::ValueType};
-use std::io::Write;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +27,7 @@ impl Call {
         if self.asking.json {
             report::print_json(&result)?;
         } else {
-            writeln!(std::io::stdout(), "{}", shown(&result.value, &ValueType::default()))?;
+            values::print(&result.value, &ValueType::default())?;
         }
         Ok(Exit::Ok)
     }

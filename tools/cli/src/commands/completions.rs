@@ -25,6 +25,7 @@ printed calls this program by its path, or by its name where it was found by tha
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Completions {
+    /// Which shell
     shell: Shell,
 }
 

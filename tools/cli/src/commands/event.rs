@@ -9,7 +9,7 @@ use crate::{
     registered::{Registered, near, what},
     report,
     table::{Cell, Mood, Table},
-    values::shown,
+    values::shown_short,
 };
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -136,7 +136,7 @@ fn table(results: &EventResults) -> Table {
             Some(Failure { message, hint: Some(hint), .. }) => format!("{message}: {hint}"),
             Some(reason) => reason.message.clone(),
             None if result.value == Value::Null => String::new(),
-            None => shown(&result.value, &ValueType::default()),
+            None => shown_short(&result.value, &ValueType::default()),
         };
         table.row([result.target.clone().into(), Cell::new(result.end.as_str(), mood), answer.into()]);
     }
@@ -166,7 +166,8 @@ impl EventWatch {
             let reason = ended.get("reason").and_then(|reason| reason.get("message"));
             let reason = reason.and_then(|message| message.as_str()).map(|why| format!(": {why}")).unwrap_or_default();
             let clock = human::clock(header.time_ns);
-            writeln!(out, "{clock} {topic} {}{reason} (asked by {})", text("end"), text("by"))?;
+            let line = format!("{topic} {}{reason} (asked by {})", text("end"), text("by"));
+            writeln!(out, "{clock} {}", human::printable(&line))?;
         }
         out.flush()
     }

@@ -3,6 +3,7 @@
 use crate::{
     beamline_file, completing,
     exit::Exit,
+    registered::near,
     report,
     table::{Cell, Mood, Table},
 };
@@ -92,13 +93,20 @@ impl Keys {
             Action::Add(add) => add.run(&beamline, &folder)?,
             Action::List(list) => list.run(&folder)?,
             Action::Revoke(revoke) => {
-                folder.revoke(&revoke.name)?;
+                self::revoke(&folder, &revoke.name)?;
                 writeln!(io::stdout(), "the key {} opens nothing any more, within a second", revoke.name)?;
             }
         }
         folder.mode_warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
         Ok(Exit::Ok)
     }
+}
+
+fn revoke(folder: &KeyFolder, name: &str) -> anyhow::Result<()> {
+    folder.revoke(name).map_err(|error| match &error {
+        KeysError::Unknown { there, .. } => anyhow!("{error}{}", near(name, there.split(", "))),
+        _ => error.into(),
+    })
 }
 
 fn init(beamline: &Beamline, folder: &KeyFolder) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use crate::{
     registered::{Registered, near},
     report,
     table::Table,
-    values::{parse, shown, shown_reading, shown_type, split_path},
+    values::{self, parse, shown_reading, shown_short, shown_type, split_path},
 };
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -76,7 +76,7 @@ struct SetItem {
     #[arg(add = ArgValueCompleter::new(completing::writable_items))]
     path: String,
     /// Text for items that are text, JSON for all others
-    #[arg(add = ArgValueCompleter::new(completing::values_of_item))]
+    #[arg(allow_negative_numbers = true, add = ArgValueCompleter::new(completing::values_of_item))]
     value: String,
     /// Only if the item is still at this revision, which `kv get --json` shows
     #[arg(long, value_name = "N")]
@@ -162,7 +162,7 @@ fn print(client: &Client, subsystem: &str, item: &str, reading: &Reading, json: 
         report::print_json(reading)?;
     } else {
         let kind = known_item(client, subsystem, item)?.map(|item| item.kind).unwrap_or_default();
-        writeln!(io::stdout(), "{}", shown(&reading.value, &kind))?;
+        values::print(&reading.value, &kind)?;
     }
     Ok(Exit::Ok)
 }
@@ -184,7 +184,7 @@ impl WatchItems {
             } else {
                 let missed = if update.missed > 0 { format!("  (missed {})", update.missed) } else { String::new() };
                 let path = format!("{}/{}", update.subsystem, update.item);
-                let shown = shown(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
+                let shown = shown_short(&update.value, kinds.get(&path).unwrap_or(&ValueType::default()));
                 writeln!(out, "{} {path} {shown}{missed}", human::clock(update.time_ns))?;
             }
             out.flush()?;
@@ -209,14 +209,13 @@ fn tell_unknown(items: &[ListedItem], paths: &[String]) {
 
 impl LsItems {
     fn run(self) -> anyhow::Result<Exit> {
-        let prefix = self.prefix;
-        let list = self.connection.call(&ListItems { prefix: prefix.clone() })?;
+        let list = self.connection.call(&ListItems { prefix: self.prefix.clone() })?;
         if self.json {
             report::print_json(&list)?;
             return Ok(Exit::Ok);
         }
         if list.items.is_empty() {
-            let which = if prefix.is_empty() { String::new() } else { format!(" begin with {prefix:?}") };
+            let which = self.which_not();
             writeln!(io::stdout(), "no items{which}; `ecs-cli ls` lists the subsystems")?;
             return Ok(Exit::Ok);
         }
@@ -234,5 +233,17 @@ impl LsItems {
         }
         table.print()?;
         Ok(Exit::Ok)
+    }
+
+    /// That none begins so, and which item or subsystem is near.
+    fn which_not(&self) -> String {
+        if self.prefix.is_empty() {
+            return String::new();
+        }
+        let list = self.connection.call(&ListItems { prefix: String::new() });
+        let items = list.map(|list| list.items).unwrap_or_default();
+        let names = items.iter().flat_map(|its| [its.subsystem.clone(), format!("{}/", its.subsystem), path(its)]);
+        let names: Vec<String> = names.collect();
+        format!(" begin with {:?}{}", self.prefix, near(&self.prefix, names.iter().map(String::as_str)))
     }
 }

@@ -170,7 +170,7 @@ fn participants(seen: &Inspection) -> Table {
         let packets = if is_reader { String::new() } else { human::count(seat.status.packets.received) };
         table.row([
             seat.place.to_string().into(),
-            printable(&seat.status.name).into(),
+            seat.status.name.as_str().into(),
             role(seat.status.role).into(),
             process,
             of_reader(seat.status.behind).into(),
@@ -184,11 +184,6 @@ fn participants(seen: &Inspection) -> Table {
 
 fn reads(seat: &Seat) -> bool {
     matches!(seat.status.role, Role::ReliableReader | Role::LossyReader)
-}
-
-/// A name may be any bytes: none of them is to move somebody's cursor.
-fn printable(name: &str) -> String {
-    name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 fn role(role: Role) -> &'static str {

@@ -1,7 +1,7 @@
 //! `ecs-cli topic echo`: messages as they come.
 
 use super::listening::Endpoint;
-use crate::{completing, exit::Exit};
+use crate::{completing, exit::Exit, human::printable};
 use clap::Args;
 use clap_complete::ArgValueCompleter;
 use ecs_schemas::{envelope::decode, value::Value};
@@ -63,7 +63,7 @@ fn print(json: bool, message: &Published, value: &Value) -> io::Result<()> {
         let line = json!({"topic": topic, "source": header.source, "seq": header.seq, "time_ns": header.time_ns, "payload": payload});
         writeln!(out, "{line}")?;
     } else {
-        writeln!(out, "{topic} {} {payload}", header.seq)?;
+        writeln!(out, "{topic} {} {}", header.seq, printable(&payload.to_string()))?;
     }
     out.flush()
 }

@@ -39,6 +39,8 @@ use std::{
 pub const KIND: &str = "topic-pub";
 /// Each publication is a question and its answer; more per second is a benchmark's work.
 const RATE_HZ_MAX: f64 = 1000.0;
+/// Once in eleven days: what is rarer is once, and longer times than these are none that a clock has.
+const RATE_HZ_MIN: f64 = 1e-6;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,8 +49,9 @@ Examples:
   ecs-cli topic pub x01/test/label 12 --type string --seconds 60
   ecs-cli topic pub x01/test/roi x=10 y=20 width=512
 
-The topic is SUBSYSTEM/kv/ITEM. Subsystem and value are there as long as the command runs: without --rate it publishes
-once and keeps the value until Ctrl-C, --seconds or, with --count 1, not at all. With keys it needs the role agent.";
+The topic is SUBSYSTEM/kv/ITEM. Subsystem and value are there as long as the command runs: without --rate and --count it
+publishes once and keeps the value until Ctrl-C or --seconds. With --count 1 it publishes once and ends: who listens then
+has seen the value, and it is no more. With keys it needs the role agent.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -67,7 +70,7 @@ pub struct Publish {
     /// Publish so often per second [default: once; 1 with --count above 1]
     #[arg(long, value_name = "HZ", value_parser = rate)]
     rate: Option<f64>,
-    /// End after so many publications
+    /// End after so many publications; the value goes with the last
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End after so long
@@ -86,8 +89,8 @@ fn form(text: &str) -> anyhow::Result<Form> {
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    let hz = text.parse::<f64>().ok().filter(|hz| *hz > 0.0 && *hz <= RATE_HZ_MAX);
-    hz.ok_or_else(|| format!("a rate above 0, up to {RATE_HZ_MAX} per second"))
+    let hz = text.parse::<f64>().ok().filter(|hz| (RATE_HZ_MIN..=RATE_HZ_MAX).contains(hz));
+    hz.ok_or_else(|| format!("a rate of {RATE_HZ_MIN} up to {RATE_HZ_MAX} per second"))
 }
 
 impl Publish {
@@ -141,12 +144,21 @@ impl Publish {
                 // What could not be kept up with is left out, not made up for.
                 due = interval.map(|interval| due.map_or(now, |due| due + interval).max(Instant::now()));
                 if let (1, Some(revision)) = (published, revision) {
-                    hosted.tell(revision, interval);
+                    hosted.tell(revision, &self.how());
                 }
             }
             let until = [due, end, Some(hosted.heartbeat_at)].into_iter().flatten().min().unwrap_or(now);
             std::thread::sleep(until.saturating_duration_since(Instant::now()).min(STOP_LOOK));
             hosted.keep_alive()?;
+        }
+    }
+
+    /// How often it publishes and how long it lasts, for a person.
+    fn how(&self) -> String {
+        match self.interval() {
+            Some(interval) => format!("every {}; Ctrl-C ends it", human_interval(interval)),
+            None if self.count == Some(1) => "once, and ends".to_owned(),
+            None => "once, and keeps it; Ctrl-C ends it".to_owned(),
         }
     }
 
@@ -309,15 +321,11 @@ impl Hosted {
         format!("{}/{}", self.publish.subsystem, self.publish.item)
     }
 
-    fn tell(&self, revision: u64, interval: Option<Duration>) {
+    fn tell(&self, revision: u64, how: &str) {
         let kind = &self.register.subsystems[0].items[0].kind;
-        let (value, path) = (values::shown(&self.publish.value, kind), self.path());
-        let how = match interval {
-            Some(interval) => format!("every {}", human_interval(interval)),
-            None => "once, and keeps it".to_owned(),
-        };
+        let (value, path) = (values::shown_short(&self.publish.value, kind), self.path());
         let form = kind.form.as_str();
-        eprintln!("publishes {path} = {value} ({form}), from seq {revision}, {how}; Ctrl-C ends it");
+        eprintln!("publishes {path} = {value} ({form}), from seq {revision}, {how}");
     }
 
     /// At the end nobody is left to tell that it did not work: the broker notices by itself.
@@ -374,11 +382,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_says_whether_the_value_stays() {
+        assert_eq!(parsed(&["1"]).how(), "once, and keeps it; Ctrl-C ends it");
+        assert_eq!(parsed(&["1", "--seconds", "5"]).how(), "once, and keeps it; Ctrl-C ends it");
+        assert_eq!(parsed(&["1", "--count", "1"]).how(), "once, and ends");
+        assert_eq!(parsed(&["1", "--count", "2"]).how(), "every 1 s; Ctrl-C ends it");
+    }
+
+    #[test]
     fn once_is_the_rule_and_a_count_repeats_each_second() {
         assert_eq!(parsed(&["1"]).interval(), None);
         assert_eq!(parsed(&["1", "--count", "1"]).interval(), None);
         assert_eq!(parsed(&["1", "--count", "5"]).interval(), Some(Duration::from_secs(1)));
         assert_eq!(parsed(&["1", "--rate", "4"]).interval(), Some(Duration::from_millis(250)));
-        assert!(rate("0").is_err() && rate("1001").is_err() && rate("nan").is_err());
+        assert!(["0", "1001", "nan", "inf", "-1", "1e-7", "1e-20", "1e-320"].iter().all(|text| rate(text).is_err()));
+        assert!(parsed(&["1", "--rate", "0.000001"]).interval().is_some());
     }
 }

@@ -268,5 +268,5 @@ pub struct Taken {
 
 /// Topic of an item's values; the payload is the [`Reading`]'s value alone.
 pub fn item_topic(subsystem: &str, item: &str) -> String {
-    format!("{subsystem}/kv/{item}")
+    [subsystem, "/kv/", item].concat()
 }

@@ -15,6 +15,7 @@ use crate::{
     value::Value,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 
 /// The form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -218,7 +219,7 @@ impl ValueType {
     ///
     /// # Errors
     /// `wrong_type` or `out_of_range`, with what was found and what is allowed.
-    pub fn check(&self, what: &str, value: &Value) -> Result<(), Failure> {
+    pub fn check(&self, what: impl Display, value: &Value) -> Result<(), Failure> {
         let is_form = match (self.form, value) {
             (Form::Any, _)
             | (Form::Bool, Value::Bool(_))
@@ -258,7 +259,7 @@ impl ValueType {
         }
     }
 
-    fn check_array(&self, what: &str, value: &Value) -> Result<(), Failure> {
+    fn check_array(&self, what: impl Display, value: &Value) -> Result<(), Failure> {
         let wrong = |message: String| Failure::new(ErrorCode::WrongType, format!("{what}: {message}"));
         let (dtype, shape) = read_array(value).map_err(wrong)?;
         if let Some(wanted) = self.dtype.filter(|wanted| *wanted != dtype) {
@@ -277,7 +278,7 @@ impl ValueType {
         }
     }
 
-    fn out_of_range(&self, what: &str, value: &Value) -> Failure {
+    fn out_of_range(&self, what: impl Display, value: &Value) -> Failure {
         let found = match value {
             Value::Text(text) if self.form == Form::Enum => format!("{text:?}"),
             Value::Text(text) => format!("{} bytes long", text.len()),

@@ -114,9 +114,14 @@ impl Hosting {
             }
             HostNews::Publish { path, value, skipped } => {
                 let is_kept = self.is_kept(&path);
-                let before = self.values.get(&path).map_or(0, |latest| latest.unsent);
-                let unsent = if is_kept { 0 } else { before.saturating_add(skipped).saturating_add(1) };
-                self.values.insert(path.clone(), Latest { value: value.clone(), unsent });
+                let unsent = if is_kept { 0 } else { skipped.saturating_add(1) };
+                match self.values.get_mut(&path) {
+                    Some(latest) => {
+                        latest.value = value.clone();
+                        latest.unsent = latest.unsent.saturating_add(unsent);
+                    }
+                    None => drop(self.values.insert(path.clone(), Latest { value: value.clone(), unsent })),
+                }
                 if is_kept {
                     self.publish_kept(path, value, skipped, next_id());
                 } else if self.is_registered {

@@ -434,7 +434,7 @@ impl Core {
     /// `not_registered`, `bad_parameter`. Feedback that nobody waits for any more is dropped.
     pub(super) fn feedback(&mut self, session: &Session, feedback: Feedback) -> Result<(), Failure> {
         let agent = self.registry.registered(session)?;
-        check_value(|| "feedback".to_owned(), &feedback.value)?;
+        check_value("feedback", &feedback.value)?;
         let bytes = feedback.value.content_bytes();
         if bytes > FEEDBACK_BYTES_MAX {
             let message = format!("feedback of {bytes} bytes; at most {FEEDBACK_BYTES_MAX}");
@@ -481,7 +481,7 @@ fn check_params(params: &Params) -> Result<usize, Failure> {
     if params.len() > PARAMS_MAX {
         return Err(bad(format!("{} parameters; at most {PARAMS_MAX}", params.len())));
     }
-    params.iter().try_for_each(|(name, value)| check_value(|| format!("parameter {}", quoted(name)), value))?;
+    params.iter().try_for_each(|(name, value)| check_value(format_args!("parameter {}", quoted(name)), value))?;
     let bytes = params.iter().map(|(name, value)| name.len() + value.content_bytes()).sum();
     if bytes > VALUE_BYTES_MAX {
         return Err(bad(format!("parameters of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
@@ -541,7 +541,7 @@ fn check_against(what: &str, handled: &Handled, params: &Params) -> Result<(), F
                 None => failure,
             });
         };
-        param.kind.check(&format!("{what}: parameter {name}"), value)?;
+        param.kind.check(format_args!("{what}: parameter {name}"), value)?;
     }
     match handled.params.iter().find(|param| !param.optional && !params.contains_key(&param.name)) {
         Some(missing) => {

@@ -15,6 +15,7 @@ use ecs_schemas::{
     value::Value,
 };
 use serde::Serialize;
+use std::fmt::{Display, Formatter, Result as Formatted};
 
 impl Core {
     /// # Errors
@@ -46,8 +47,8 @@ impl Core {
         if !item.writable {
             return Err(Failure::new(ErrorCode::ReadOnly, format!("{name} {} can be read, not set", item.name)));
         }
-        check_value(|| format!("{name} {}", item.name), &set.value)?;
-        item.kind.check(&format!("{name} {}", item.name), &set.value)?;
+        check_value(Path(&name, &item.name), &set.value)?;
+        item.kind.check(Path(&name, &item.name), &set.value)?;
         if let Some(revision) = set.if_revision {
             self.check_revision(&name, &set.item, revision)?;
         }
@@ -88,9 +89,9 @@ impl Core {
             let message = format!("{subsystem} {item} is described as not published");
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
-        let what = format!("{subsystem} {item}");
-        check_value(|| what.clone(), &value)?;
-        known.kind.check(&what, &value)?;
+        let what = Path(&subsystem, &item);
+        check_value(what, &value)?;
+        known.kind.check(what, &value)?;
         let bytes = encode(&value).len();
         let path = (subsystem, item);
         let revision = self.subsystems.publish(path.clone(), value, (bytes, skipped), now_ns)?;
@@ -151,19 +152,29 @@ pub(super) fn that_fit<T: Serialize>(mut all: impl Iterator<Item = T>) -> (Vec<T
     (fit, 0)
 }
 
+/// An item as it stands in errors.
+#[derive(Clone, Copy)]
+struct Path<'a>(&'a str, &'a str);
+
+impl Display for Path<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Formatted {
+        write!(formatter, "{} {}", self.0, self.1)
+    }
+}
+
 fn not_set(name: &str, item: &str) -> Failure {
     Failure::new(ErrorCode::NotSet, format!("{name} {item} has no value yet: its owner has published none"))
 }
 
 /// Size and nesting of a value that others are given again.
-pub(super) fn check_value(what: impl Fn() -> String, value: &Value) -> Result<(), Failure> {
+pub(super) fn check_value(what: impl Display, value: &Value) -> Result<(), Failure> {
     let bad = |message: String| Failure::new(ErrorCode::BadParameter, message);
     let bytes = value.content_bytes();
     if bytes > VALUE_BYTES_MAX {
-        return Err(bad(format!("{} of {bytes} bytes; at most {VALUE_BYTES_MAX}", what())));
+        return Err(bad(format!("{what} of {bytes} bytes; at most {VALUE_BYTES_MAX}")));
     }
     if value.depth() > VALUE_DEPTH_MAX {
-        return Err(bad(format!("{} nests deeper than {VALUE_DEPTH_MAX}", what())));
+        return Err(bad(format!("{what} nests deeper than {VALUE_DEPTH_MAX}")));
     }
     Ok(())
 }

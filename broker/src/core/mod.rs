@@ -379,7 +379,7 @@ impl Core {
             let body = encode(&reading.value);
             let topic = item_topic(&subsystem, &item);
             out.push(self.topics.publish_as(topic, &subsystem, body, reading.revision, reading.time_ns));
-            for due in self.watches.note_published(&format!("{subsystem}/{item}"), now_ns) {
+            for due in self.watches.note_published(&[&subsystem, "/", &item].concat(), now_ns) {
                 self.tell(due, &reading, now_ns, updates);
             }
         }

@@ -6,6 +6,8 @@
 //! H2  Published values leave in their order. What could not leave (no connection, a full queue) is replaced by the newest
 //!     value of its item, which says how many were skipped: readers see the gap. Feedback that could not leave is dropped.
 //! H3  After each registration the last value of every item is published again: the broker may be a new one.
+//! H6  Of requests about one thing (a description, an alarm, a kept value) only the newest is sent again: an older one that
+//!     is repeated behind it would undo it.
 //! H5  Values that the broker has kept are given to a subsystem once in the life of this process: later the process knows
 //!     better.
 //! H4  A value of an item with `persist` is sent again until the broker has it on disk.
@@ -53,14 +55,28 @@ struct Pending {
     header: Header,
     body: Vec<u8>,
     sent: Option<Instant>,
-    /// Of a kept value, which is replaced by a newer one; none for what a registration makes superfluous.
-    kept: Option<KeptValue>,
+    about: About,
 }
 
-struct KeptValue {
-    path: ItemPath,
-    /// Values before it that were never sent.
-    skipped: u64,
+/// What a request is about (H6).
+#[derive(PartialEq)]
+enum About {
+    /// That a subsystem is there, and how, or is not there any more; a description has the alarms in it.
+    Description(String),
+    /// Subsystem and code.
+    Alarm(String, String),
+    /// A value that is kept, and how many before it were never sent. All else is superfluous after a registration.
+    Value { path: ItemPath, skipped: u64 },
+}
+
+impl About {
+    fn is_of(&self, subsystem: &str) -> bool {
+        matches!(self, Self::Description(name) if name == subsystem)
+    }
+
+    fn is_value(&self) -> bool {
+        matches!(self, Self::Value { .. })
+    }
 }
 
 /// The newest value of an item, for H3.
@@ -90,27 +106,36 @@ impl Hosting {
     pub fn take(&mut self, news: HostNews, mut next_id: impl FnMut() -> u64) {
         match news {
             HostNews::Describe(description) => {
-                self.keep(next_id(), &Describe { description: (*description).clone() }, None);
-                self.descriptions.insert(description.name.clone(), *description);
+                let name = description.name.clone();
+                self.forget_pending(&name);
+                self.keep(
+                    next_id(),
+                    &Describe { description: (*description).clone() },
+                    About::Description(name.clone()),
+                );
+                self.descriptions.insert(name, *description);
             }
             HostNews::Remove(name) => {
                 self.descriptions.remove(&name);
                 self.values.retain(|(subsystem, _), _| *subsystem != name);
                 self.restored.remove(&name);
-                self.keep(next_id(), &Remove { name }, None);
+                self.forget_pending(&name);
+                self.keep(next_id(), &Remove { name: name.clone() }, About::Description(name));
             }
             HostNews::Raise(subsystem, alarm) => {
                 if let Some(description) = self.descriptions.get_mut(&subsystem) {
                     description.alarms.retain(|raised| raised.code != alarm.code);
                     description.alarms.push(alarm.clone());
                 }
-                self.keep(next_id(), &Raise { subsystem, alarm }, None);
+                let about = self.about_alarm(&subsystem, &alarm.code);
+                self.keep(next_id(), &Raise { subsystem, alarm }, about);
             }
             HostNews::Clear(subsystem, code) => {
                 if let Some(description) = self.descriptions.get_mut(&subsystem) {
                     description.alarms.retain(|raised| raised.code != code);
                 }
-                self.keep(next_id(), &Clear { subsystem, code }, None);
+                let about = self.about_alarm(&subsystem, &code);
+                self.keep(next_id(), &Clear { subsystem, code }, about);
             }
             HostNews::Publish { path, value, skipped } => {
                 let is_kept = self.is_kept(&path);
@@ -131,6 +156,27 @@ impl Hosting {
             HostNews::Say(message) if message.0.kind == Feedback::KIND && !self.has_room() => {}
             say @ HostNews::Say(_) => self.queue.push_back(say),
         }
+    }
+
+    /// H6, for a description: it replaces what was said before, and the alarms with it.
+    fn forget_pending(&mut self, name: &str) {
+        self.pending.retain(|_, pending| match &pending.about {
+            About::Description(of) | About::Alarm(of, _) => of != name,
+            About::Value { .. } => true,
+        });
+    }
+
+    /// H6, for an alarm that was raised or cleared: a description that may be sent again has it too.
+    fn about_alarm(&mut self, subsystem: &str, code: &str) -> About {
+        let alarm = About::Alarm(subsystem.to_owned(), code.to_owned());
+        self.pending.retain(|_, pending| pending.about != alarm);
+        let is_its = |pending: &&mut Pending| pending.header.kind == Describe::KIND && pending.about.is_of(subsystem);
+        if let (Some(description), Some(pending)) =
+            (self.descriptions.get(subsystem), self.pending.values_mut().find(is_its))
+        {
+            pending.body = encode(&Describe { description: description.clone() });
+        }
+        alarm
     }
 
     /// H2.
@@ -156,22 +202,22 @@ impl Hosting {
 
     fn publish_kept(&mut self, path: ItemPath, value: Value, skipped: u64, id: u64) {
         let unsent = match self.pending_value(&path).and_then(|id| self.pending.remove(&id)) {
-            Some(Pending { sent: None, kept: Some(replaced), .. }) => replaced.skipped + 1,
+            Some(Pending { sent: None, about: About::Value { skipped, .. }, .. }) => skipped.saturating_add(1),
             _ => 0, // one that was sent may have been taken
         };
         let (skipped, (subsystem, item)) = (skipped.saturating_add(unsent), path.clone());
-        self.keep(id, &Publish { subsystem, item, value, skipped }, Some(KeptValue { path, skipped }));
+        self.keep(id, &Publish { subsystem, item, value, skipped }, About::Value { path, skipped });
     }
 
     /// The request that tells the value of a kept item.
     fn pending_value(&self, path: &ItemPath) -> Option<u64> {
-        let is_its = |pending: &Pending| pending.kept.as_ref().is_some_and(|kept| kept.path == *path);
+        let is_its = |pending: &Pending| matches!(&pending.about, About::Value { path: of, .. } if of == path);
         self.pending.iter().find(|(_, pending)| is_its(pending)).map(|(id, _)| *id)
     }
 
-    fn keep<R: Request>(&mut self, id: u64, request: &R, kept: Option<KeptValue>) {
+    fn keep<R: Request>(&mut self, id: u64, request: &R, about: About) {
         let header = Header::request(R::KIND, id, AGENT_DEADLINE_MS);
-        self.pending.insert(id, Pending { header, body: encode(request), sent: None, kept });
+        self.pending.insert(id, Pending { header, body: encode(request), sent: None, about });
     }
 
     /// The agent is registered by request `register_id`: what was said before it need not be said again (H1), values are
@@ -182,7 +228,7 @@ impl Hosting {
         welcome: &Registered,
         next_id: impl FnMut() -> u64,
     ) -> Vec<(String, Vec<Restored>)> {
-        self.pending.retain(|id, pending| pending.kept.is_some() || *id > register_id);
+        self.pending.retain(|id, pending| pending.about.is_value() || *id > register_id);
         self.pending.values_mut().for_each(|pending| pending.sent = None);
         self.lost();
         self.is_registered = true;
@@ -261,14 +307,14 @@ impl Hosting {
 
     /// Whether request `id` tells a kept value (H4).
     pub fn is_value(&self, id: u64) -> bool {
-        self.pending.get(&id).is_some_and(|pending| pending.kept.is_some())
+        self.pending.get(&id).is_some_and(|pending| pending.about.is_value())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ecs_schemas::kv::Item;
+    use ecs_schemas::{alarm::Severity, kv::Item};
 
     fn described(name: &str) -> HostNews {
         let items = vec![Item { name: "kept".to_owned(), persist: true, ..Item::default() }];
@@ -381,5 +427,39 @@ mod tests {
         assert_eq!(hosting.restore(described.clone()), None);
         hosting.take(HostNews::Remove("x01/a".to_owned()), || 5);
         assert_eq!(hosting.restore(described), Some(("x01/a".to_owned(), vec![kept])), "it is another one");
+    }
+
+    /// All are answered but the older ones, whose answers are lost: these are said again.
+    #[test]
+    fn an_older_request_is_not_said_again_behind_a_newer_one_that_it_would_undo() {
+        let alarm = || Alarm { code: "HOT".to_owned(), severity: Severity::Warn, text: String::new(), since_ns: 0 };
+        let raise = || HostNews::Raise("x01/a".to_owned(), alarm());
+        let clear = || HostNews::Clear("x01/a".to_owned(), "HOT".to_owned());
+        let remove = || HostNews::Remove("x01/a".to_owned());
+        let rows: [(Vec<HostNews>, &[&str]); 4] = [
+            (vec![raise(), clear()], &[]),
+            (vec![clear(), raise()], &[]),
+            (vec![remove(), described("x01/a")], &[]),
+            (vec![described("x01/a"), raise()], &[Describe::KIND]),
+        ];
+        for (news, expected) in rows {
+            let mut hosting = Hosting::default();
+            hosting.take(described("x01/a"), || 1);
+            hosting.settle(1);
+            let (mut last_id, now) = (1, Instant::now());
+            for one in news {
+                last_id += 1;
+                hosting.take(one, || last_id);
+                hosting.due(now, &mut Vec::new());
+            }
+            hosting.settle(last_id);
+            let mut again = Vec::new();
+            hosting.due(now + REPEAT_INTERVAL, &mut again);
+            assert_eq!(again.iter().map(|(header, _)| header.kind.as_str()).collect::<Vec<_>>(), expected);
+            for (_, body) in again {
+                let description: Describe = ecs_schemas::envelope::decode(&body).unwrap();
+                assert_eq!(description.description.alarms, [alarm()], "it has what was raised since");
+            }
+        }
     }
 }

@@ -69,6 +69,8 @@ mod monitor;
 mod outbox;
 mod questions;
 mod session;
+#[cfg(test)]
+mod simulation;
 pub mod stop;
 mod subscriber;
 mod timer;

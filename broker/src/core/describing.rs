@@ -36,6 +36,7 @@ impl Core {
         let mut described = Vec::new();
         for description in brought {
             let name = description.name.clone();
+            self.redescribed.insert(name.clone()); // with the registration
             let (uuid, restored) = self.subsystems.describe(agent, description, &self.registry, now_ns);
             described.push(Described { name, uuid, restored });
         }
@@ -51,6 +52,10 @@ impl Core {
     /// `not_registered`, `bad_parameter`, `name_taken`, `busy`.
     pub(super) fn describe(&mut self, call: &Call<'_>, describe: Describe) -> Result<Described, Failure> {
         let (now_ns, description) = (call.now_ns, describe.description);
+        if self.subsystems.is_any_undoable(&description.name) {
+            self.redescribed.insert(description.name.clone()); // a value that it may drop may come back
+        }
+        self.note_once(&description.name);
         let agent = self.registry.registered(call.session)?.to_owned();
         call.sender.permit_name(&description.name)?;
         let brought = std::slice::from_ref(&description);
@@ -65,6 +70,7 @@ impl Core {
     /// # Errors
     /// `not_registered`, `no_such_subsystem`, `conflict` (another agent's, or the agent itself).
     pub(super) fn remove(&mut self, session: &Session, remove: &Remove) -> Result<Ack, Failure> {
+        self.note_once(&remove.name);
         self.check_owner(session, &remove.name)?;
         if self.registry.name_of(session) == Some(&remove.name) {
             let message = format!("{} is the agent itself: it goes with agent.leave", remove.name);
@@ -77,6 +83,7 @@ impl Core {
     /// # Errors
     /// `not_registered`, `no_such_subsystem`, `conflict`, `bad_parameter`, `busy`.
     pub(super) fn raise(&mut self, now_ns: u64, session: &Session, raise: Raise) -> Result<Ack, Failure> {
+        self.note_once(&raise.subsystem);
         self.check_owner(session, &raise.subsystem)?;
         raise.alarm.check().map_err(|message| Failure::new(ErrorCode::BadParameter, message))?;
         let alarms = self.subsystems.description(&raise.subsystem).map(|its| its.alarms.as_slice()).unwrap_or_default();
@@ -89,6 +96,11 @@ impl Core {
         Ok(Ack {})
     }
 
+    /// Rule C5: what is said of a subsystem is not undone, so it is done once; but not before what is done again.
+    fn note_once(&mut self, subsystem: &str) {
+        self.once |= !self.redescribed.contains(subsystem);
+    }
+
     pub(super) fn list_alarms(&self) -> AlarmList {
         let (alarms, left_out) = that_fit(self.subsystems.raised_alarms().into_iter());
         AlarmList { alarms, left_out }
@@ -97,6 +109,7 @@ impl Core {
     /// # Errors
     /// `not_registered`, `no_such_subsystem`, `conflict`.
     pub(super) fn clear(&mut self, now_ns: u64, session: &Session, clear: &Clear) -> Result<Ack, Failure> {
+        self.note_once(&clear.subsystem);
         self.check_owner(session, &clear.subsystem)?;
         self.subsystems.set_alarm(&clear.subsystem, &clear.code, None, now_ns);
         Ok(Ack {})

@@ -84,7 +84,10 @@ use followers::Followers;
 use jobs::Jobs;
 use registry::Registry;
 use smallvec::SmallVec;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 use subsystems::{PublishedValue, Subsystems};
 use topics::Topics;
 use traces::Traces;
@@ -223,6 +226,8 @@ pub struct Core {
     /// Outputs of this step that leave whatever the disk does, and whether it is done once (rule C5).
     free: Vec<Outgoing>,
     once: bool,
+    /// Subsystems whose descriptions of this batch are handled again if the disk fails: what follows them is, too.
+    redescribed: BTreeSet<String>,
     /// Events that have ended since the last commit, by their topic.
     ended_events: Vec<(String, EventEnded)>,
     /// Writes whose owner has answered: the revision in the caller's answer is that of after the batch.
@@ -249,6 +254,7 @@ impl Core {
             are_jobs_put_off: false,
             free: Vec::new(),
             once: false,
+            redescribed: BTreeSet::new(),
             ended_events: Vec::new(),
             written: Vec::new(),
             counters: Counters::default(),
@@ -345,6 +351,7 @@ impl Core {
         }
         out.extend(self.topics.take_replays(now_ns));
         self.counters_before = self.counters;
+        self.redescribed.clear();
         self.tell_due(now_ns, &mut updates);
         (out, updates.messages)
     }
@@ -375,7 +382,7 @@ impl Core {
     }
 
     fn publish_values(&mut self, now_ns: u64, out: &mut Vec<Publication>, updates: &mut Updates) {
-        for PublishedValue { path: (subsystem, item), reading } in self.subsystems.take_published() {
+        for PublishedValue { path: (subsystem, item), reading, .. } in self.subsystems.take_published() {
             let body = encode(&reading.value);
             let topic = item_topic(&subsystem, &item);
             out.push(self.topics.publish_as(topic, &subsystem, body, reading.revision, reading.time_ns));

@@ -110,10 +110,7 @@ impl Core {
             return Err(DecodeError::Version { got: header.v }.into());
         }
         let kind = header.kind.as_str();
-        self.once |= matches!(
-            kind,
-            Feedback::KIND | Cancel::KIND | Watch::KIND | Unwatch::KIND | Remove::KIND | Raise::KIND | Clear::KIND
-        );
+        self.once |= matches!(kind, Feedback::KIND | Cancel::KIND | Watch::KIND | Unwatch::KIND);
         if header.is_answer() {
             self.once = true;
             self.handler_answered(now_ns, session, header, body);

@@ -99,7 +99,7 @@ impl Fuzz {
     /// One batch of one input; the disk takes it or not.
     fn handle(&mut self, input: &Input) -> Vec<Outgoing> {
         let random = &mut self.random;
-        let save = |changes: &Changes| match changes.is_empty() || random.below(5) > 0 {
+        let save = |changes: &Changes| match changes.is_empty() || random.index(5) > 0 {
             true => Ok(()),
             false => Err("full"),
         };
@@ -126,29 +126,29 @@ impl Fuzz {
 
     fn some_message(&mut self, samples: &[Sample]) {
         let random = &mut self.random;
-        let (kind, bytes) = &samples[random.below(samples.len())];
-        let other = &samples[random.below(samples.len())].1;
+        let (kind, bytes) = &samples[random.index(samples.len())];
+        let other = &samples[random.index(samples.len())].1;
         let body = mutated(bytes, other, random);
-        let mut from = session(["pumps", "client", "stranger"][random.below(3)]);
+        let mut from = session(["pumps", "client", "stranger"][random.index(3)]);
         let mut header = some_header(kind, random);
-        if random.below(4) == 0 && !self.questions.is_empty() {
+        if random.index(4) == 0 && !self.questions.is_empty() {
             let question;
-            (from, question) = self.questions.swap_remove(random.below(self.questions.len()));
-            header = if random.below(3) == 0 { question.error() } else { question.reply() };
+            (from, question) = self.questions.swap_remove(random.index(self.questions.len()));
+            header = if random.index(3) == 0 { question.error() } else { question.reply() };
         }
         let mut header = encode(&header);
-        if random.below(10) == 0 {
+        if random.index(10) == 0 {
             header = mutated(&header, other, random);
         }
         self.send(&from, header, body);
     }
 
     fn time_goes_on(&mut self) {
-        self.now_ns += [0, 1, 1_000_000, 100_000_000, 4_000_000_000][self.random.below(5)];
-        let input = match self.random.below(4) {
+        self.now_ns += [0, 1, 1_000_000, 100_000_000, 4_000_000_000][self.random.index(5)];
+        let input = match self.random.index(4) {
             0 => Input::Tick,
-            1 => Input::Unreachable { session: session(["pumps", "client"][self.random.below(2)]) },
-            2 => Input::Subscribed { prefix: vec![self.random.next() as u8; self.random.below(4)] },
+            1 => Input::Unreachable { session: session(["pumps", "client"][self.random.index(2)]) },
+            2 => Input::Subscribed { prefix: vec![self.random.next() as u8; self.random.index(4)] },
             _ => Input::Wake,
         };
         self.handle(&input);
@@ -172,10 +172,10 @@ impl Fuzz {
 }
 
 fn some_header(kind: &str, random: &mut Random) -> Header {
-    let id = [0, 1, random.next() % 50, u64::MAX][random.below(4)];
-    let deadline_ms = [None, Some(0), Some(1000), Some(u32::MAX)][random.below(4)];
+    let id = [0, 1, random.next() % 50, u64::MAX][random.index(4)];
+    let deadline_ms = [None, Some(0), Some(1000), Some(u32::MAX)][random.index(4)];
     let trace = Trace { trace: random.next() % 4, span: random.next() % 4, parent: 1 };
-    let trace = (random.below(3) == 0).then_some(trace);
+    let trace = (random.index(3) == 0).then_some(trace);
     Header { id, deadline_ms, trace, ..Header::notice(kind) }
 }
 
@@ -213,7 +213,7 @@ fn the_core_goes_on_whatever_it_is_sent() {
             if at % 100 == 0 {
                 fuzz.register();
             }
-            match fuzz.random.below(10) {
+            match fuzz.random.index(10) {
                 0 => fuzz.time_goes_on(),
                 _ => fuzz.some_message(&samples),
             }

@@ -271,7 +271,7 @@ impl Chaos {
     }
 
     fn any_job(&mut self) -> JobId {
-        JobId(self.random.next() % (self.world.stored.len() as u64 + 2))
+        JobId(self.random.next() % (self.world.disk.jobs.len() as u64 + 2))
     }
 
     fn ask<R: Request>(&mut self, request: &R) {
@@ -282,9 +282,9 @@ impl Chaos {
     /// What must hold at every instant.
     fn check(&self, before: &BTreeMap<JobId, JobRecord>, seed: u64) {
         for (id, was) in before {
-            check_step(was, &self.world.stored[id], seed);
+            check_step(was, &self.world.disk.jobs[id], seed);
         }
-        for record in self.world.stored.values() {
+        for record in self.world.disk.jobs.values() {
             let is_queued = record.state == JobState::Submitted && record.agent.is_none();
             let is_asked = record.state != JobState::Cancelled || record.cancel_requested;
             assert!(is_asked, "seed {seed}: cancelled, and nobody asked: {record:?}");
@@ -292,11 +292,11 @@ impl Chaos {
             self.check_acknowledged(record, seed);
             self.check_followers(record, seed);
         }
-        let mut keys: Vec<_> = self.world.stored.values().map(|record| &record.key).collect();
+        let mut keys: Vec<_> = self.world.disk.jobs.values().map(|record| &record.key).collect();
         keys.sort();
         keys.dedup();
-        assert_eq!(keys.len(), self.world.stored.len(), "seed {seed}: one job for each key");
-        let lost: Vec<_> = self.acknowledged.keys().filter(|id| !self.world.stored.contains_key(id)).collect();
+        assert_eq!(keys.len(), self.world.disk.jobs.len(), "seed {seed}: one job for each key");
+        let lost: Vec<_> = self.acknowledged.keys().filter(|id| !self.world.disk.jobs.contains_key(id)).collect();
         assert!(lost.is_empty(), "seed {seed}: acknowledged and not on the disk: {lost:?}");
         self.check_order(before, seed);
     }
@@ -313,7 +313,8 @@ impl Chaos {
 
     /// An ended write is followed once by each following service, and nothing else is followed.
     fn check_followers(&self, record: &JobRecord, seed: u64) {
-        let following: Vec<_> = self.world.stored.values().filter(|other| other.follows == Some(record.id)).collect();
+        let following: Vec<_> =
+            self.world.disk.jobs.values().filter(|other| other.follows == Some(record.id)).collect();
         let services: Vec<_> = following.iter().map(|other| other.service.as_str()).collect();
         match record.state.is_end() && record.service == "write" {
             true => assert_eq!(services, FOLLOWERS, "seed {seed}: what follows {record:?}"),
@@ -328,7 +329,7 @@ impl Chaos {
     /// No job was given to an agent while one of its queue that comes before it could have been. Left out are
     /// those that people touched meanwhile, and those that an agent may still have to end from before.
     fn check_order(&self, before: &BTreeMap<JobId, JobRecord>, seed: u64) {
-        let stored = &self.world.stored;
+        let stored = &self.world.disk.jobs;
         let place = |record: &JobRecord| (Reverse(record.priority), record.order, record.id);
         let is_free = |record: &&JobRecord| record.is_queued() && !record.held;
         let waited = before.values().filter(is_free).filter(|was| {
@@ -380,21 +381,21 @@ fn every_job_ends_once_in_order_and_is_followed_once_whatever_network_agents_and
     let mut happened = Happened::default();
     for seed in 0..200 {
         let mut chaos = Chaos::new(seed);
-        let is_open = |chaos: &Chaos| chaos.world.stored.values().any(|record| !record.state.is_end());
+        let is_open = |chaos: &Chaos| chaos.world.disk.jobs.values().any(|record| !record.state.is_end());
         let mut steps = 0;
         while steps < TROUBLED_STEPS || (is_open(&chaos) && steps < TROUBLED_STEPS + CALM_STEPS_MAX) {
             chaos.calm = steps >= TROUBLED_STEPS;
-            let before = chaos.world.stored.clone();
+            let before = chaos.world.disk.jobs.clone();
             chaos.step();
             chaos.check(&before, seed);
             steps += 1;
         }
-        let open: Vec<_> = chaos.world.stored.values().filter(|record| !record.state.is_end()).collect();
+        let open: Vec<_> = chaos.world.disk.jobs.values().filter(|record| !record.state.is_end()).collect();
         assert!(open.is_empty(), "seed {seed}: not ended: {open:?}");
-        assert!(chaos.world.stored.len() > 60, "seed {seed}: too little happened");
-        let done = chaos.world.stored.values().filter(|record| record.state == JobState::Done).count();
+        assert!(chaos.world.disk.jobs.len() > 60, "seed {seed}: too little happened");
+        let done = chaos.world.disk.jobs.values().filter(|record| record.state == JobState::Done).count();
         assert!(done > 0, "seed {seed}: nothing was done");
-        happened.add(&chaos.world.stored);
+        happened.add(&chaos.world.disk.jobs);
     }
     assert!(happened.repeated > 100 && happened.lost > 100 && happened.followers_done > 100, "{happened:?}");
 }

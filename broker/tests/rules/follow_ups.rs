@@ -25,7 +25,7 @@ fn with_reducer() -> World {
 
 /// The jobs that follow `id`, as they are on the disk.
 fn following(world: &World, id: JobId) -> Vec<JobRecord> {
-    world.stored.values().filter(|record| record.follows == Some(id)).cloned().collect()
+    world.disk.jobs.values().filter(|record| record.follows == Some(id)).cloned().collect()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn job_of_the_following_service_is_queued_with_what_became_of_the_followed_one()
     assert_eq!(job.params, expected);
     world.report("r", TWO, JobState::Done).unwrap();
     world.pass(5, &["a", "r"]);
-    assert_eq!(world.stored.len(), 2, "nothing follows it");
+    assert_eq!(world.disk.jobs.len(), 2, "nothing follows it");
 }
 
 #[test]
@@ -133,18 +133,18 @@ fn jobs_that_ended_before_a_service_began_to_follow_are_not_followed() {
     world.restart_broker();
     world.offer("r", &[follower("reduce", "write")]).unwrap();
     world.pass(3, &["r"]);
-    assert_eq!(world.stored.len(), 1);
+    assert_eq!(world.disk.jobs.len(), 1);
 }
 
 #[test]
 fn service_that_is_offered_without_following_follows_no_more() {
     let mut world = with_reducer();
-    assert_eq!(world.stored_followers.len(), 1);
+    assert_eq!(world.disk.followers.len(), 1);
     world.offer("r", &[ServiceOffer::new("reduce")]).unwrap();
-    assert_eq!(world.stored_followers.len(), 0);
+    assert_eq!(world.disk.followers.len(), 0);
     world.submit("k").unwrap();
     world.report("a", ONE, JobState::Done).unwrap();
-    assert_eq!(world.stored.len(), 1);
+    assert_eq!(world.disk.jobs.len(), 1);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn circle_and_a_row_that_is_too_long_are_refused_at_the_registration() {
     }
     let too_long = follower("last", &format!("s{}", FOLLOW_DEPTH_MAX - 1));
     assert_eq!(code(world.offer("z", &[too_long])), ErrorCode::BadParameter);
-    assert_eq!(world.stored_followers.len(), FOLLOW_DEPTH_MAX);
+    assert_eq!(world.disk.followers.len(), FOLLOW_DEPTH_MAX);
 }
 
 /// The disk fails at the end of the job; the broker dies before and after.
@@ -200,14 +200,14 @@ fn one_job_follows_whatever_fails_around_the_end() {
 fn end_that_is_still_to_be_followed_is_followed_by_the_next_broker_once() {
     let mut world = with_reducer();
     world.submit("k").unwrap();
-    let record = world.stored.get_mut(&ONE).unwrap();
+    let record = world.disk.jobs.get_mut(&ONE).unwrap();
     (record.state, record.follow_up_due) = (JobState::Done, true);
     world.restart_broker();
     world.batch(&[Input::Tick]);
     world.restart_broker();
     world.batch(&[Input::Tick]);
     assert_eq!(following(&world, ONE).len(), 1);
-    assert!(!world.stored[&ONE].follow_up_due);
+    assert!(!world.disk.jobs[&ONE].follow_up_due);
 }
 
 #[test]
@@ -216,11 +216,11 @@ fn what_follows_is_learnt_again_when_it_could_not_be_stored() {
     world.disk_works = false;
     assert_eq!(code(world.offer("r", &[follower("reduce", "write")])), ErrorCode::StoreFailed);
     world.batch(&[Input::Tick]);
-    assert_eq!(world.stored_followers.len(), 0);
+    assert_eq!(world.disk.followers.len(), 0);
     assert_eq!(world.core.changes().jobs, [], "it is undone");
     world.disk_works = true;
     world.batch(&[Input::Tick]);
-    assert_eq!(world.stored_followers.len(), 1);
+    assert_eq!(world.disk.followers.len(), 1);
 }
 
 #[test]
@@ -289,16 +289,16 @@ fn following_service_that_never_comes_does_not_take_the_place_of_what_people_sub
 fn job_is_followed_though_the_table_is_full_of_younger_ones() {
     let mut world = with_reducer();
     world.submit("old").unwrap();
-    let mut done = world.stored[&ONE].clone();
+    let mut done = world.disk.jobs[&ONE].clone();
     done.state = JobState::Done;
     for id in 2..=KEPT_JOBS_MAX as u64 + 50 {
         let record = JobRecord { id: JobId(id), key: id.to_string(), ..done.clone() };
-        world.stored.insert(JobId(id), record);
+        world.disk.jobs.insert(JobId(id), record);
     }
     world.restart_broker();
     world.register("a", "x01/writer", 1, &[ONE]).unwrap();
     world.report("a", ONE, JobState::Done).unwrap();
-    let follower = world.stored.values().find(|record| record.follows == Some(ONE)).expect("it is followed");
+    let follower = world.disk.jobs.values().find(|record| record.follows == Some(ONE)).expect("it is followed");
     assert_eq!(follower.key, follow_up_key(ONE, "reduce"));
 }
 

@@ -94,7 +94,7 @@ fn every_value_of_a_batch_is_published_in_its_order() {
     assert_eq!(told, [1, 2, 3, 4, 5]);
     let seqs: Vec<_> = world.on_topic("x01/pump/kv/speed").into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(seqs, [1, 2, 3, 4, 5]);
-    assert_eq!(world.stored_values[&(PUMP.to_owned(), "speed".to_owned())].reading.revision, 5);
+    assert_eq!(world.disk.values[&(PUMP.to_owned(), "speed".to_owned())].reading.revision, 5);
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn a_value_of_before_its_item_was_described_with_persist_is_stored_too() {
     let restored = world.host("p", "x01/pumps", 1, &[kept]).subsystems.remove(0).restored;
     assert_eq!((restored[0].item.as_str(), &restored[0].value, restored[0].revision), ("any", &7.into(), 1));
     world.ask("p", &Describe { description: pump() }).unwrap();
-    assert!(world.stored_values.is_empty(), "and not any more when it is not");
+    assert!(world.disk.values.is_empty(), "and not any more when it is not");
     world.check_sums();
 }
 

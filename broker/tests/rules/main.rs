@@ -25,6 +25,8 @@ mod access;
 mod alarms;
 mod calls;
 mod chaos;
+#[path = "../../../tests/common/disk.rs"]
+mod disk;
 mod events;
 mod follow_ups;
 mod items;
@@ -32,6 +34,7 @@ mod jobs;
 mod messages;
 mod queries;
 mod queue;
+#[path = "../../../tests/common/random.rs"]
 mod random;
 mod registry;
 mod repeats;

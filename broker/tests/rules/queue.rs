@@ -181,11 +181,11 @@ fn move_to_nowhere_to_two_places_or_to_another_queue_is_refused() {
         (to_before(TWO, JobId(99)), ErrorCode::NoSuchJob),
         (to_priority(JobId(99), 1), ErrorCode::NoSuchJob),
     ];
-    let before = world.stored.clone();
+    let before = world.disk.jobs.clone();
     for (order, expected) in cases {
         assert_eq!(code(world.ask("client", &order)), expected, "{order:?}");
     }
-    assert_eq!(world.stored, before, "a refused move changes nothing");
+    assert_eq!(world.disk.jobs, before, "a refused move changes nothing");
 }
 
 /// Each move halves the room between two jobs, so that it is used up again and again.
@@ -250,7 +250,7 @@ fn held_job_that_an_agent_comes_back_with_is_not_given_back_to_it() {
 fn jobs_stored_without_an_order_are_taken_by_age_before_younger_ones() {
     let mut world = with_waiting(4);
     let old = |record: &mut JobRecord| (record.order, record.priority) = (0, 0);
-    world.stored.values_mut().take(3).for_each(old);
+    world.disk.jobs.values_mut().take(3).for_each(old);
     world.restart_broker();
     world.register("a", "x01/writer", 1, &[ONE]).unwrap();
     world.submit("new").unwrap();

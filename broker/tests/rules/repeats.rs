@@ -33,7 +33,7 @@ fn lost_job_is_queued_again_with_the_reason_in_its_history_and_goes_to_another_a
     assert_eq!((again.state, reason.code), (JobState::Submitted, ErrorCode::AgentLost));
     assert!(reason.message.contains("x01/writer is gone") && reason.message.ends_with("1 of 3"), "{reason}");
     world.report("b", ONE, JobState::Done).unwrap();
-    assert_eq!((world.state(ONE), world.stored[&ONE].repeats()), (JobState::Done, 1));
+    assert_eq!((world.state(ONE), world.disk.jobs[&ONE].repeats()), (JobState::Done, 1));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn repeat_survives_a_restart_of_the_broker_and_a_disk_that_fails() {
     assert_eq!(world.state(ONE), JobState::Running);
     world.disk_works = true;
     world.pass(1, &[]);
-    assert_eq!((world.state(ONE), world.stored[&ONE].repeats()), (JobState::Submitted, 1));
+    assert_eq!((world.state(ONE), world.disk.jobs[&ONE].repeats()), (JobState::Submitted, 1));
     world.restart_broker();
     assert_eq!((world.state(ONE), world.job(ONE).position), (JobState::Submitted, Some(1)));
     world.register("a", "x01/writer", 5, &[]).unwrap();

@@ -7,10 +7,12 @@ use ecs_broker::{
     store::Store,
 };
 use ecs_schemas::{
+    alarm::{Alarm, ListAlarms, Raise, Severity},
     error_code::ErrorCode,
     job::{CancelJob, JobId, JobState, Submit},
     kv::Reading,
     registry::{GetStatus, Leave},
+    subsystem::Describe,
     value::Value,
 };
 use std::time::Duration;
@@ -99,10 +101,10 @@ fn loss_that_could_not_be_stored_is_stored_when_the_disk_works_again() {
     world.report("a", ONE, JobState::Running).unwrap();
     world.disk_works = false;
     world.pass(TIMEOUT_S + LOST_GRACE.as_secs() + 5, &[]);
-    assert_eq!((world.state(ONE), world.stored[&ONE].state), (JobState::Running, JobState::Running));
+    assert_eq!((world.state(ONE), world.disk.jobs[&ONE].state), (JobState::Running, JobState::Running));
     world.disk_works = true;
     world.pass(1, &[]);
-    assert_eq!((world.state(ONE), world.stored[&ONE].state), (JobState::Lost, JobState::Lost));
+    assert_eq!((world.state(ONE), world.disk.jobs[&ONE].state), (JobState::Lost, JobState::Lost));
 }
 
 /// In the real store: what holds is what the description says, whatever was stored before.
@@ -135,4 +137,23 @@ fn values_are_stored_with_their_description_and_forgotten_with_it() {
     let removed = Unstored { subsystem: None, items: [].into(), values: vec![], ..described };
     store.save_subsystems(&[removed]).unwrap();
     assert_eq!(stored(), (0, vec![text("other", 9)]));
+}
+
+/// Handled again behind the alarm, the description would clear it.
+#[test]
+fn a_disk_that_fails_does_not_put_a_description_behind_the_alarm_that_came_after_it() {
+    let mut world = World::with_writer();
+    world.host("p", "x01/pumps", 1, &[subsystem("x01/pump")]);
+    let describe = Describe { description: subsystem("x01/pump") };
+    let alarm = Alarm { code: "HOT".to_owned(), severity: Severity::Warn, text: "hot".to_owned(), since_ns: 0 };
+    let raise = Raise { subsystem: "x01/pump".to_owned(), alarm };
+    world.disk_works = false;
+    let (job, submit) = world.request_input("c", &submit_write("k"));
+    let (described, describe) = world.request_input("p", &describe);
+    let (raised, raise) = world.request_input("p", &raise);
+    world.batch(&[submit, describe, raise]);
+    assert_eq!(code(world.take_answer::<Submit>("c", job)), ErrorCode::StoreFailed);
+    world.take_answer::<Describe>("p", described).unwrap();
+    world.take_answer::<Raise>("p", raised).unwrap();
+    assert_eq!(world.ask("c", &ListAlarms {}).unwrap().alarms.len(), 1);
 }

@@ -208,7 +208,7 @@ fn a_subsystem_of_an_agent_that_is_gone_stays_listed_and_a_temporary_one_does_no
     assert_eq!(names, [("x01/pump", AgentState::Gone), ("x01/pumps", AgentState::Gone)]);
     assert_eq!(after[0].since_ns, world.now_ns);
     assert_eq!(world.on_topic("x01/tool/description").last().unwrap().1, Value::Null);
-    assert!(!world.stored_subsystems.contains_key("x01/tool"));
+    assert!(!world.disk.subsystems.contains_key("x01/tool"));
     world.restart_broker();
     world.batch(&[Input::Tick]);
     assert_eq!(listed(&mut world, "").iter().map(|listed| listed.state).collect::<Vec<_>>(), [AgentState::Gone; 2]);
@@ -234,10 +234,10 @@ fn descriptions_that_the_disk_does_not_take_are_stored_when_it_does_and_keep_no_
     world.disk_works = false;
     world.host("p", "x01/pumps", 1, &[pump()]);
     assert_eq!(names(&mut world, PUMP), [PUMP, "x01/pumps"]);
-    assert!(world.stored_subsystems.is_empty());
+    assert!(world.disk.subsystems.is_empty());
     world.disk_works = true;
     world.batch(&[Input::Tick]);
-    assert_eq!(world.stored_subsystems[PUMP].agent, "x01/pumps");
+    assert_eq!(world.disk.subsystems[PUMP].agent, "x01/pumps");
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_value_goes_when_its_item_has_another_type_and_comes_back_when_the_item_was_
     assert_eq!(back, [five], "put aside, also on the disk");
     assert_eq!(restored(&mut world, kept(Form::String)), []);
     assert_eq!(restored(&mut world, kept(Form::I64)), []);
-    assert!(world.stored_values.is_empty());
+    assert!(world.disk.values.is_empty());
     assert_eq!(code(world.get((PUMP, "speed"))), ErrorCode::NotSet);
     world.check_sums();
 }

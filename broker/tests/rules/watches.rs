@@ -69,7 +69,7 @@ fn a_watch_that_comes_before_the_item_is_told_when_there_is_a_value() {
     world.publish("p", SPEED, 1).unwrap();
     assert_eq!(updates(&mut world, "c"), [(1, 0)]);
     world.publish("p", (PUMP, "kept"), 5).unwrap();
-    world.stored_subsystems.clear(); // its description was not stored yet when the broker ended
+    world.disk.subsystems.clear(); // its description was not stored yet when the broker ended
     world.restart_broker();
     world.ask("d", &watch("x01/pump/kept", None)).unwrap();
     assert_eq!(updates(&mut world, "d"), []);

@@ -1,9 +1,7 @@
 //! A broker core with a disk that works or does not, a clock that the test moves, and people to talk to it.
 
-use ecs_broker::core::{
-    Change, Core, CoreOptions, Input, Outgoing, Publication, Sender, Session, Stored, StoredSubsystem, StoredValue,
-    Unstored,
-};
+use crate::disk::Disk;
+use ecs_broker::core::{Core, CoreOptions, Input, Outgoing, Publication, Sender, Session, Stored};
 use ecs_schemas::{
     envelope::{DecodeError, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
@@ -29,10 +27,7 @@ pub struct World {
     pub core: Core,
     pub now_ns: u64,
     /// The disk: what a broker that starts now would read.
-    pub stored: BTreeMap<JobId, JobRecord>,
-    pub stored_subsystems: BTreeMap<String, StoredSubsystem>,
-    pub stored_values: BTreeMap<(String, String), StoredValue>,
-    pub stored_followers: BTreeMap<String, String>,
+    pub disk: Disk,
     pub disk_works: bool,
     /// Messages that lie at each session.
     pub inboxes: BTreeMap<Session, VecDeque<(Header, Vec<u8>)>>,
@@ -98,10 +93,7 @@ impl World {
         Self {
             core: Core::new(options(), Stored::default(), START_NS),
             now_ns: START_NS,
-            stored: BTreeMap::new(),
-            stored_subsystems: BTreeMap::new(),
-            stored_values: BTreeMap::new(),
-            stored_followers: BTreeMap::new(),
+            disk: Disk::default(),
             disk_works: true,
             inboxes: BTreeMap::new(),
             published: vec![],
@@ -119,35 +111,18 @@ impl World {
 
     /// The broker dies and starts again from what is on the disk. All sessions are gone.
     pub fn restart_broker(&mut self) {
-        let stored = Stored {
-            jobs: self.stored.values().cloned().collect(),
-            followers: self.stored_followers.clone().into_iter().collect(),
-            subsystems: self.stored_subsystems.values().cloned().collect(),
-            values: self.stored_values.values().cloned().collect(),
-        };
-        self.core = Core::new(options(), stored, self.now_ns);
+        self.core = Core::new(options(), self.disk.stored(), self.now_ns);
         self.inboxes.clear();
     }
 
     /// One batch, as the broker's loop handles it.
     pub fn batch(&mut self, inputs: &[Input]) {
-        let Self { core, now_ns, disk_works, stored, stored_values, stored_followers, .. } = self;
+        let Self { core, now_ns, disk_works, disk, .. } = self;
         let outputs = core.batch(*now_ns, inputs, |changes| {
             if !changes.is_empty() && !*disk_works {
                 return Err("disk full");
             }
-            let path = |value: &StoredValue| (value.subsystem.clone(), value.item.clone());
-            stored_values.extend(changes.values.iter().map(|value| (path(value), value.clone())));
-            for change in &changes.jobs {
-                match change {
-                    Change::Save(record) => drop(stored.insert(record.id, (**record).clone())),
-                    Change::Forget(id) => drop(stored.remove(id)),
-                    Change::Follow { service, follows: Some(follows) } => {
-                        stored_followers.insert(service.clone(), follows.clone());
-                    }
-                    Change::Follow { service, follows: None } => drop(stored_followers.remove(service)),
-                }
-            }
+            disk.save(changes);
             Ok(())
         });
         self.published.extend(outputs.publications);
@@ -159,15 +134,7 @@ impl World {
         if !self.disk_works {
             return;
         }
-        for Unstored { name, subsystem, items, values } in self.core.unstored() {
-            self.stored_values.retain(|(of, item), _| *of != name || items.contains(item));
-            let path = |value: &StoredValue| (value.subsystem.clone(), value.item.clone());
-            self.stored_values.extend(values.into_iter().map(|value| (path(&value), value)));
-            match subsystem {
-                Some(subsystem) => drop(self.stored_subsystems.insert(name, subsystem)),
-                None => drop(self.stored_subsystems.remove(&name)),
-            }
-        }
+        self.disk.save_subsystems(self.core.unstored());
         self.core.note_stored();
     }
 

@@ -60,8 +60,8 @@ fn mutated_messages_are_errors_or_understood_the_same_again() {
     let samples = samples();
     for_seeds(MESSAGE_SEEDS, |random| {
         for _ in 0..100 {
-            let (kind, bytes) = &samples[random.below(samples.len())];
-            let (other_kind, other) = &samples[random.below(samples.len())];
+            let (kind, bytes) = &samples[random.index(samples.len())];
+            let (other_kind, other) = &samples[random.index(samples.len())];
             let bytes = mutated(bytes, other, random);
             let _ = Header::decode(&bytes);
             for kind in [kind, other_kind] {

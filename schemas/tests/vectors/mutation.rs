@@ -1,21 +1,9 @@
 //! Bytes that were messages once. From one seed, always the same.
 
-/// splitmix64 (Steele, Lea, Flood 2014).
-pub struct Random(pub u64);
+#[path = "../../../tests/common/random.rs"]
+mod random;
 
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
+pub use random::Random;
 
 /// Bytes that begin something in MessagePack: short and long maps, lists, texts, bytes, numbers, extensions, nothing.
 const MARKERS: [u8; 20] = [
@@ -26,34 +14,34 @@ const MARKERS: [u8; 20] = [
 /// Some changes of `bytes`; `other` is another message, parts of which may get into it.
 pub fn mutated(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    for _ in 0..random.below(6) {
+    for _ in 0..random.index(6) {
         change(&mut bytes, other, random);
     }
     bytes
 }
 
 fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    let at = random.below(bytes.len() + 1);
-    let end = (at + random.below(16)).min(bytes.len());
-    match random.below(9) {
-        0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        1 if at < bytes.len() => bytes[at] = MARKERS[random.below(MARKERS.len())],
+    let at = random.index(bytes.len() + 1);
+    let end = (at + random.index(16)).min(bytes.len());
+    match random.index(9) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << random.index(8),
+        1 if at < bytes.len() => bytes[at] = MARKERS[random.index(MARKERS.len())],
         2 if at < bytes.len() => bytes[at] = random.next() as u8,
-        3 => bytes.insert(at, MARKERS[random.below(MARKERS.len())]),
+        3 => bytes.insert(at, MARKERS[random.index(MARKERS.len())]),
         4 => drop(bytes.drain(at..end)),
         5 => {
             let again = bytes[at..end].to_vec();
             bytes.splice(at..at, again);
         }
         6 => {
-            let from = random.below(other.len() + 1);
-            let to = (from + random.below(64)).min(other.len());
+            let from = random.index(other.len() + 1);
+            let to = (from + random.index(64)).min(other.len());
             bytes.splice(at..end, other[from..to].iter().copied());
         }
         // A length of 4 G, and lists in lists.
-        7 => drop(bytes.splice(at..at, [MARKERS[16 + random.below(4)], 0xff, 0xff, 0xff, 0xff])),
+        7 => drop(bytes.splice(at..at, [MARKERS[16 + random.index(4)], 0xff, 0xff, 0xff, 0xff])),
         _ => {
-            let deep = vec![0x91; random.below(100)];
+            let deep = vec![0x91; random.index(100)];
             bytes.splice(at..at, deep);
         }
     }

@@ -27,6 +27,8 @@ pub struct StoredValue {
 pub struct PublishedValue {
     pub path: ItemPath,
     pub reading: Arc<Reading>,
+    /// A disk that fails takes it back (D3).
+    is_undoable: bool,
 }
 
 /// The last published value of an item.
@@ -70,7 +72,8 @@ impl Subsystems {
         if persist {
             self.undo.entry(path.clone()).or_insert(before);
         }
-        self.published.push(PublishedValue { path, reading });
+        let is_undoable = self.undo.contains_key(&path);
+        self.published.push(PublishedValue { path, reading, is_undoable });
         Ok(revision)
     }
 
@@ -96,6 +99,11 @@ impl Subsystems {
         self.undo.contains_key(path)
     }
 
+    /// Whether it would undo any value of a subsystem.
+    pub fn is_any_undoable(&self, subsystem: &str) -> bool {
+        self.undo.keys().any(|(of, _)| of == subsystem)
+    }
+
     /// Values that must be on disk before this batch is answered.
     pub fn changed_values(&self) -> Vec<StoredValue> {
         self.undo.keys().filter_map(|path| self.stored(path)).collect()
@@ -109,7 +117,7 @@ impl Subsystems {
     /// Back to before the batch.
     pub fn rollback(&mut self) {
         let undo = std::mem::take(&mut self.undo);
-        self.published.retain(|value| !undo.contains_key(&value.path));
+        self.published.retain(|value| !value.is_undoable);
         for (path, before) in undo {
             let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
             self.not_kept.insert(path.clone());
@@ -179,7 +187,8 @@ impl Subsystems {
             let path = (description.name.clone(), item.name.clone());
             let Some(kept) = self.unclaimed.remove(&path) else { continue };
             if item.persist && may_have(description, &item.name, &kept.reading.value) {
-                self.published.push(PublishedValue { path, reading: Arc::clone(&kept.reading) });
+                let is_undoable = self.undo.contains_key(&path);
+                self.published.push(PublishedValue { path, reading: Arc::clone(&kept.reading), is_undoable });
                 values.insert(item.name.clone(), kept);
             } else {
                 self.values_bytes -= kept.bytes;

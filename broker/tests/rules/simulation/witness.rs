@@ -112,7 +112,7 @@ fn kept_path() -> (String, String) {
 }
 
 fn kept_revision(world: &World) -> u64 {
-    world.stored_values.get(&kept_path()).map_or(0, |stored| stored.reading.revision)
+    world.disk.values.get(&kept_path()).map_or(0, |stored| stored.reading.revision)
 }
 
 impl Witness {
@@ -165,7 +165,7 @@ impl Witness {
         self.topics.retain(|topic, _| *topic == format!("{KEEP}/kv/p"));
         assert!(kept_revision(world) >= self.acknowledged, "rule 4: revision {} was acknowledged", self.acknowledged);
         for id in &self.jobs {
-            assert!(world.stored.contains_key(id), "rule 4: job {id} was acknowledged");
+            assert!(world.disk.jobs.contains_key(id), "rule 4: job {id} was acknowledged");
         }
     }
 
@@ -207,7 +207,7 @@ impl Witness {
             Set::KIND => self.note_set(world, &decode(&asked).unwrap(), body),
             "job.submit" => {
                 let record: JobRecord = decode(body).unwrap();
-                assert!(world.stored.contains_key(&record.id), "rule 4: job {}", record.id);
+                assert!(world.disk.jobs.contains_key(&record.id), "rule 4: job {}", record.id);
                 self.jobs.insert(record.id);
             }
             "subsystem.list" => check_holders(&decode(body).unwrap()),

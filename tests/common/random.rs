@@ -1,4 +1,6 @@
-//! What happens by chance, always the same for one seed.
+//! What happens by chance, always the same for one seed. Included by the tests of several crates.
+
+#![allow(dead_code)] // not each of them needs all
 
 /// splitmix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
@@ -14,6 +16,11 @@ impl Random {
 
     pub fn one_in(&mut self, chances: u64) -> bool {
         self.next().is_multiple_of(chances)
+    }
+
+    /// A place in something of `length`; 0 where there is none.
+    pub fn index(&mut self, length: usize) -> usize {
+        (self.next() % length.max(1) as u64) as usize
     }
 
     /// A number below `end`.

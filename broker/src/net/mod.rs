@@ -20,7 +20,8 @@
 //!
 //! What is not limited here: libzmq itself gathers the parts of a message that never ends, and a peer that answers probes
 //! without reading may let the queue of its connection grow to its limit of messages, of 64 MiB each. A firewall and
-//! keys keep such peers away; the broker is for a beamline's own network.
+//! keys keep such peers away; the broker is for a beamline's own network. A peer may also choose its own identity, and libzmq
+//! ends the process where one that it makes up itself meets one that was chosen so on purpose.
 
 mod exposure;
 mod guard;
@@ -100,6 +101,8 @@ pub struct Net {
     /// With keys. Behind the sockets, so that it ends after them (rule U1).
     lock: Option<Lock>,
     lookout: Lookout,
+    /// A key was revoked, and there was no socket yet to renew the publishing one with.
+    is_renewal_due: bool,
     context: zmq::Context,
 }
 
@@ -124,7 +127,15 @@ impl Net {
             .map_err(|error| bind_error(error, publish_endpoint, "broker.publish_endpoint"))?;
         listen(&publisher, publish_endpoint, "broker.publish_endpoint")?;
         let lookout = Lookout::new(Instant::now());
-        Ok(Self { router, publisher, publish_endpoint: publish_endpoint.to_owned(), lock, lookout, context })
+        Ok(Self {
+            router,
+            publisher,
+            publish_endpoint: publish_endpoint.to_owned(),
+            lock,
+            lookout,
+            is_renewal_due: false,
+            context,
+        })
     }
 
     /// Waits until something came in, at most for `patience`.
@@ -178,7 +189,7 @@ impl Net {
             return Err(NetError::Guard);
         }
         let revoked = lock.guard.take_revoked();
-        if !revoked.is_empty() {
+        if !revoked.is_empty() || self.is_renewal_due {
             self.renew_publisher()?;
         }
         Ok(revoked.into_iter().map(|key| Input::Revoked { key }).collect())
@@ -186,8 +197,18 @@ impl Net {
 
     /// Rule N5.
     fn renew_publisher(&mut self) -> Result<(), NetError> {
+        let renewed = match publisher(&self.context, self.lock.as_ref()) {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_renewal_due, true) {
+                    tracing::error!("no socket to cut a revoked key's subscriptions off with ({error}); trying again");
+                }
+                return Ok(());
+            }
+        };
+        self.is_renewal_due = false;
         self.publisher.set_linger(0)?;
-        self.publisher = publisher(&self.context, self.lock.as_ref())?; // the old one is closed, in its own time
+        self.publisher = renewed; // the old one is closed, in its own time
         let deadline = Instant::now() + RENEW_PATIENCE;
         loop {
             match listen(&self.publisher, &self.publish_endpoint, "broker.publish_endpoint") {

@@ -104,13 +104,19 @@ fn cpu_ns(pid: u32) -> anyhow::Result<u64> {
     for thread in threads {
         let path = thread?.path().join("schedstat");
         let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // the thread has ended just now
+            Err(error) if has_ended(&error) => continue,
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
         let ns = text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
         sum_ns += ns.with_context(|| format!("{} has no CPU time: {text:?}", path.display()))?;
     }
     Ok(sum_ns)
+}
+
+/// Of a thread that has ended just now there is no file; where it was open already, reading it says that there is no
+/// such process.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn memory_mib(pid: u32, field: &str) -> anyhow::Result<f64> {

@@ -1,13 +1,33 @@
-//! A process of this program that runs beside a leg.
+//! A process that runs beside a leg: the broker, an agent, a generator, another message server.
+//!
+//! # Rules
+//! P1  A child is in a group of its own: Ctrl-C reaches this process alone, which ends its children in order.
+//! P2  The kernel asks a child to end when the thread that started it has ended, `kill -9` included.
+//! P3  A child is signalled only while it is listed in `CHILDREN` and not waited for, so its pid is still its own.
 
 use anyhow::Context;
+use ecs_sdk::stop;
 use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
+    fs, io, mem,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
-/// A child that is stopped when it is dropped: asked first, so that it cleans up, then killed.
+/// A child that was asked to end is killed after this long.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// A wait of the thread that tidies; then it waits again.
+const ROUND: Duration = Duration::from_secs(3600);
+/// As of a shell whose command was ended by SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// The pids of all that run.
+static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// A child that is stopped when it is dropped: asked first, so that it cleans up, then killed with its group.
 pub struct Running(Child);
 
 impl Running {
@@ -17,28 +37,104 @@ impl Running {
     /// It does not start.
     pub fn start(program: &Path, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("cannot start {} {arguments:?}", program.display()))?;
+        command.args(arguments).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
+        Self::spawn(&mut command)
+    }
+
+    /// Starts `command`, whose output goes where it says. The calling thread has to outlive the child (P2).
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let parent = process::id();
+        command.stdin(Stdio::null()).process_group(0);
+        // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed:
+        // prctl and getppid are plain system calls, and the errors that it makes do not allocate.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                // The parent may have died before prctl took effect; then no signal will ever come.
+                if libc::getppid() as u32 != parent {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                Ok(())
+            });
+        }
+        let mut children = children();
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        children.push(child.id());
         Ok(Self(child))
     }
 
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
+
+    pub fn has_ended(&self) -> bool {
+        has_ended(self.pid())
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // SAFETY: a signal to a child that was not waited for, so its pid is still its own.
-        unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
+        signal(self.pid(), libc::SIGTERM);
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(5) {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        while !self.has_ended() && start.elapsed() < END_PATIENCE {
+            thread::sleep(Duration::from_millis(2));
         }
-        let _ = self.0.kill();
+        let mut children = children();
+        kill_group(self.pid());
+        children.retain(|pid| *pid != self.pid());
         let _ = self.0.wait();
     }
+}
+
+/// From now on SIGINT and SIGTERM end the children, remove `folder` and end this process.
+///
+/// # Errors
+/// Out of threads.
+pub fn tidy_on_signal(folder: PathBuf) -> anyhow::Result<()> {
+    let stop = stop::install();
+    let tidy = move || {
+        while !stop.wait(ROUND) {}
+        let children = children(); // kept: from here on nobody starts another
+        children.iter().for_each(|pid| signal(*pid, libc::SIGTERM));
+        let start = Instant::now();
+        while !children.iter().all(|pid| has_ended(*pid)) && start.elapsed() < END_PATIENCE {
+            thread::sleep(Duration::from_millis(2));
+        }
+        children.iter().for_each(|pid| kill_group(*pid));
+        let _ = fs::remove_dir_all(&folder);
+        process::exit(EXIT_INTERRUPTED);
+    };
+    thread::Builder::new().name("tidy".to_owned()).spawn(tidy).context("no thread")?;
+    Ok(())
+}
+
+/// Between two statements that hold it, the list is whole: also after a panic.
+fn children() -> MutexGuard<'static, Vec<u32>> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn signal(pid: u32, signal: i32) {
+    // SAFETY: kill takes two integers; P3.
+    unsafe { libc::kill(pid as i32, signal) };
+}
+
+fn kill_group(pid: u32) {
+    // SAFETY: as above; the group has the pid of its first process, which was not waited for.
+    unsafe { libc::kill(-(pid as i32), libc::SIGKILL) };
+}
+
+/// Whether a child has ended; it is not waited for.
+fn has_ended(pid: u32) -> bool {
+    // SAFETY: all zeros is a valid siginfo, and what waitid leaves where the child has not ended.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: waitid writes one siginfo; WNOWAIT leaves the child to be waited for.
+    let result =
+        unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+    // SAFETY: waitid has filled the fields of a child, or left zeros.
+    result != 0 || unsafe { info.si_pid() } != 0
 }

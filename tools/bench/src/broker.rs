@@ -127,8 +127,8 @@ impl Service for Held {
 
 impl Bench {
     fn start(options: &Options) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        running::tidy_on_signal(folder.path().to_owned())?;
+        running::tidy_on_signal()?;
+        let folder = running::temporary_folder()?;
         let (request_endpoint, publish_endpoint) = write_beamline(folder.path())?;
         let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
         let config = AgentConfig {

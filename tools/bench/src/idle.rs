@@ -6,7 +6,7 @@
 use crate::{
     broker::{PATIENCE, write_beamline},
     report::{Machine, Report, Row},
-    running::Running,
+    running::{self, Running},
 };
 use anyhow::{Context, bail};
 use ecs_schemas::registry::{AgentState, GetStatus};
@@ -40,6 +40,7 @@ struct Cost {
 /// A process does not start, or its figures cannot be read.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
+    running::tidy_on_signal()?;
     let (with, without) = (cost(options, options.agents)?, cost(options, 0)?);
     let row =
         |what: &str, unit, of: fn(&Cost) -> f64| Row::from_pairs(what, unit, "no agent", &[(of(&with), of(&without))]);
@@ -53,7 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn cost(options: &Options, agents: usize) -> anyhow::Result<Cost> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = running::temporary_folder()?;
     let (request_endpoint, _) = write_beamline(folder.path())?;
     let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
     let agent = |number: usize| {

@@ -1,6 +1,6 @@
 //! The image path as processes: generator → readout → assembler → a reader here. The generator sends as fast as it can.
 
-use crate::running::Running;
+use crate::running::{self, Running};
 use anyhow::{Context, bail};
 use ecs_schemas::detector::{DetectorConfig, Placement};
 use ecs_shm_buffer::{PixelAccess, ProcessId, Reader, Ring, Start};
@@ -32,7 +32,7 @@ impl ImagePath {
     /// # Errors
     /// There are no ports, or no room for its configuration.
     pub fn new(program: &Path, request_endpoint: &str, publish_endpoint: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = running::temporary_folder()?;
         let detector = detector_json(free_ports(4)?);
         let placement = DetectorConfig::from_json(&detector).and_then(|config| config.placement())?;
         fs::write(folder.path().join("detector.json"), detector)?;

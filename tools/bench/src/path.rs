@@ -9,7 +9,7 @@ use crate::{
     image_path::{BUFFER_BYTES, ImagePath},
     receive_floor::{self, Handover},
     report::{Machine, Report, Row, in_pairs},
-    write_leg,
+    running, write_leg,
 };
 use anyhow::Context;
 use std::{
@@ -38,6 +38,7 @@ pub struct Options {
 /// A process does not start, a port is taken, the folder cannot be written.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
+    running::tidy_on_signal()?;
     let bench = Bench { options, path: ImagePath::without_broker(&options.program)? };
     let beside =
         |handover| in_pairs(options.pairs, || bench.delivered_images_per_s(), || bench.floor_images_per_s(handover));

@@ -3,7 +3,7 @@
 //! # Rules
 //! P1  A child is in a group of its own: Ctrl-C reaches this process alone, which ends its children in order.
 //! P2  The kernel asks a child to end when the thread that started it has ended, `kill -9` included.
-//! P3  A child is signalled only while it is listed in `CHILDREN` and not waited for, so its pid is still its own.
+//! P3  A child is signalled only while it is listed in `LEFT` and not waited for, so its pid is still its own.
 
 use anyhow::Context;
 use ecs_sdk::stop;
@@ -16,6 +16,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 /// A child that was asked to end is killed after this long.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -24,8 +25,15 @@ const ROUND: Duration = Duration::from_secs(3600);
 /// As of a shell whose command was ended by SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// The pids of all that run.
-static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// What a signal has to tidy up.
+static LEFT: Mutex<Left> = Mutex::new(Left { children: Vec::new(), folders: Vec::new() });
+
+struct Left {
+    /// The pids of all that run.
+    children: Vec<u32>,
+    /// Also some that are removed already.
+    folders: Vec<PathBuf>,
+}
 
 /// A child that is stopped when it is dropped: asked first, so that it cleans up, then killed with its group.
 pub struct Running(Child);
@@ -62,9 +70,9 @@ impl Running {
                 Ok(())
             });
         }
-        let mut children = children();
+        let mut left = left();
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        children.push(child.id());
+        left.children.push(child.id());
         Ok(Self(child))
     }
 
@@ -84,38 +92,51 @@ impl Drop for Running {
         while !self.has_ended() && start.elapsed() < END_PATIENCE {
             thread::sleep(Duration::from_millis(2));
         }
-        let mut children = children();
+        let mut left = left();
         kill_group(self.pid());
-        children.retain(|pid| *pid != self.pid());
+        left.children.retain(|pid| *pid != self.pid());
         let _ = self.0.wait();
     }
 }
 
-/// From now on SIGINT and SIGTERM end the children, remove `folder` and end this process.
+/// A folder that is removed when it is dropped, and by [`tidy_on_signal`].
+///
+/// # Errors
+/// There is no room.
+pub fn temporary_folder() -> anyhow::Result<TempDir> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    left().folders.push(folder.path().to_owned());
+    Ok(folder)
+}
+
+/// From now on SIGINT and SIGTERM end the children, remove the temporary folders and end this process.
 ///
 /// # Errors
 /// Out of threads.
-pub fn tidy_on_signal(folder: PathBuf) -> anyhow::Result<()> {
+pub fn tidy_on_signal() -> anyhow::Result<()> {
     let stop = stop::install();
     let tidy = move || {
         while !stop.wait(ROUND) {}
-        let children = children(); // kept: from here on nobody starts another
+        let Left { children, folders } = &*left(); // kept: from here on nobody starts or ends another
         children.iter().for_each(|pid| signal(*pid, libc::SIGTERM));
         let start = Instant::now();
         while !children.iter().all(|pid| has_ended(*pid)) && start.elapsed() < END_PATIENCE {
             thread::sleep(Duration::from_millis(2));
         }
         children.iter().for_each(|pid| kill_group(*pid));
-        let _ = fs::remove_dir_all(&folder);
+        while !children.iter().all(|pid| has_ended(*pid)) {
+            thread::sleep(Duration::from_millis(2)); // SIGKILL cannot fail; what has ended writes into no folder
+        }
+        folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
         process::exit(EXIT_INTERRUPTED);
     };
     thread::Builder::new().name("tidy".to_owned()).spawn(tidy).context("no thread")?;
     Ok(())
 }
 
-/// Between two statements that hold it, the list is whole: also after a panic.
-fn children() -> MutexGuard<'static, Vec<u32>> {
-    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Each change of it is one statement: it is whole also after a panic.
+fn left() -> MutexGuard<'static, Left> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn signal(pid: u32, signal: i32) {

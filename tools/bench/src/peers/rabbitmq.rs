@@ -38,7 +38,6 @@ impl RabbitMq {
     pub fn start(programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
         let (port, epmd_port, folder) = (free_port()?, free_port()?, folder.join("rabbitmq"));
         fs::create_dir(&folder)?;
-        // Were there none, the server would start one that outlives it.
         let mut epmd = Command::new(&programs.epmd);
         epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]).current_dir(&folder);
         let epmd = {
@@ -88,6 +87,8 @@ fn server(programs: &Programs, folder: &Path, port: u16, epmd_port: u16) -> anyh
         .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
         .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
         .env("ERL_EPMD_PORT", epmd_port.to_string())
+        // Where ours has ended first, it starts none of its own, which would stay.
+        .env("ERL_FLAGS", "-start_epmd false")
         // Its script then becomes the server instead of starting it: the child is the server itself.
         .env("RUNNING_UNDER_SYSTEMD", "true");
     Ok(command)

@@ -22,8 +22,6 @@ use tempfile::TempDir;
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// A wait of the thread that tidies; then it waits again.
 const ROUND: Duration = Duration::from_secs(3600);
-/// As of a shell whose command was ended by SIGINT.
-const EXIT_INTERRUPTED: i32 = 130;
 
 /// What a signal has to tidy up.
 static LEFT: Mutex<Left> = Mutex::new(Left { children: Vec::new(), folders: Vec::new() });
@@ -109,7 +107,8 @@ pub fn temporary_folder() -> anyhow::Result<TempDir> {
     Ok(folder)
 }
 
-/// From now on SIGINT and SIGTERM end the children, remove the temporary folders and end this process.
+/// From now on SIGINT and SIGTERM end the children and remove the temporary folders, and only then this process, as by
+/// SIGINT.
 ///
 /// # Errors
 /// Out of threads.
@@ -128,7 +127,11 @@ pub fn tidy_on_signal() -> anyhow::Result<()> {
             thread::sleep(Duration::from_millis(2)); // SIGKILL cannot fail; what has ended writes into no folder
         }
         folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
-        process::exit(EXIT_INTERRUPTED);
+        // SAFETY: both take integers, and the default action ends the process.
+        unsafe {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            libc::raise(libc::SIGINT);
+        }
     };
     thread::Builder::new().name("tidy".to_owned()).spawn(tidy).context("no thread")?;
     Ok(())
@@ -158,4 +161,48 @@ fn has_ended(pid: u32) -> bool {
         unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
     // SAFETY: waitid has filled the fields of a child, or left zeros.
     result != 0 || unsafe { info.si_pid() } != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_secs(30);
+
+    fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < WATCHDOG, "waited {WATCHDOG:?} for: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Gone, or ended and waiting for somebody to ask how.
+    fn has_no_life(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    }
+
+    /// A shell that starts a process and does not care for it; the process writes down that it lives.
+    #[test]
+    fn a_child_is_ended_with_what_it_has_started() {
+        let folder = temporary_folder().unwrap();
+        let script = "sleep 1000 & echo $! > new; mv new pid; wait";
+        let child = Running::start(Path::new("/bin/sh"), folder.path(), &["-c", script]).unwrap();
+        let pid = folder.path().join("pid");
+        wait_until("the child's child", || pid.exists());
+        let grandchild = fs::read_to_string(pid).unwrap().trim().to_owned();
+        assert!(!child.has_ended() && !has_no_life(&grandchild));
+        let shell = child.pid();
+        assert!(left().children.contains(&shell));
+        drop(child);
+        wait_until("the end of the child's child", || has_no_life(&grandchild));
+        assert!(has_no_life(&shell.to_string()) && !left().children.contains(&shell));
+    }
+
+    #[test]
+    fn a_child_that_has_ended_by_itself_is_seen() {
+        let child = Running::start(Path::new("/bin/true"), Path::new("/"), &[]).unwrap();
+        wait_until("its end", || child.has_ended());
+    }
 }

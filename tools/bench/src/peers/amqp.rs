@@ -364,6 +364,11 @@ fn read_method<'a>(frame: &Frame<'a>) -> anyhow::Result<(MethodId, Reader<'a>)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
 
     /// A frame is given byte by byte: it is none until its last byte is there, and what follows is left.
     #[test]
@@ -462,5 +467,71 @@ mod tests {
         assert_eq!(property(&table, "product").unwrap(), None);
         assert_eq!(property(&table, "is_new").unwrap(), None);
         property(&table[..table.len() - 1], "version").unwrap_err();
+    }
+
+    /// The next frame, of a server by hand.
+    fn next_frame(stream: &mut TcpStream) -> Vec<u8> {
+        let mut bytes = vec![0; FRAME_HEAD_BYTES];
+        stream.read_exact(&mut bytes).unwrap();
+        let size = u32::from_be_bytes(bytes[3..].try_into().unwrap()) as usize;
+        bytes.resize(FRAME_HEAD_BYTES + size + 1, 0);
+        stream.read_exact(&mut bytes[FRAME_HEAD_BYTES..]).unwrap();
+        bytes
+    }
+
+    fn take_method(stream: &mut TcpStream, expected: MethodId) {
+        let bytes = next_frame(stream);
+        let (frame, _) = parse(&bytes).unwrap().unwrap();
+        assert_eq!(read_method(&frame).unwrap().0, expected);
+    }
+
+    fn send(stream: &mut TcpStream, channel: u16, id: MethodId, arguments: &[u8]) {
+        let mut output = Vec::new();
+        method(&mut output, channel, id, |output| output.extend(arguments));
+        stream.write_all(&output).unwrap();
+    }
+
+    /// A server by hand takes the connection, then two messages, and confirms both at once.
+    #[test]
+    fn a_publisher_is_let_in_and_waits_for_the_confirms() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut protocol = [0; 8];
+            stream.read_exact(&mut protocol).unwrap();
+            assert_eq!(protocol, PROTOCOL_HEADER);
+            let mut start = vec![0, 9];
+            long_string(&mut start, b"\x07productS\x00\x00\x00\x01X\x07versionS\x00\x00\x00\x033.1");
+            send(&mut stream, 0, CONNECTION_START, &start);
+            take_method(&mut stream, CONNECTION_START_OK);
+            send(&mut stream, 0, CONNECTION_TUNE, &[0; 8]);
+            take_method(&mut stream, CONNECTION_TUNE_OK);
+            for (asked, answer) in [
+                (CONNECTION_OPEN, CONNECTION_OPEN_OK),
+                (CHANNEL_OPEN, CHANNEL_OPEN_OK),
+                (QUEUE_DECLARE, QUEUE_DECLARE_OK),
+                (CONFIRM_SELECT, CONFIRM_SELECT_OK),
+            ] {
+                take_method(&mut stream, asked);
+                send(&mut stream, CHANNEL, answer, &[]);
+            }
+            let frames: Vec<u8> = (0..6).flat_map(|_| next_frame(&mut stream)).collect();
+            let mut expected = Vec::new();
+            publish(&mut expected, "q", b"one");
+            publish(&mut expected, "q", b"two");
+            assert_eq!(frames, expected);
+            send(&mut stream, CHANNEL, BASIC_ACK, b"\0\0\0\0\0\0\0\x01\0");
+            send(&mut stream, CHANNEL, BASIC_ACK, b"\0\0\0\0\0\0\0\x02\x01");
+        });
+        let mut publisher = Publisher::connect(port, "q").unwrap();
+        assert_eq!(publisher.server, "X 3.1 ()");
+        publisher.publish(b"one").unwrap();
+        publisher.publish(b"two").unwrap();
+        while !publisher.read().unwrap() {
+            assert_eq!(publisher.confirms.confirmed, 1, "one of two");
+        }
+        assert_eq!(publisher.confirms.confirmed, 2);
+        server.join().unwrap();
     }
 }

@@ -204,6 +204,11 @@ fn version(info: &[u8]) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{BufRead, BufReader},
+        net::TcpListener,
+        thread,
+    };
 
     fn message<'a>(subject: &'a str, reply: &'a str, payload: &'a [u8]) -> Operation<'a> {
         Operation::Message(Message { subject: subject.as_bytes(), reply: reply.as_bytes(), payload })
@@ -254,6 +259,43 @@ mod tests {
         publish(&mut output, b"bench.echo", b"_INBOX.bench.7", b"hello");
         publish(&mut output, b"_INBOX.bench.7", b"", b"");
         assert_eq!(output, b"PUB bench.echo _INBOX.bench.7 5\r\nhello\r\nPUB _INBOX.bench.7 0\r\n\r\n");
+    }
+
+    /// A server by hand: it speaks first, asks whether the client lives, and sends one message in two pieces.
+    #[test]
+    fn a_connection_answers_what_the_server_asks_and_hands_messages_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"INFO {\"version\":\"2.9.10\"} \r\n").unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+            assert!(lines.next().unwrap().starts_with("CONNECT {\"verbose\":false"));
+            assert_eq!(lines.next().unwrap(), "PING");
+            stream.write_all(b"PONG\r\n").unwrap();
+            assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["SUB a.* 1", "PING"]);
+            stream.write_all(b"PING\r\nPONG\r\nMSG a.b 1 c.d 5\r\nhe").unwrap();
+            assert_eq!(lines.next().unwrap(), "PONG");
+            stream.write_all(b"llo\r\n").unwrap();
+            assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["PUB c.d 5", "hello"]);
+            stream.write_all(b"-ERR 'Stale Connection'\r\n").unwrap();
+        });
+        let mut connection = Connection::connect(port).unwrap();
+        assert_eq!(connection.version, "2.9.10");
+        connection.subscribe("a.*").unwrap();
+        let mut count = 0;
+        let error = loop {
+            let turned = connection.turn(|message, output| {
+                count += 1;
+                publish(output, message.reply, b"", message.payload);
+                Ok(())
+            });
+            if let Err(error) = turned {
+                break error.to_string();
+            }
+        };
+        server.join().unwrap();
+        assert!(count == 1 && error.contains("Stale Connection"), "{count} messages, then {error}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ const BROKER_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench broker
   ecs-cli bench broker --seconds 0.5 --pairs 3 --json
-  ecs-cli bench broker --peers --only jobs      # also beside RabbitMQ; tools/bench-peers installs it";
+  ecs-cli bench broker --peers --only jobs    # also beside RabbitMQ";
 
 const IDLE_EXAMPLES: &str = "\
 Examples:

@@ -6,17 +6,21 @@
 //! publish  owner ─▶ broker ─▶ subscribers                     beside     PUB ─▶ XSUB|XPUB proxy ─▶ subscribers
 //! jobs     100 submitters ─▶ broker ─▶ disk ─▶ answer         beside     append to a file, one sync for each 100
 //! crowd    call, while others are silent or deaf              beside     the same call without them
+//! images   call, while the image path runs at full rate       beside     the same call without it
 //! ```
 //!
 //! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
-//! their own.
+//! their own. With peers, calls and jobs are measured once more, beside message servers that others know
+//! ([`crate::peers`]).
 
 use crate::{
     bare_proxy::{Proxy, Worker, count_messages, paced_rate},
     crowd::{CONNECTIONS, Crowd},
+    image_path::{self, ImagePath},
     jobs::{SUBMITTERS, Submitters, appended_per_s},
+    peers::{Programs, nats_server::NatsServer, rabbitmq::RabbitMq},
     report::{Machine, Report, Row, in_pairs},
-    running::Running,
+    running::{self, Running},
 };
 use anyhow::{Context, bail};
 use ecs_schemas::{
@@ -50,24 +54,29 @@ pub struct Options {
     pub program: PathBuf,
     /// Only the rows whose name has this in it.
     pub only: String,
+    /// Also beside nats-server and RabbitMQ.
+    pub with_peers: bool,
 }
 
 /// Processes and agents are ready after this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Calls that are under way at one time in the legs that measure throughput.
 const IN_FLIGHT: usize = 1000;
+/// What a call carries, there and back.
+const CALL_BYTES: [usize; 2] = [64, 4096];
 const SUBSYSTEM: &str = "bench/worker";
 const SERVICE: &str = "bench";
 
 /// Measures the broker.
 ///
 /// # Errors
-/// A process does not start, or an answer does not come.
+/// A process does not start, or an answer does not come. Peers are wanted and not installed.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
+    let programs = options.with_peers.then(Programs::find).transpose()?;
     let bench = Bench::start(options)?;
     let mut rows = Vec::new();
-    for bytes in [64, 4096] {
+    for bytes in CALL_BYTES {
         bench.calls(bytes, &mut rows)?;
     }
     for (bytes, subscribers) in [(64, 1), (64, 4), (4096, 1)] {
@@ -75,7 +84,13 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     }
     bench.jobs(&mut rows)?;
     bench.crowded(&mut rows)?;
-    Ok(Report { machine, payload: format!("tcp loopback; {} pairs of {:?}", options.pairs, options.leg), rows })
+    bench.beside_images(&mut rows)?;
+    let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs, options.leg);
+    if let Some(programs) = programs {
+        let peers = [bench.beside_nats(&programs, &mut rows)?, bench.beside_rabbitmq(&programs, &mut rows)?];
+        peers.iter().flatten().for_each(|peer| payload = format!("{payload}; {peer}"));
+    }
+    Ok(Report { machine, payload, rows })
 }
 
 struct Bench {
@@ -112,7 +127,8 @@ impl Service for Held {
 
 impl Bench {
     fn start(options: &Options) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        running::tidy_on_signal()?;
+        let folder = running::temporary_folder()?;
         let (request_endpoint, publish_endpoint) = write_beamline(folder.path())?;
         let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
         let config = AgentConfig {
@@ -159,17 +175,38 @@ impl Bench {
         let (pairs, leg) = (self.options.pairs, self.options.leg);
         let proxy = Proxy::calls()?;
         let _worker = Worker::start(&proxy.worker_endpoint);
-        let what = format!("one call at a time, {bytes} B, p50");
+        let [what, what_in_flight] = call_rows(bytes);
         if self.is_wanted(&what) {
             let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5), || proxy.call_p50_us(bytes, leg))?;
             rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
         }
-        let what = format!("{IN_FLIGHT} calls in flight, {bytes} B");
-        if self.is_wanted(&what) {
+        if self.is_wanted(&what_in_flight) {
             let rate = in_pairs(pairs, || self.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, leg))?;
-            rows.push(Row::from_pairs(&what, "calls/s", "bare proxy", &rate));
+            rows.push(Row::from_pairs(&what_in_flight, "calls/s", "bare proxy", &rate));
         }
         Ok(())
+    }
+
+    /// Returns what the peer says that it is, where it was needed.
+    fn beside_nats(&self, programs: &Programs, rows: &mut Vec<Row>) -> anyhow::Result<Option<String>> {
+        if !CALL_BYTES.iter().flat_map(|bytes| call_rows(*bytes)).any(|what| self.is_wanted(&what)) {
+            return Ok(None);
+        }
+        let (pairs, leg) = (self.options.pairs, self.options.leg);
+        let server = NatsServer::start(programs, self.folder.path())?;
+        let _worker = server.worker()?;
+        for bytes in CALL_BYTES {
+            let [what, what_in_flight] = call_rows(bytes);
+            if self.is_wanted(&what) {
+                let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5), || server.call_p50_us(bytes, leg))?;
+                rows.push(Row::from_pairs(&what, "us", "nats request/reply", &p50));
+            }
+            if self.is_wanted(&what_in_flight) {
+                let rate = in_pairs(pairs, || self.calls_per_s(bytes), || server.calls_per_s(bytes, IN_FLIGHT, leg))?;
+                rows.push(Row::from_pairs(&what_in_flight, "calls/s", "nats request/reply", &rate));
+            }
+        }
+        Ok(Some(format!("nats-server {}", server.version)))
     }
 
     fn values(&self, bytes: usize, subscribers: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
@@ -184,7 +221,7 @@ impl Bench {
     }
 
     fn jobs(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        let what = format!("jobs on disk, {SUBMITTERS} submitters");
+        let what = jobs_row();
         if self.is_wanted(&what) {
             let mut submitters = Submitters::connect(&self.request_endpoint)?;
             let ours = || submitters.jobs_per_s(SERVICE, self.options.leg);
@@ -192,6 +229,21 @@ impl Bench {
             rows.push(Row::from_pairs(&what, "jobs/s", "append, sync per 100", &rate));
         }
         Ok(())
+    }
+
+    /// As [`Self::beside_nats`].
+    fn beside_rabbitmq(&self, programs: &Programs, rows: &mut Vec<Row>) -> anyhow::Result<Option<String>> {
+        let what = jobs_row();
+        if !self.is_wanted(&what) {
+            return Ok(None);
+        }
+        let mut submitters = Submitters::connect(&self.request_endpoint)?;
+        let rabbitmq = RabbitMq::start(programs, self.folder.path())?;
+        let mut publishers = rabbitmq.publishers()?;
+        let ours = || submitters.jobs_per_s(SERVICE, self.options.leg);
+        let rate = in_pairs(self.options.pairs, ours, || publishers.messages_per_s(self.options.leg))?;
+        rows.push(Row::from_pairs(&what, "jobs/s", "RabbitMQ, confirmed publishes", &rate));
+        Ok(Some(rabbitmq.server))
     }
 
     /// In both legs 1000 values are published each second: one that does not read matters only then.
@@ -217,6 +269,19 @@ impl Bench {
             p99
         })?;
         rows.push(Row::from_pairs(&what, "us", "the same without them", &p99));
+        Ok(())
+    }
+
+    /// The agents of the path are those of this broker, too.
+    fn beside_images(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        let what = "call p99 with the image path at full rate";
+        if !self.is_wanted(what) {
+            return Ok(());
+        }
+        let path = ImagePath::new(&self.options.program, &self.request_endpoint, &self.publish_endpoint)?;
+        let beside = || image_path::beside(&path, || self.call_us(64, 0.99));
+        let p99 = in_pairs(self.options.pairs, beside, || self.call_us(64, 0.99))?;
+        rows.push(Row::from_pairs(what, "us", "the same without it", &p99));
         Ok(())
     }
 
@@ -271,6 +336,15 @@ impl Bench {
     }
 }
 
+/// Names of the rows of calls that carry so much: one at a time, and many.
+fn call_rows(bytes: usize) -> [String; 2] {
+    [format!("one call at a time, {bytes} B, p50"), format!("{IN_FLIGHT} calls in flight, {bytes} B")]
+}
+
+fn jobs_row() -> String {
+    format!("jobs on disk, {SUBMITTERS} submitters")
+}
+
 fn description() -> Description {
     let item = |name: &str| Item { name: name.to_owned(), kind: ValueType::of(Form::Bytes), ..Item::default() };
     Description {
@@ -298,10 +372,14 @@ pub(crate) fn write_beamline(folder: &Path) -> anyhow::Result<(String, String)> 
     Ok((request_endpoint, publish_endpoint))
 }
 
-/// A port of the loopback that is free now.
 pub(crate) fn free_endpoint() -> anyhow::Result<String> {
+    Ok(format!("tcp://127.0.0.1:{}", free_port()?))
+}
+
+/// A port of the loopback that is free now.
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
-    Ok(format!("tcp://127.0.0.1:{}", listener.local_addr()?.port()))
+    Ok(listener.local_addr()?.port())
 }
 
 /// The value that a `share` of them does not exceed.

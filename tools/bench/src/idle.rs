@@ -7,7 +7,7 @@
 use crate::{
     broker::{PATIENCE, write_beamline},
     report::{Machine, Report, Row},
-    running::Running,
+    running::{self, Running},
 };
 use anyhow::{Context, bail};
 use ecs_schemas::registry::{AgentState, GetStatus};
@@ -43,6 +43,7 @@ struct Cost {
 /// A process does not start, or its figures cannot be read.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
+    running::tidy_on_signal()?;
     let (with, without) = (cost(options, options.agents)?, cost(options, 0)?);
     let row =
         |what: &str, unit, of: fn(&Cost) -> f64| Row::from_pairs(what, unit, "no agent", &[(of(&with), of(&without))]);
@@ -56,7 +57,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn cost(options: &Options, agents: usize) -> anyhow::Result<Cost> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = running::temporary_folder()?;
     let (request_endpoint, _) = write_beamline(folder.path())?;
     let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
     let agent = |number: usize| {
@@ -104,9 +105,6 @@ const TICK_NS: u64 = 10_000_000;
 /// Fields of `/proc/PID/stat` behind the name: utime and stime are 14 and 15 of proc(5), of which the name is 2.
 const UTIME_FIELD: usize = 11;
 
-/// "No such process", of which the standard library has no name.
-const ESRCH: i32 = 3;
-
 /// What a process has needed so far.
 struct CpuTime {
     /// By thread, of those that live.
@@ -148,7 +146,7 @@ impl CpuTime {
 
 /// A thread that ends between the list and its file, or while the file is read.
 fn has_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH)
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn ticks_ns(pid: u32) -> anyhow::Result<u64> {

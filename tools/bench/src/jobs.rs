@@ -18,7 +18,9 @@ use std::{
 
 pub const SUBMITTERS: usize = 100;
 /// The broker takes a thousand open jobs.
-const JOBS_OF_ONE: usize = 9;
+pub const JOBS_OF_ONE: usize = 9;
+/// What a job carries.
+pub const PAYLOAD_BYTES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the store writes for one job: its record, and what the journal of the database puts around it.
 const RECORD_BYTES: usize = 512;
@@ -97,7 +99,7 @@ impl Submitters {
 }
 
 fn submit(service: &str, number: u64) -> Submit {
-    let params = Value::Map([("payload".to_owned(), Value::Bytes(vec![7; 64]))].into());
+    let params = Value::Map([("payload".to_owned(), Value::Bytes(vec![7; PAYLOAD_BYTES]))].into());
     let key = format!("bench-{}-{number}", std::process::id());
     Submit { service: service.to_owned(), params, key, priority: 0, hold: true, repeat_if_lost: false }
 }

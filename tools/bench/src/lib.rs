@@ -8,6 +8,8 @@
 //! |---|---|---|
 //! | [`ring::run`] | images through the ring, in place, and copied in and read out | memcpy of the same bytes |
 //! | [`broker::run`] | calls and published values through the broker | libzmq's proxies with the same hops |
+//! | | the same, where peers are wanted | nats-server and RabbitMQ ([`peers`]) |
+//! | | a call while the image path runs at full rate | the same call without it |
 //! | [`idle::run`] | a broker with agents that do nothing: CPU and memory | the same broker without agents |
 //! | [`path::run`] | generator → readout → assembler → reader, as processes | a bare `recvmmsg` loop, same generator |
 //! | | images from the ring into an HDF5 file | `write` of the same bytes to the same file system |
@@ -16,8 +18,10 @@ mod bare_proxy;
 pub mod broker;
 mod crowd;
 pub mod idle;
+mod image_path;
 mod jobs;
 pub mod path;
+pub mod peers;
 mod receive_floor;
 pub mod report;
 pub mod ring;

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::{TcpListener, UdpSocket},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -194,6 +195,29 @@ fn help_is_printed_with_examples() {
     }
     let version = run(folder.path(), &["--version"]);
     assert_eq!(stdout(&version), format!("ecs-cli {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// A benchmark is interrupted as soon as it has started its broker.
+#[test]
+fn a_benchmark_that_is_interrupted_leaves_no_process_and_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["bench", "broker", "--seconds", "60", "--only", "one call at a time, 64"];
+    let mut command = ecs_cli(folder.path(), &args);
+    let mut bench = command.env("TMPDIR", folder.path()).stdout(Stdio::null()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", bench.id());
+    let broker = wait_until("a broker that was started", || {
+        let pid = fs::read_to_string(&children).unwrap().split(' ').next()?.to_owned();
+        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.contains("\0broker\0").then_some(pid)
+    });
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the folder of the broker");
+    let kill = Command::new("kill").args(["-INT", &bench.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let status = wait_until("its end", || bench.try_wait().unwrap());
+    assert_eq!(status.signal(), Some(2), "{status}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+    let stat = fs::read_to_string(format!("/proc/{broker}/stat")).unwrap_or_default();
+    assert!(stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')), "the broker runs on: {stat}");
 }
 
 #[test]

@@ -23,7 +23,8 @@ Examples:
 const BROKER_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench broker
-  ecs-cli bench broker --seconds 0.5 --pairs 3 --json";
+  ecs-cli bench broker --seconds 0.5 --pairs 3 --json
+  ecs-cli bench broker --peers --only jobs    # also beside RabbitMQ";
 
 const IDLE_EXAMPLES: &str = "\
 Examples:
@@ -76,6 +77,9 @@ struct BrokerArgs {
     /// Only the rows whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
+    /// Also beside nats-server and RabbitMQ, which it starts and stops itself; tools/bench-peers installs them
+    #[arg(long)]
+    peers: bool,
 }
 
 #[derive(Debug, Args)]
@@ -117,9 +121,9 @@ impl Bench {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
                 (legs.json, report)
             }
-            What::Broker(BrokerArgs { legs, only }) => {
+            What::Broker(BrokerArgs { legs, only, peers }) => {
                 let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
-                let options = broker::Options { leg, pairs, program, only };
+                let options = broker::Options { leg, pairs, program, only, with_peers: peers };
                 (legs.json, broker::run(&options)?)
             }
             What::Idle(IdleArgs { seconds, agents, json }) => {

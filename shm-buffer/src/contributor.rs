@@ -350,7 +350,7 @@ impl Access<'_> {
 
 impl Drop for Access<'_> {
     fn drop(&mut self) {
-        // Release pairs with Acquire in Owner::is_held: the owner sees all that was written.
+        // Release pairs with Acquire in Owner::holder: the owner sees all that was written.
         self.contributor.me().hazard.store(0, Release);
     }
 }

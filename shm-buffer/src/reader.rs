@@ -109,7 +109,7 @@ impl Reader {
         };
         let place = participant::take(ring, process, role, name, |place| place.cursor.store(cursor, Relaxed))?;
         loop {
-            fence(SeqCst); // R5: pairs with the fence in Owner::reclaim
+            fence(SeqCst); // R5: pairs with the fence in Owner::claim_below
             let reclaimed = header.reclaimed_seq.load(Relaxed);
             if reclaimed <= cursor {
                 break;
@@ -169,7 +169,7 @@ impl Reader {
         if !std::mem::take(&mut self.holds) {
             return;
         }
-        // Release pairs with Acquire in Owner::reclaim: what we read was read before it is replaced.
+        // Release pairs with Acquire in Owner::oldest_cursor: what we read was read before it is replaced.
         self.me().cursor.store(self.cursor, Release);
         fence(SeqCst); // pairs with the fence in Owner::sleep: it sees the cursor, or we see its need
         if self.ring.header().slots_wanted.load(Relaxed) != 0 {

@@ -8,7 +8,7 @@ use super::{
     passing::{CallWanted, decoded, read_call, read_result, run_call},
     registry::Presence,
     requests::{Answer, Call},
-    subsystems::{Handles, no_such_subsystem},
+    subsystems::no_such_subsystem,
     traces::Begun,
 };
 use crate::limits::{
@@ -163,7 +163,7 @@ impl Core {
             let mut seen = BTreeSet::new();
             return Ok(event.targets.iter().map(known).filter(|name| seen.insert(name.clone())).collect());
         }
-        let handlers = self.subsystems.handlers(&event.event, Handles::Events, &self.registry);
+        let handlers = self.subsystems.handlers(&event.event, &self.registry);
         Ok(handlers.map(str::to_owned).collect())
     }
 
@@ -191,7 +191,7 @@ impl Core {
     /// `not_handled`, `wrong_type`, `out_of_range`, `bad_parameter`, `busy`.
     pub(super) fn do_call(&mut self, call: &Call<'_>, body: &[u8]) -> Answer {
         let CallWanted { call: name, params } = read_call(body)?;
-        let worker = self.subsystems.handlers(name, Handles::Calls, &self.registry).next();
+        let worker = self.subsystems.workers(name, &self.registry).next();
         let worker = worker.ok_or_else(|| self.nobody_answers(name))?;
         check_raw(name, self.subsystems.call_of(worker, name).expect("it is a handler"), params)?;
         self.exchanges.admit(call.session, call.header.id)?;
@@ -243,7 +243,7 @@ impl Core {
     }
 
     fn free_worker(&self, name: &SmolStr) -> Option<SmolStr> {
-        let free = self.subsystems.handlers(name, Handles::Calls, &self.registry).filter_map(|worker| {
+        let free = self.subsystems.workers(name, &self.registry).filter_map(|worker| {
             let at_once = self.subsystems.call_of(worker, name)?.at_once as usize;
             let busy = self.exchanges.busy(worker, name);
             (busy < at_once).then(|| (busy * 1000 / at_once, worker))
@@ -295,8 +295,8 @@ impl Core {
     /// An event that a target was asked has ended for it, which is published.
     fn note_ended_event(&mut self, number: u64, index: usize) {
         let Some(exchange) = self.exchanges.get(number) else { return };
-        let target = &exchange.targets[index];
-        if let (Ask::Event { name }, 1.., Some(result)) = (&exchange.ask, target.asked_id, target.result()) {
+        let (Ask::Event { name }, target) = (&exchange.ask, &exchange.targets[index]) else { return };
+        if let Some(result) = target.result().filter(|_| target.asked_id != 0) {
             let ended = EventEnded { by: exchange.by.to_string(), result };
             self.ended_events.push((event_topic(&target.subsystem, name), ended));
         }

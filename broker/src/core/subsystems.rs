@@ -80,6 +80,8 @@ impl Subsystem {
 pub struct Subsystems {
     all: BTreeMap<String, Subsystem>,
     names_by_uuid: HashMap<String, String>,
+    /// Calls, and the subsystems that answer each.
+    workers: BTreeMap<String, BTreeSet<String>>,
     /// Stored values of items that no subsystem is described with now (D4).
     unclaimed: BTreeMap<ItemPath, Kept>,
     /// Descriptions that are to be published, and those to be stored (D2).
@@ -242,6 +244,7 @@ impl Subsystems {
         let (mut values, mut since_ns) = (BTreeMap::new(), now_ns);
         if let Some(before) = before {
             self.names_by_uuid.remove(&uuid_of(&before.description));
+            self.forget_workers(&before.description);
             self.descriptions_bytes -= before.bytes;
             since_ns = if before.agent == agent { before.since_ns } else { now_ns };
             (before_items, before_alarms) = (before.description.items, before.description.alarms);
@@ -258,6 +261,9 @@ impl Subsystems {
         let bytes = encode(&description).len();
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
+        for call in &description.calls {
+            self.workers.entry(call.name.clone()).or_default().insert(name.clone());
+        }
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
         self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values, is_awaited: false });
@@ -278,6 +284,17 @@ impl Subsystems {
         }
     }
 
+    fn forget_workers(&mut self, description: &Description) {
+        for call in &description.calls {
+            if let Some(workers) = self.workers.get_mut(&call.name) {
+                workers.remove(&description.name);
+                if workers.is_empty() {
+                    self.workers.remove(&call.name);
+                }
+            }
+        }
+    }
+
     /// The subsystem is no more.
     pub fn forget(&mut self, name: &str) {
         let Some(subsystem) = self.all.remove(name) else { return };
@@ -291,6 +308,7 @@ impl Subsystems {
         self.undo.retain(|(of, _), _| of != name); // what comes after it under this name begins anew
         self.not_kept.retain(|(of, _)| of != name);
         self.names_by_uuid.remove(&uuid_of(&subsystem.description));
+        self.forget_workers(&subsystem.description);
         self.changed.insert(name.to_owned());
         self.unstored.insert(name.to_owned());
     }
@@ -445,19 +463,20 @@ impl Subsystems {
         })
     }
 
-    /// Subsystems that answer this event (or call), of agents that are here.
-    pub fn handlers<'a>(
-        &'a self,
-        event: &'a str,
-        of: Handles,
-        registry: &'a Registry,
-    ) -> impl Iterator<Item = &'a str> {
-        let knows = move |description: &Description| of.list(description).iter().any(|handled| handled.name == event);
+    /// Subsystems that handle this event, of agents that are here.
+    pub fn handlers<'a>(&'a self, event: &'a str, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+        let knows = move |description: &Description| description.events.iter().any(|handled| handled.name == event);
         let is_here = |subsystem: &Subsystem| registry.presence(&subsystem.agent) == Presence::Here;
         self.all
             .iter()
             .filter(move |(_, subsystem)| knows(&subsystem.description) && is_here(subsystem))
             .map(|(name, _)| name.as_str())
+    }
+
+    /// Subsystems that answer this call, of agents that are here.
+    pub fn workers<'a>(&'a self, call: &str, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
+        let is_here = |name: &&str| self.agent_of(name).is_some_and(|agent| registry.presence(agent) == Presence::Here);
+        self.workers.get(call).into_iter().flatten().map(String::as_str).filter(is_here)
     }
 
     /// The call of this name that a subsystem answers.
@@ -504,22 +523,6 @@ impl Subsystems {
     pub fn note_stored(&mut self) {
         self.unstored.clear();
         self.newly_stored.clear();
-    }
-}
-
-/// Which of a subsystem's answers is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handles {
-    Events,
-    Calls,
-}
-
-impl Handles {
-    pub fn list(self, description: &Description) -> &[Handled] {
-        match self {
-            Self::Events => &description.events,
-            Self::Calls => &description.calls,
-        }
     }
 }
 

@@ -15,7 +15,7 @@ impl Owner {
     /// one: their words name the run that they saw end, so only the first counts.
     pub(super) fn begin_run_if_asked(&mut self, surroundings: &mut Surroundings<'_>) {
         let asked = |place: &crate::layout::Participant| {
-            unpack_run(place.restart.load(Acquire), self.epoch) // pairs with Release in Contributor::ask
+            unpack_run(place.restart.load(Acquire), self.epoch) // pairs with Release in Contributor::request_run
         };
         let contributors = self.ring.participants().iter().filter(|place| place.is(Role::Contributor));
         if let Some(id) = contributors.filter_map(asked).min() {

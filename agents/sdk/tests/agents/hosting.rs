@@ -9,7 +9,7 @@ use ecs_schemas::{
     exchange::{CallEvent, Cancel, DoCall, EventResults, Feedback, TargetEnd},
     kv::{Get, Item, Reading, Restored, Set},
     registry::{AgentState, Register, Registered},
-    subsystem::{Description, GetSubsystem, Handled, Param},
+    subsystem::{Describe, Description, GetSubsystem, Handled, Param},
     trace::GetTrace,
     value::Value,
     value_type::{Form, ValueType},
@@ -450,12 +450,28 @@ fn a_value_of_64_mib_passes_and_a_longer_one_is_refused() {
 fn a_second_owner_of_a_subsystem_is_refused_and_told_who_holds_it() {
     let beamline = Beamline::new();
     let (_agent, _stage) = agent(&beamline, "stage");
-    let config = AgentConfig { name: "x01/thief".to_owned(), kind: "device".to_owned(), ..beamline.config() };
-    let thief = Agent::start(config, vec![]).unwrap();
-    let device = Arc::new(Device::default());
-    thief.host(description("x01/stage"), device).unwrap();
-    sleep(Duration::from_millis(600));
-    assert!(!thief.is_connected(), "it is not taken in with what is another's");
+    let client = beamline.client();
+    let thief = |subsystems| Register {
+        name: "x01/thief".to_owned(),
+        kind: "device".to_owned(),
+        host: "host".to_owned(),
+        pid: 1,
+        version: "1".to_owned(),
+        instance: 1,
+        state: AgentState::Ready,
+        services: vec![],
+        jobs: vec![],
+        subsystems,
+    };
+    let refusal = |answer: Result<(), CallError>| match answer {
+        Err(CallError::Refused(failure)) => (failure.code, failure.message.contains("x01/agent-stage")),
+        other => panic!("{other:?}"),
+    };
+    let stolen = thief(vec![description("x01/stage")]);
+    assert_eq!(refusal(client.call(&stolen, CALL).map(drop)), (ErrorCode::NameTaken, true));
+    client.call(&thief(vec![]), CALL).unwrap();
+    let describe = Describe { description: description("x01/stage") };
+    assert_eq!(refusal(client.call(&describe, CALL).map(drop)), (ErrorCode::NameTaken, true));
     let listed = beamline.client().call(&GetSubsystem { name: "x01/stage".to_owned() }, CALL).unwrap();
     assert_eq!(listed.agent, "x01/agent-stage");
 }

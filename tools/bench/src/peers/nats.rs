@@ -208,6 +208,7 @@ mod tests {
         io::{BufRead, BufReader},
         net::TcpListener,
         thread,
+        time::Duration,
     };
 
     fn message<'a>(subject: &'a str, reply: &'a str, payload: &'a [u8]) -> Operation<'a> {
@@ -268,6 +269,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             stream.write_all(b"INFO {\"version\":\"2.9.10\"} \r\n").unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
             assert!(lines.next().unwrap().starts_with("CONNECT {\"verbose\":false"));
@@ -294,6 +296,7 @@ mod tests {
                 break error.to_string();
             }
         };
+        drop(connection); // a server that waits for more sees the end
         server.join().unwrap();
         assert!(count == 1 && error.contains("Stale Connection"), "{count} messages, then {error}");
     }

@@ -6,11 +6,11 @@
 //! H2  Published values leave in their order. What could not leave (no connection, a full queue) is replaced by the newest
 //!     value of its item, which says how many were skipped: readers see the gap. Feedback that could not leave is dropped.
 //! H3  After each registration the last value of every item is published again: the broker may be a new one.
-//! H6  Of requests about one thing (a description, an alarm, a kept value) only the newest is sent again: an older one that
-//!     is repeated behind it would undo it.
+//! H4  A value of an item with `persist` is sent again until the broker has it on disk.
 //! H5  Values that the broker has kept are given to a subsystem once in the life of this process: later the process knows
 //!     better.
-//! H4  A value of an item with `persist` is sent again until the broker has it on disk.
+//! H6  Of requests about one thing (a description, an alarm, a kept value) only the newest is sent again: an older one that
+//!     is repeated behind it would undo it.
 
 use crate::{
     limits::{AGENT_DEADLINE_MS, HOST_NEWS_MAX, REPEAT_INTERVAL},

@@ -38,6 +38,8 @@ mod queue;
 mod random;
 mod registry;
 mod repeats;
+#[path = "../../../tests/common/seeds.rs"]
+mod seeds;
 mod simulation;
 mod storage;
 mod subsystems;

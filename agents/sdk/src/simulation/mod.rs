@@ -25,6 +25,8 @@ mod person;
 mod process;
 #[path = "../../../../tests/common/random.rs"]
 mod random;
+#[path = "../../../../tests/common/seeds.rs"]
+mod seeds;
 
 use crate::session::Message;
 use disk::Disk;
@@ -40,11 +42,10 @@ use ecs_schemas::{
 use person::Person;
 use process::{Expected, Process};
 use random::Random;
+use seeds::run_seeds;
 use std::{
     collections::{BTreeMap, VecDeque},
-    env,
     sync::Mutex,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -367,42 +368,13 @@ impl Seen {
     }
 }
 
-fn from_env(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Prints the seed when a run fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("replay this run with ECS_SIMULATION_SEED={}", self.0);
-        }
-    }
-}
-
 #[test]
 fn whatever_happens_between_agents_and_broker_all_agree_in_the_end_and_nothing_is_lost_or_done_twice() {
-    let seeds = match from_env("ECS_SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..from_env("ECS_SIMULATION_RUNS").unwrap_or(RUNS),
-    };
-    let is_one = seeds.end - seeds.start == 1;
     let all_seen = Mutex::new(Seen::default());
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
-    thread::scope(|scope| {
-        for first in 0..threads {
-            let (all_seen, seeds) = (&all_seen, seeds.clone());
-            scope.spawn(move || {
-                for seed in seeds.skip(first).step_by(threads) {
-                    let _seed = Seed(seed);
-                    let mut simulation = Simulation::new(seed);
-                    simulation.run();
-                    all_seen.lock().unwrap().add(simulation.seen);
-                }
-            });
-        }
+    let is_one = run_seeds(RUNS, |seed, _| {
+        let mut simulation = Simulation::new(seed);
+        simulation.run();
+        all_seen.lock().unwrap().add(simulation.seen);
     });
     let seen = all_seen.into_inner().unwrap();
     println!("{seen:?}");

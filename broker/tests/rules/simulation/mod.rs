@@ -18,6 +18,7 @@ mod witness;
 
 use crate::{
     random::Random,
+    seeds::run_seeds,
     world::{SECOND_NS, World, session},
 };
 use agent::Agent;
@@ -25,7 +26,7 @@ use client::Client;
 use ecs_broker::core::{Input, Session};
 use ecs_schemas::envelope::{Header, encode};
 use serde::Serialize;
-use std::{env, sync::Mutex, thread};
+use std::sync::Mutex;
 use witness::Witness;
 
 /// In CI: half a minute on two cores.
@@ -287,49 +288,18 @@ fn take_due_of(all: &mut Vec<Flying>, session: &Session) -> Vec<(Header, Vec<u8>
     due.into_iter().map(|flying| (flying.header, flying.body)).collect()
 }
 
-fn from_env(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Prints the seed when a run fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("replay this run with ECS_SIMULATION_SEED={}", self.0);
-        }
-    }
-}
-
 #[test]
 fn whatever_happens_every_request_is_answered_once_and_nothing_acknowledged_is_lost() {
-    let seeds = match from_env("ECS_SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..from_env("ECS_SIMULATION_RUNS").unwrap_or(RUNS),
-    };
-    let is_one = seeds.end - seeds.start == 1;
     let seen = Mutex::new(witness::Seen::default());
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
-    thread::scope(|scope| {
-        for first in 0..threads {
-            scope.spawn({
-                let (seen, seeds) = (&seen, seeds.clone());
-                move || seeds.skip(first).step_by(threads).for_each(|seed| run_one(seed, is_one, seen))
-            });
-        }
+    let is_one = run_seeds(RUNS, |seed, is_loud| {
+        let mut simulation = Simulation::new(seed);
+        simulation.witness.is_loud = is_loud;
+        simulation.run();
+        seen.lock().unwrap().add(simulation.witness.seen());
     });
     let seen = seen.into_inner().unwrap();
     println!("{seen:?}");
     assert!(is_one || seen.is_enough(), "too little has happened to prove anything: {seen:?}");
-}
-
-fn run_one(seed: u64, is_loud: bool, seen: &Mutex<witness::Seen>) {
-    let _seed = Seed(seed);
-    let mut simulation = Simulation::new(seed);
-    simulation.witness.is_loud = is_loud;
-    simulation.run();
-    seen.lock().unwrap().add(simulation.witness.seen());
 }
 
 fn session_of(kind: &str, number: usize, connection: u64) -> Session {

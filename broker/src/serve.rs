@@ -11,7 +11,7 @@
 //! so under load the broker answers as many requests per flush as came meanwhile.
 
 use crate::{
-    core::{Core, CoreOptions, Input, Outgoing, Outputs},
+    core::{Core, CoreOptions, Input, Outgoing, Outputs, Session},
     keys::{KeyFolder, KeysError},
     limits::{STORE_PATIENCE, TICK},
     lock::{FolderLock, LockError},
@@ -221,22 +221,49 @@ impl Broker {
     }
 
     /// Returns what follows from messages that could not be delivered.
-    fn send(&mut self, now_ns: u64, messages: Vec<Outgoing>, net: &Net) -> Vec<Outgoing> {
-        let (mut unreachable, mut follow_ups, mut undelivered) = (Vec::new(), Vec::new(), 0);
-        for mut message in messages {
-            message.header.lost = self.core.lost_of(&message.session);
-            match net.send(&message) {
-                Sent::Yes => continue,
-                Sent::NotRead => follow_ups.extend(self.core.note_lost(&message, now_ns)),
-                Sent::Unreachable => unreachable.push(message.session),
+    fn send(&mut self, now_ns: u64, mut messages: Vec<Outgoing>, net: &Net) -> Vec<Outgoing> {
+        let mut follow_ups = Vec::new();
+        messages.sort_by(|one, other| one.session.cmp(&other.session)); // those of one session stay in their order
+        for of_session in messages.chunk_by_mut(|one, other| one.session == other.session) {
+            let session = of_session[0].session.clone();
+            if !self.send_to(&session, of_session, now_ns, net, &mut follow_ups) {
+                follow_ups.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
             }
-            undelivered += 1;
-        }
-        self.core.count_undeliverable(undelivered);
-        for session in unreachable {
-            follow_ups.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
         }
         follow_ups
+    }
+
+    /// False if there is no such connection any more.
+    fn send_to(
+        &mut self,
+        session: &Session,
+        mut messages: &mut [Outgoing],
+        now_ns: u64,
+        net: &Net,
+        follow_ups: &mut Vec<Outgoing>,
+    ) -> bool {
+        let mut told = 0;
+        while !messages.is_empty() {
+            let lost = self.core.lost_of(session);
+            if std::mem::replace(&mut told, lost) != lost {
+                messages.iter_mut().for_each(|message| message.header.lost = lost);
+            }
+            let (count, sent) = net.send(messages);
+            let (together, rest) = messages.split_at_mut(count);
+            match sent {
+                Sent::Yes => {}
+                Sent::NotRead => {
+                    self.core.count_undeliverable(count as u64);
+                    together.iter().for_each(|message| follow_ups.extend(self.core.note_lost(message, now_ns)));
+                }
+                Sent::Unreachable => {
+                    self.core.count_undeliverable((count + rest.len()) as u64);
+                    return false;
+                }
+            }
+            messages = rest;
+        }
+        true
     }
 }
 

@@ -181,6 +181,16 @@ impl Header {
     /// The first part of a message: the same bytes as [`encode`] gives.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(HEADER_BYTES_USUAL);
+        self.write(&mut writer);
+        writer.finish()
+    }
+
+    /// More than [`Header::encode`] gives.
+    pub(crate) fn bytes_max(&self) -> usize {
+        HEADER_BYTES_USUAL + self.kind.len()
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
         let optional = [self.deadline_ms.is_some(), self.trace.is_some(), self.lost != 0];
         writer.map(3 + optional.into_iter().map(u8::from).sum::<u8>());
         writer.text("v");
@@ -195,13 +205,12 @@ impl Header {
         }
         if let Some(trace) = &self.trace {
             writer.text("trace");
-            write_trace(&mut writer, trace);
+            write_trace(writer, trace);
         }
         if self.lost != 0 {
             writer.text("lost");
             writer.unsigned(self.lost);
         }
-        writer.finish()
     }
 }
 
@@ -233,7 +242,8 @@ fn write_trace(writer: &mut Writer, trace: &Trace) {
 
 /// Room that most messages need, so that they do not grow into it.
 const BYTES_USUAL: usize = 256;
-const HEADER_BYTES_USUAL: usize = 128;
+/// All of a header but its kind needs less.
+pub(crate) const HEADER_BYTES_USUAL: usize = 128;
 
 /// Encodes a header or body as a MessagePack map with named fields.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {

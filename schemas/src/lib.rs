@@ -9,6 +9,7 @@
 //! | module | what it defines | spec |
 //! |---|---|---|
 //! | [`envelope`] | the two parts of every message, and how they are decoded safely | `spec/envelope.md` |
+//! | [`bundle`] | several small messages in one part | `spec/envelope.md` |
 //! | [`raw`] | reading and writing without a tree, where speed matters | `spec/envelope.md` |
 //! | [`error_code`] | the stable codes of refusals and failures | `spec/envelope.md` |
 //! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
@@ -30,6 +31,7 @@
 
 pub mod alarm;
 pub mod beamline;
+pub mod bundle;
 pub mod detector;
 pub mod envelope;
 pub mod error_code;

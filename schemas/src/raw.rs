@@ -7,7 +7,7 @@
 //! W1  What [`Reader::value`] accepts, [`crate::envelope::decode`] reads as a [`crate::value::Value`]: map keys are text, text is
 //!     UTF-8, there are no extension types, and nothing nests as deep as [`DEPTH_MAX`].
 //! W2  Nothing is allocated to read, and no claimed length is believed.
-//! W3  [`Writer`] takes the shortest form of everything, as rmp-serde does: both give the same bytes.
+//! W3  [`Writer`] takes the shortest form of everything but [`Writer::bin_of`], as rmp-serde does: both give the same bytes.
 
 use crate::envelope::DEPTH_MAX;
 
@@ -77,6 +77,31 @@ impl<'a> Reader<'a> {
             0xdf => self.length(4),
             _ => Err(Unreadable("a map was expected")),
         }
+    }
+
+    /// The number of entries of a list that begins here.
+    ///
+    /// # Errors
+    /// Something else begins here.
+    pub fn list(&mut self) -> Result<usize, Unreadable> {
+        match self.byte()? {
+            marker @ 0x90..=0x9f => Ok(usize::from(marker & 0x0f)),
+            0xdc => self.length(2),
+            0xdd => self.length(4),
+            _ => Err(Unreadable("a list was expected")),
+        }
+    }
+
+    /// # Errors
+    /// No bytes begin here.
+    pub fn bin(&mut self) -> Result<&'a [u8], Unreadable> {
+        let length = match self.byte()? {
+            0xc4 => self.length(1)?,
+            0xc5 => self.length(2)?,
+            0xc6 => self.length(4)?,
+            _ => return Err(Unreadable("bytes were expected")),
+        };
+        self.take(length)
     }
 
     /// The bytes of a text, for comparison with a known one.
@@ -252,6 +277,33 @@ impl Writer {
             0x1_0000..=0xffff_ffff => self.marked(0xce, &(number as u32).to_be_bytes()),
             _ => self.marked(0xcf, &number.to_be_bytes()),
         }
+    }
+
+    pub fn bin(&mut self, bytes: &[u8]) {
+        match bytes.len() {
+            length @ 0..=0xff => self.0.extend([0xc4, length as u8]),
+            length @ 0x100..=0xffff => self.marked(0xc5, &(length as u16).to_be_bytes()),
+            length => self.marked(0xc6, &(length as u32).to_be_bytes()), // a part has less than 4 GiB
+        }
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// As [`Writer::bin`], of at most 65,535 bytes that `write` appends; their length takes two bytes whatever it is.
+    pub fn bin_of(&mut self, write: impl FnOnce(&mut Self)) {
+        self.marked(0xc5, &[0, 0]);
+        let begin = self.0.len();
+        write(self);
+        let length = self.0.len() - begin;
+        debug_assert!(length <= usize::from(u16::MAX), "what is written so is short");
+        self.0[begin - 2..begin].copy_from_slice(&(length as u16).to_be_bytes());
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// A value that was read.

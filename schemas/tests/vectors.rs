@@ -12,6 +12,7 @@ mod mutation;
 
 use ecs_schemas::{
     alarm::{AlarmList, Clear, ListAlarms, Raise, RaisedAlarm},
+    bundle::{is_bundle, read_bundle},
     envelope::{DecodeError, Header, Notice, Request, decode, encode},
     error_code::Failure,
     exchange::{
@@ -167,6 +168,28 @@ fn accepted_vectors_are_understood_as_their_fields() {
     for (name, codec, case) in cases("accepted") {
         let understood = (codec.understood)(&bytes_of(&case["hex"]));
         assert_eq!(understood, Ok((codec.encode)(&case["value"])), "{name}");
+    }
+}
+
+/// The cases of a list that are about whole parts: name, part, the whole case.
+fn parts(list: &str) -> Vec<(String, Vec<u8>, Json)> {
+    let file: Json = serde_json::from_str(include_str!("../vectors/messages.json")).expect("the file is JSON");
+    let cases = file[list].as_array().expect("a list of cases").clone();
+    assert!(!cases.is_empty());
+    cases.into_iter().map(|case| (case["name"].to_string(), bytes_of(&case["hex"]), case)).collect()
+}
+
+#[test]
+fn bundles_have_their_messages_and_others_are_none() {
+    for (name, part, case) in parts("bundles") {
+        let messages = case["messages"].as_array().unwrap().iter();
+        let expected: Vec<_> = messages.map(|message| [bytes_of(&message[0]), bytes_of(&message[1])]).collect();
+        let read = read_bundle(&part).unwrap();
+        assert_eq!(read.iter().map(|message| message.map(<[u8]>::to_vec)).collect::<Vec<_>>(), expected, "{name}");
+        assert!(is_bundle(&part), "{name}");
+    }
+    for (name, part, _) in parts("no_bundles") {
+        assert!(!is_bundle(&part) || read_bundle(&part).is_err(), "{name}");
     }
 }
 

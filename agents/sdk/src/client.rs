@@ -7,6 +7,7 @@ use crate::{
     monitor::Handshake,
     trace_context,
 };
+use bytes::Bytes;
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode, encode},
     error_code::Failure,
@@ -83,7 +84,7 @@ struct State {
 struct Open {
     /// No answer is waited for after this.
     until: Instant,
-    answer: Option<(Header, Vec<u8>)>,
+    answer: Option<(Header, Bytes)>,
 }
 
 /// A request that was sent; see [`Client::start`].
@@ -236,18 +237,16 @@ impl Client {
 impl State {
     /// The answer to request `id`, if it comes in its time. Answers to other requests that were started are kept, late ones
     /// dropped.
-    fn await_answer(&mut self, id: u64, mut on_notice: impl FnMut(&str, &[u8])) -> Option<(Header, Vec<u8>)> {
+    fn await_answer(&mut self, id: u64, mut on_notice: impl FnMut(&str, &[u8])) -> Option<(Header, Bytes)> {
         let Self { link, open, .. } = self;
-        let (link, own) = (link.as_ref()?, open.get_mut(&id)?);
+        let (link, own) = (link.as_mut()?, open.get_mut(&id)?);
         if let Some(answer) = own.answer.take() {
             return Some(answer);
         }
         let until = own.until;
         loop {
-            while let Some(mut parts) = link.receive() {
-                let header = parts.first().and_then(|bytes| Header::decode(bytes).ok());
-                let Some(header) = header.filter(|_| parts.len() == 2) else { continue };
-                let body = parts.remove(1);
+            while let Some((header, body)) = link.receive() {
+                let Ok(header) = Header::decode(&header) else { continue };
                 if header.id == id {
                     return Some((header, body));
                 } else if header.id == 0 {

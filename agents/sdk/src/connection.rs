@@ -52,10 +52,10 @@ impl Connection {
         if !can_send && self.link.handshake() == Handshake::Refused {
             self.session.not_let_in(&not_accepted(&self.endpoint, self.key.as_ref().map(|key| key.name.as_str())));
         }
-        let mut due = self.session.due(now, &self.outbox, self.workers.is_idle(), can_send).into_iter();
+        let due = self.session.due(now, &self.outbox, self.workers.is_idle(), can_send);
         // What is left when the queue is full waits; what could not leave for want of a connection is repeated.
-        let full = due.find(|(header, body)| !self.link.send(header, body));
-        self.session.keep_unsent(full.into_iter().chain(due));
+        let sent = self.link.send_all(&due);
+        self.session.keep_unsent(due.into_iter().skip(sent));
         self.is_connected.store(self.session.is_registered(), Ordering::Relaxed);
         if may_wait {
             self.wait(now, can_send);
@@ -102,8 +102,8 @@ impl Connection {
 
     fn receive(&mut self) {
         for _ in 0..RECEIVE_BURST {
-            let Some(parts) = self.link.receive() else { return };
-            if let Some(order) = self.session.received(&parts, Instant::now()) {
+            let Some((header, body)) = self.link.receive() else { return };
+            if let Some(order) = self.session.received(&header, &body, Instant::now()) {
                 self.obey(order);
             }
         }

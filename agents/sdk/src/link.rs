@@ -6,6 +6,8 @@
 //! L2  A [`Link`] belongs to one thread. Other threads reach it through a [`Waker`], which ends its wait at once.
 //! L3  What comes in is bounded: message length by the socket, parts by `PARTS_MAX`.
 //! L4  With a key a connection is to that key's broker or to none: there is no way back to one without.
+//! L5  What leaves at one time leaves in bundles, and so may what comes (`schemas::bundle`): what is left of one is [`Link::receive`]d
+//!     before anything is waited for.
 
 use crate::{
     limits::{
@@ -14,11 +16,14 @@ use crate::{
     },
     monitor::{Handshake, Monitor},
 };
+use bytes::Bytes;
 use ecs_schemas::{
+    bundle::{Bundle, read_bundle},
     envelope::{BODY_BYTES_MAX, Header},
     keys::ClientKey,
 };
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     time::{Duration, Instant},
@@ -41,7 +46,12 @@ pub enum LinkError {
 pub struct Link {
     socket: zmq::Socket,
     monitor: Monitor,
+    /// Of the bundle that came last.
+    arrived: VecDeque<Received>,
 }
+
+/// A message's header and body, as they came.
+pub type Received = (Bytes, Bytes);
 
 /// One subscription to what the broker publishes (SUB).
 pub struct Feed {
@@ -90,7 +100,7 @@ impl Link {
         let monitor = Monitor::new(&context, &socket).map_err(system)?;
         put_on(&socket, key)?;
         connect(&socket, endpoint)?;
-        Ok(Self { socket, monitor })
+        Ok(Self { socket, monitor, arrived: VecDeque::new() })
     }
 
     /// How the last attempt to be let in ended.
@@ -100,19 +110,59 @@ impl Link {
 
     /// Sends a message; false when there is no connection or its queue is full (rule L1).
     pub fn send(&self, header: &Header, body: &[u8]) -> bool {
+        let mut bundle = Bundle::with_capacity(Bundle::room_of(body));
+        if bundle.push(header, body) {
+            return self.socket.send(bundle.finish(), zmq::DONTWAIT).is_ok();
+        }
         self.socket.send_multipart([header.encode().as_slice(), body], zmq::DONTWAIT).is_ok()
     }
 
-    /// The next message that waits, if any.
-    pub fn receive(&self) -> Option<Vec<Vec<u8>>> {
-        receive(&self.socket)
+    /// Sends messages in their order; returns how many have left.
+    pub fn send_all(&self, messages: &[(Header, Vec<u8>)]) -> usize {
+        let mut sent = 0;
+        while let [(header, body), ..] = &messages[sent..] {
+            let rest = &messages[sent..];
+            let mut bundle = Bundle::with_capacity(rest.iter().map(|(_, body)| Bundle::room_of(body)).sum());
+            let together = rest.iter().take_while(|(header, body)| bundle.push(header, body)).count();
+            let has_left = match together {
+                0 => self.send(header, body),
+                _ => self.socket.send(bundle.finish(), zmq::DONTWAIT).is_ok(),
+            };
+            if !has_left {
+                break;
+            }
+            sent += together.max(1);
+        }
+        sent
+    }
+
+    /// The next message that waits, if any. What is none is passed over.
+    pub fn receive(&mut self) -> Option<Received> {
+        loop {
+            if let Some(message) = self.arrived.pop_front() {
+                return Some(message);
+            }
+            match &receive(&self.socket)?[..] {
+                [header, body] => return Some((header.clone(), body.clone())),
+                [part] => {
+                    let messages = read_bundle(part).unwrap_or_default().into_iter();
+                    self.arrived.extend(messages.map(|[header, body]| (part.slice_ref(header), part.slice_ref(body))));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// How long to wait: not at all where a message is there already (rule L5).
+    fn patience(&self, wanted: Duration) -> i64 {
+        if self.arrived.is_empty() { milliseconds(wanted) } else { 0 }
     }
 
     /// Waits until a message can be received, until the waker is used, or for `patience`.
     pub fn wait(&self, source: &WakeSource, patience: Duration) {
         let wake = zmq::PollItem::from_fd(source.0.as_raw_fd(), zmq::POLLIN);
         let mut items = [self.socket.as_poll_item(zmq::POLLIN), wake];
-        let _ = zmq::poll(&mut items, milliseconds(patience)); // EINTR: the caller looks again
+        let _ = zmq::poll(&mut items, self.patience(patience)); // EINTR: the caller looks again
         source.drain();
     }
 
@@ -120,13 +170,13 @@ impl Link {
     pub fn wait_to_send(&self, source: &WakeSource, patience: Duration) {
         let wake = zmq::PollItem::from_fd(source.0.as_raw_fd(), zmq::POLLIN);
         let mut items = [self.socket.as_poll_item(zmq::POLLIN | zmq::POLLOUT), wake];
-        let _ = zmq::poll(&mut items, milliseconds(patience));
+        let _ = zmq::poll(&mut items, self.patience(patience));
         source.drain();
     }
 
     /// Waits until a message can be received, at most for `patience`.
     pub fn wait_readable(&self, patience: Duration) {
-        let _ = self.socket.poll(zmq::POLLIN, milliseconds(patience));
+        let _ = self.socket.poll(zmq::POLLIN, self.patience(patience));
     }
 
     /// Whether there is a connection now.
@@ -175,7 +225,7 @@ impl Feed {
     }
 
     /// The next message, waited for at most for `patience`.
-    pub fn next(&self, patience: Duration) -> Option<Vec<Vec<u8>>> {
+    pub fn next(&self, patience: Duration) -> Option<Vec<Bytes>> {
         if let Some(parts) = receive(&self.socket) {
             return Some(parts);
         }
@@ -214,7 +264,7 @@ fn system(error: zmq::Error) -> LinkError {
 }
 
 /// One message if one waits; parts beyond `PARTS_MAX` are dropped.
-fn receive(socket: &zmq::Socket) -> Option<Vec<Vec<u8>>> {
+fn receive(socket: &zmq::Socket) -> Option<Vec<Bytes>> {
     let mut parts = Vec::new();
     loop {
         let part = match socket.recv_msg(zmq::DONTWAIT) {
@@ -222,12 +272,21 @@ fn receive(socket: &zmq::Socket) -> Option<Vec<Vec<u8>>> {
             Err(zmq::Error::EINTR) => continue,
             Err(_) => return None, // nothing waits; parts come all together
         };
+        let has_more = part.get_more();
         if parts.len() < PARTS_MAX {
-            parts.push(part.to_vec());
+            parts.push(Bytes::from_owner(Part(part)));
         }
-        if !part.get_more() {
+        if !has_more {
             return Some(parts);
         }
+    }
+}
+
+struct Part(zmq::Message);
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -319,8 +319,7 @@ impl Session {
     }
 
     /// Takes a message of the broker's.
-    pub fn received(&mut self, parts: &[Vec<u8>], now: Instant) -> Option<Order> {
-        let [header, body] = parts else { return None };
+    pub fn received(&mut self, header: &[u8], body: &[u8], now: Instant) -> Option<Order> {
         let Ok(header) = Header::decode(header) else { return None };
         self.heard = now;
         match header.kind.as_str() {
@@ -334,7 +333,7 @@ impl Session {
             }
             _ if header.is_answer() => self.answered(header.id, body, now),
             _ if header.id == 0 => None, // a notice of a later version
-            _ => Some(Order::Ask(header, body.clone())),
+            _ => Some(Order::Ask(header, body.to_vec())),
         }
     }
 
@@ -516,7 +515,7 @@ mod tests {
             started_ns: 1,
             subsystems: vec![],
         };
-        session.received(&[encode(&greeting.reply()), encode(&welcome)], now);
+        session.received(&encode(&greeting.reply()), &encode(&welcome), now);
         assert!(session.is_registered());
         (session, outbox, now)
     }
@@ -540,7 +539,7 @@ mod tests {
         let said = session.due(now, &outbox, false, true);
         assert_eq!(kinds(&said), [ReportJob::KIND, Describe::KIND, Publish::KIND]);
         for (header, _) in said {
-            session.received(&[encode(&header.error()), encode(&Failure::new(code, "no"))], now);
+            session.received(&encode(&header.error()), &encode(&Failure::new(code, "no")), now);
         }
         kinds(&session.due(now + REPEAT_INTERVAL, &outbox, false, true))
     }

@@ -5,6 +5,7 @@ use crate::{
     limits::TOPICS_MAX,
     link::{Feed, LinkError},
 };
+use bytes::Bytes;
 use ecs_schemas::{
     envelope::{PROTOCOL_VERSION, decode},
     keys::ClientKey,
@@ -22,7 +23,7 @@ pub struct Published {
     pub topic: String,
     pub header: PubHeader,
     /// One encoded value.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// Length of the three parts together.
     pub bytes: usize,
 }
@@ -114,9 +115,9 @@ impl Subscriber {
     }
 }
 
-fn published(parts: Vec<Vec<u8>>) -> Option<Published> {
-    let [topic, header, payload] = <[Vec<u8>; 3]>::try_from(parts).ok()?;
+fn published(parts: Vec<Bytes>) -> Option<Published> {
+    let [topic, header, payload] = <[Bytes; 3]>::try_from(parts).ok()?;
     let bytes = topic.len() + header.len() + payload.len();
     let header = decode(&header).ok().filter(|header: &PubHeader| header.v == PROTOCOL_VERSION)?;
-    Some(Published { topic: String::from_utf8(topic).ok()?, header, payload, bytes })
+    Some(Published { topic: String::from_utf8(topic.to_vec()).ok()?, header, payload, bytes })
 }

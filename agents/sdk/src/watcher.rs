@@ -58,9 +58,9 @@ impl Watcher {
         let deadline = Instant::now() + timeout;
         loop {
             // What waits is taken first: a caller that comes seldom has heard the broker all the same.
-            while let Some(parts) = self.link.receive() {
+            while let Some((header, body)) = self.link.receive() {
                 self.heard = Instant::now();
-                if let Some(update) = self.read(&parts)? {
+                if let Some(update) = self.read(&header, &body)? {
                     return Ok(Some(update));
                 }
             }
@@ -90,8 +90,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn read(&self, parts: &[Vec<u8>]) -> Result<Option<Update>, WatchError> {
-        let [header, body] = parts else { return Ok(None) };
+    fn read(&self, header: &[u8], body: &[u8]) -> Result<Option<Update>, WatchError> {
         let Ok(header) = Header::decode(header) else { return Ok(None) };
         match header.kind.as_str() {
             Update::KIND => Ok(decode(body).ok()),

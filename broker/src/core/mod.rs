@@ -68,6 +68,7 @@ pub use subsystems::{StoredSubsystem, StoredValue, Unstored};
 pub use topics::Publication;
 
 use crate::limits::{CLIENTS_MAX, UPDATES_BYTES_MAX};
+use bytes::Bytes;
 use ecs_schemas::{
     alarm::alarm_topic,
     envelope::{Header, Notice, encode},
@@ -85,7 +86,9 @@ use jobs::Jobs;
 use registry::Registry;
 use smallvec::SmallVec;
 use std::{
+    cmp::Ordering,
     collections::{BTreeSet, HashMap},
+    hash::{Hash, Hasher},
     time::Duration,
 };
 use subsystems::{PublishedValue, Subsystems};
@@ -102,30 +105,74 @@ const IDENTITY_BYTES_USUAL: usize = 16;
 
 /// A connection of the ROUTER, by the identity that the transport gave it. What a message says of its
 /// sender is never believed.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Session(SmallVec<[u8; IDENTITY_BYTES_USUAL]>);
+#[derive(Debug)]
+pub struct Session {
+    identity: SmallVec<[u8; IDENTITY_BYTES_USUAL]>,
+    takes_bundles: bool,
+}
 
 impl Session {
     pub fn new(identity: &[u8]) -> Self {
-        Self(SmallVec::from_slice(identity))
+        Self { identity: SmallVec::from_slice(identity), takes_bundles: false }
+    }
+
+    /// The same session, as its peer can be written to: by a message that came in a bundle (rule B2 of `schemas::bundle`).
+    pub fn with_bundles(self, takes_bundles: bool) -> Self {
+        Self { takes_bundles, ..self }
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.identity
+    }
+
+    pub fn takes_bundles(&self) -> bool {
+        self.takes_bundles
     }
 }
 
 impl Clone for Session {
     fn clone(&self) -> Self {
-        Self::new(&self.0) // one copy; that of SmallVec goes byte by byte
+        // One copy; that of SmallVec goes byte by byte.
+        Self::new(&self.identity).with_bundles(self.takes_bundles)
     }
 }
+
+// A session is who it is, however its peer is written to.
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+impl Eq for Session {}
+
+impl Hash for Session {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
+}
+
+impl PartialOrd for Session {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Session {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity.cmp(&other.identity)
+    }
+}
+
+/// What a message consists of, at most `PARTS_MAX` of them.
+pub type Parts = SmallVec<[Bytes; 2]>;
 
 /// What happens to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A message from `session`: the parts behind the identity, at most `PARTS_MAX` of them.
-    Message { session: Session, sender: Sender, parts: Vec<Vec<u8>> },
+    /// A message from `session`: header and body, or whatever came instead.
+    Message { session: Session, sender: Sender, parts: Parts },
     /// Somebody subscribed to all topics that begin with `prefix`.
     Subscribed { prefix: Vec<u8> },
     /// A message to `session` could not be delivered, because there is no such connection any more.
@@ -136,6 +183,13 @@ pub enum Input {
     Tick,
     /// The moment of [`Core::wake_ns`] has come, perhaps.
     Wake,
+}
+
+impl Input {
+    /// A message of these parts.
+    pub fn message(session: Session, sender: Sender, parts: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        Self::Message { session, sender, parts: parts.into_iter().map(Bytes::from).collect() }
+    }
 }
 
 /// What a step returned.

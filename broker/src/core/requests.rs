@@ -8,6 +8,7 @@ use super::{
     traces::{Begun, Origin},
 };
 use crate::limits::{CLIENTS_LISTED_MAX, TELEMETRY_BYTES_MAX};
+use bytes::Bytes;
 use ecs_schemas::{
     alarm::{Clear, ListAlarms, Raise},
     envelope::{DecodeError, Header, Notice, PROTOCOL_VERSION, Request, decode, encode},
@@ -48,7 +49,7 @@ impl Core {
         now_ns: u64,
         session: &Session,
         sender: &Sender,
-        parts: &[Vec<u8>],
+        parts: &[Bytes],
         out: &mut Vec<Outgoing>,
     ) {
         self.counters.received += 1;

@@ -1,7 +1,7 @@
 //! The broker's sockets: the only place that knows ZeroMQ.
 //!
 //! ```text
-//! ROUTER  [ identity ][ header ][ body ]        both ways
+//! ROUTER  [ identity ][ header ][ body ]        both ways, or several small messages in one part ([`messages`])
 //! XPUB    [ topic ][ header ][ payload ]        out;   in: [ 1 ‖ prefix ] for each new subscription
 //! ```
 //!
@@ -26,8 +26,10 @@
 mod exposure;
 mod guard;
 mod lookout;
+mod messages;
 
 pub use exposure::{ExposedError, check_local};
+pub use messages::Sent;
 
 use crate::{
     core::{Input, Outgoing, Publication, Sender, Session},
@@ -82,16 +84,6 @@ pub enum ListenError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Keys(#[from] KeysError),
-}
-
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
-    Yes,
-    /// Too many wait for this peer already.
-    NotRead,
-    /// There is no such connection (any more).
-    Unreachable,
 }
 
 pub struct Net {
@@ -162,20 +154,24 @@ impl Net {
     pub fn receive(&mut self) -> Result<Vec<Input>, NetError> {
         let (mut inputs, mut bytes) = (self.take_revoked()?, 0);
         while inputs.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
-            let Some((mut parts, key)) = receive_parts(&self.router, PARTS_MAX + 1, self.lock.is_some())? else {
-                break;
-            };
-            bytes += parts.iter().map(Vec::len).sum::<usize>();
-            let session = Session::new(&parts.remove(0)); // the ROUTER always puts it in front
-            let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| lock.guard.sender(key.as_deref()));
-            inputs.push(Input::Message { session, sender, parts });
+            let Some(mut frames) = messages::receive(&self.router, PARTS_MAX + 1)? else { break };
+            bytes += frames.iter().map(|frame| frame.len()).sum::<usize>();
+            let sender = self.lock.as_ref().map_or(Sender::Anyone, |lock| {
+                lock.guard.sender(frames.iter_mut().find_map(|frame| frame.gets(KEY_PROPERTY)))
+            });
+            let mut frames = frames.into_iter();
+            let Some(identity) = frames.next() else { continue }; // the ROUTER always puts it in front
+            messages::messages(frames, |parts, is_bundled| {
+                let session = Session::new(&identity).with_bundles(is_bundled);
+                inputs.push(Input::Message { session, sender: sender.clone(), parts });
+            });
         }
         if !inputs.is_empty() {
             self.lookout.note_found(Instant::now());
         }
         for _ in 0..BATCH_MESSAGES_MAX {
-            let Some((parts, _)) = receive_parts(&self.publisher, 1, false)? else { break };
-            if let Some((&SUBSCRIBED, prefix)) = parts[0].split_first() {
+            let Some(frames) = messages::receive(&self.publisher, 1)? else { break };
+            if let Some((&SUBSCRIBED, prefix)) = frames[0].split_first() {
                 inputs.push(Input::Subscribed { prefix: prefix.to_vec() });
             }
         }
@@ -219,15 +215,9 @@ impl Net {
         }
     }
 
-    /// Sends to one session (rule N1).
-    pub fn send(&self, outgoing: &Outgoing) -> Sent {
-        let header = outgoing.header.encode();
-        let parts: [&[u8]; 3] = [outgoing.session.bytes(), &header, &outgoing.body];
-        match self.router.send_multipart(parts, zmq::DONTWAIT) {
-            Ok(()) => Sent::Yes,
-            Err(zmq::Error::EAGAIN) => Sent::NotRead,
-            Err(_) => Sent::Unreachable,
-        }
+    /// Sends the first of `messages`, which are all to one session, and those that go with it in a bundle: how many that were.
+    pub fn send(&self, messages: &mut [Outgoing]) -> (usize, Sent) {
+        messages::send(&self.router, messages)
     }
 
     /// Publishes; a subscriber that does not read misses it and sees the gap.
@@ -298,32 +288,4 @@ fn bind_error(error: zmq::Error, endpoint: &str, setting: &'static str) -> BindE
         _ => "use tcp://ADDRESS:PORT, or ipc://PATH in a folder that exists",
     };
     BindError { endpoint: endpoint.to_owned(), setting, reason: error.message().to_owned(), advice }
-}
-
-/// Identity, header, body.
-const PARTS_USUAL: usize = 3;
-
-/// A message's parts, and the key of its connection (rule U2).
-type Received = (Vec<Vec<u8>>, Option<String>);
-
-/// One message, or none if none waits. Parts beyond `parts_max` are dropped. `has_key`: whether connections have keys.
-fn receive_parts(socket: &zmq::Socket, parts_max: usize, has_key: bool) -> Result<Option<Received>, NetError> {
-    let (mut parts, mut key) = (Vec::with_capacity(PARTS_USUAL), None);
-    loop {
-        let mut part = match socket.recv_msg(zmq::DONTWAIT) {
-            Ok(part) => part,
-            Err(zmq::Error::EINTR) => continue,
-            Err(zmq::Error::EAGAIN) => return Ok(None), // parts come all together or not at all
-            Err(error) => return Err(error.into()),
-        };
-        if parts.len() < parts_max {
-            if has_key && key.is_none() {
-                key = part.gets(KEY_PROPERTY).map(str::to_owned);
-            }
-            parts.push(part.to_vec());
-        }
-        if !part.get_more() {
-            return Ok(Some((parts, key)));
-        }
-    }
 }

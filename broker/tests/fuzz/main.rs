@@ -121,7 +121,7 @@ impl Fuzz {
     }
 
     fn send(&mut self, from: &Session, header: Vec<u8>, body: Vec<u8>) -> Vec<Outgoing> {
-        self.handle(&Input::Message { session: from.clone(), sender: Sender::Anyone, parts: vec![header, body] })
+        self.handle(&Input::message(from.clone(), Sender::Anyone, [header, body]))
     }
 
     fn some_message(&mut self, samples: &[Sample]) {

@@ -192,7 +192,7 @@ impl Chaos {
                 (_, true, _) => self.flying.push((from.clone(), parts.clone())), // late, or doubled
                 _ => {}
             }
-            inputs.push(Input::Message { session: session(&from), sender: Sender::Anyone, parts });
+            inputs.push(Input::message(session(&from), Sender::Anyone, parts));
         }
         inputs.push(Input::Tick);
         self.given.extend(self.agents.iter().flat_map(|agent| agent.jobs.keys()));
@@ -276,7 +276,7 @@ impl Chaos {
 
     fn ask<R: Request>(&mut self, request: &R) {
         let (_, Input::Message { parts, .. }) = self.world.request_input("client", request) else { unreachable!() };
-        self.flying.push(("client".to_owned(), parts));
+        self.flying.push(("client".to_owned(), parts.iter().map(|part| part.to_vec()).collect()));
     }
 
     /// What must hold at every instant.

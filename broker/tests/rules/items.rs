@@ -392,8 +392,7 @@ fn a_set_whose_value_the_disk_did_not_take_is_refused_until_it_has_taken_one() {
     let (question, _) = world.question::<Write>("p");
     let (publish_id, publication) = world.request_input("p", &publish(2));
     let parts = vec![encode(&question.reply()), encode(&taken(2))];
-    let answer =
-        Input::Message { session: crate::world::session("p"), sender: ecs_broker::core::Sender::Anyone, parts };
+    let answer = Input::message(crate::world::session("p"), ecs_broker::core::Sender::Anyone, parts);
     world.disk_works = false;
     world.batch(&[publication, answer]);
     assert_eq!(code(world.take_answer::<Publish>("p", publish_id)), ErrorCode::StoreFailed);

@@ -145,7 +145,7 @@ impl World {
     }
 
     pub fn send_parts(&mut self, from: &str, parts: Vec<Vec<u8>>) {
-        self.batch(&[Input::Message { session: session(from), sender: self.sender.clone(), parts }]);
+        self.batch(&[Input::message(session(from), self.sender.clone(), parts)]);
     }
 
     pub fn notify<N: Notice>(&mut self, from: &str, notice: &N) {
@@ -156,7 +156,7 @@ impl World {
         self.last_id += 1;
         let header = Header::request(R::KIND, self.last_id, 1000);
         let parts = vec![encode(&header), encode(request)];
-        let input = Input::Message { session: session(from), sender: self.sender.clone(), parts };
+        let input = Input::message(session(from), self.sender.clone(), parts);
         (self.last_id, input)
     }
 

@@ -116,8 +116,12 @@ impl Peer {
         self.socket.poll(zmq::POLLIN, patience.as_millis() as i64).unwrap() > 0
     }
 
+    pub fn receive_parts(&self) -> Vec<Vec<u8>> {
+        self.socket.recv_multipart(0).expect("an answer before the watchdog")
+    }
+
     pub fn receive(&self) -> (Header, Vec<u8>) {
-        let mut parts = self.socket.recv_multipart(0).expect("an answer before the watchdog");
+        let mut parts = self.receive_parts();
         (Header::decode(&parts[0]).unwrap(), parts.remove(1))
     }
 

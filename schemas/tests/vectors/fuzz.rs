@@ -6,9 +6,14 @@
 //! The same seeds each time, however fast the machine is. `ECS_FUZZ_SECONDS=N` goes on for so long instead;
 //! `ECS_FUZZ_SEED=N` is that seed alone, or where it begins.
 
-use super::{bytes_of, cases, codec_of};
+use super::{bytes_of, cases, codec_of, parts};
 use crate::mutation::{Random, mutated};
-use ecs_schemas::{beamline::Beamline, envelope::Header};
+use ecs_schemas::{
+    beamline::Beamline,
+    bundle::read_bundle,
+    envelope::{Header, decode},
+    value::Value,
+};
 use std::{
     env, fs, io,
     path::Path,
@@ -73,6 +78,20 @@ fn mutated_messages_are_errors_or_understood_the_same_again() {
         }
     });
     assert!(peak_bytes() < 256 * 1024 * 1024, "{} bytes for messages of hundreds", peak_bytes());
+}
+
+#[test]
+fn mutated_bundles_are_refused_or_hold_the_same_messages_as_any_decoder_finds() {
+    let samples: Vec<_> = ["bundles", "no_bundles"].into_iter().flat_map(parts).map(|(_, part, _)| part).collect();
+    for_seeds(MESSAGE_SEEDS, |random| {
+        for _ in 0..100 {
+            let (part, other) = (&samples[random.index(samples.len())], &samples[random.index(samples.len())]);
+            let part = mutated(part, other, random);
+            let Ok(messages) = read_bundle(&part) else { continue };
+            let entries = messages.iter().flatten().map(|bytes| Value::Bytes(bytes.to_vec())).collect();
+            assert_eq!(decode::<Value>(&part), Ok(Value::List(entries)), "{part:02x?}");
+        }
+    });
 }
 
 #[test]

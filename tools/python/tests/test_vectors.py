@@ -48,6 +48,13 @@ def test_refused_vector_is_an_error(kind, value, hex_):
         envelope.decode(kind, bytes.fromhex(hex_))
 
 
+def test_bundle_is_a_list_of_bytes_that_any_messagepack_reads():
+    """This client sends and takes two parts; who speaks bundles needs no more than this."""
+    for case in VECTORS["bundles"]:
+        entries = envelope.msgpack.unpackb(bytes.fromhex(case["hex"]))
+        assert [[header.hex(), body.hex()] for header, body in zip(entries[::2], entries[1::2])] == case["messages"]
+
+
 def test_header_of_another_version_is_refused_as_such():
     with pytest.raises(UnsupportedVersion, match="version 2"):
         envelope.decode("header", envelope.msgpack.packb({"v": 2, "kind": "x", "id": 1}))

@@ -266,11 +266,11 @@ impl Simulation {
             }
             let late = if self.is_calm { 0 } else { self.random.index(1 + wire.to_broker.len()) / 3 };
             let count = wire.to_broker.len() - late;
-            inputs.extend(wire.to_broker.drain(..count).map(|(header, body)| Input::Message {
-                session: session.clone(),
-                sender: Sender::Anyone,
-                parts: vec![header.encode(), body],
-            }));
+            inputs.extend(
+                wire.to_broker
+                    .drain(..count)
+                    .map(|(header, body)| Input::message(session.clone(), Sender::Anyone, [header.encode(), body])),
+            );
         }
         inputs
     }
@@ -298,8 +298,7 @@ impl Simulation {
     /// Asks the broker, past all trouble.
     fn ask<R: Request>(&mut self, request: &R) -> R::Reply {
         let (session, header) = (Connection::new(b"witness"), Header::request(R::KIND, 1, 1000));
-        let parts = vec![header.encode(), encode(request)];
-        let input = Input::Message { session, sender: Sender::Anyone, parts };
+        let input = Input::message(session, Sender::Anyone, [header.encode(), encode(request)]);
         let outputs = self.core.batch(self.now_ns, &[input], |_| Ok::<(), String>(()));
         decode(&outputs.messages[0].body).unwrap()
     }

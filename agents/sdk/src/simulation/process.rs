@@ -196,7 +196,7 @@ impl Process {
     /// One turn, as the thread that leads makes it. Returns what it says.
     pub fn act(&mut self, heard: Vec<Message>, now: Instant, is_calm: bool, random: &mut Random) -> Vec<Message> {
         for (header, body) in heard {
-            if let Some(order) = self.session.received(&[header.encode(), body], now) {
+            if let Some(order) = self.session.received(&header.encode(), &body, now) {
                 self.obey(order);
             }
         }

@@ -2,6 +2,7 @@
 
 use ecs_broker::BrokerOptions;
 use ecs_schemas::{
+    bundle::read_bundle,
     envelope::Header,
     error_code::{ErrorCode, Failure},
     job::{GetJob, JobId, JobRecord, JobState, Progress, Submit},
@@ -245,7 +246,17 @@ pub fn rude_broker(beamline: &Beamline) -> zmq::Socket {
     router
 }
 
-pub fn take(router: &zmq::Socket) -> (Vec<u8>, Header) {
+/// The next bundle: whose it is, headers and bodies.
+pub fn take_all(router: &zmq::Socket) -> (Vec<u8>, Vec<(Header, Vec<u8>)>) {
     let parts = router.recv_multipart(0).unwrap();
-    (parts[0].clone(), Header::decode(&parts[1]).unwrap())
+    let messages = read_bundle(&parts[1]).unwrap().into_iter();
+    let messages = messages.map(|[header, body]| (Header::decode(header).unwrap(), body.to_vec()));
+    (parts[0].clone(), messages.collect())
+}
+
+/// The next message, which comes alone: whose it is, and its header.
+pub fn take(router: &zmq::Socket) -> (Vec<u8>, Header) {
+    let (from, mut messages) = take_all(router);
+    assert_eq!(messages.len(), 1);
+    (from, messages.remove(0).0)
 }

@@ -251,11 +251,8 @@ impl Simulation {
 
     fn deliver(&mut self, flying: Flying) -> Input {
         self.witness.note_delivered(self.world.now_ns, &flying.session, &flying.header, &flying.body);
-        Input::Message {
-            session: flying.session,
-            sender: ecs_broker::core::Sender::Anyone,
-            parts: vec![encode(&flying.header), flying.body],
-        }
+        let parts = [encode(&flying.header), flying.body];
+        Input::message(flying.session, ecs_broker::core::Sender::Anyone, parts)
     }
 
     fn run(&mut self) {

@@ -9,7 +9,16 @@ use ecs_schemas::{
     registry::{AgentState, GetStatus, Heartbeat, Register, ServiceOffer},
     value::Value,
 };
-use std::{collections::BTreeSet, io::Write, net::TcpStream, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+/// A peer without a sign is given up after this long.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(ecs_broker::limits::PROBE_TIMEOUT_MS as u64);
 
 fn submit(key: &str) -> Submit {
     Submit { service: "write".to_owned(), params: Value::from(1), key: key.to_owned(), ..Submit::default() }
@@ -75,6 +84,36 @@ fn hostile_peers_cost_nobody_but_themselves() {
     wait_for("what was malformed is counted", || honest.ask(&GetStatus {}).unwrap().broker.malformed >= 50);
     drop(strangers);
     honest.ask(&GetStatus {}).unwrap();
+}
+
+/// Rule N6 of the broker's sockets: a process that is stopped, or a host that is gone, keeps nothing of the broker's for long.
+#[test]
+fn a_connection_whose_peer_answers_no_probe_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let path = broker.options.request_endpoint.trim_start_matches("ipc://").to_owned();
+    let mut silent = {
+        wait_for("the broker's socket", || UnixStream::connect(&path).is_ok());
+        UnixStream::connect(&path).unwrap()
+    };
+    silent.set_read_timeout(Some(2 * PROBE_TIMEOUT)).unwrap();
+    let mut greeting = [0; 64]; // ZMTP 3.1, mechanism NULL
+    (greeting[0], greeting[9], greeting[10], greeting[11]) = (0xff, 0x7f, 3, 1);
+    greeting[12..16].copy_from_slice(b"NULL");
+    let ready = [&b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"[..]].concat();
+    assert_eq!(usize::from(ready[1]), ready.len() - 2);
+    silent.write_all(&greeting).unwrap();
+    silent.write_all(&ready).unwrap();
+    let (begun, mut probes) = (Instant::now(), 0);
+    let mut bytes = [0; 256];
+    loop {
+        match silent.read(&mut bytes).expect("an end before the watchdog") {
+            0 => break,
+            count => probes += bytes[..count].windows(5).filter(|bytes| bytes == b"\x04PING").count(),
+        }
+    }
+    assert!(probes > 0, "the broker closed the connection without a probe, after {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= PROBE_TIMEOUT, "given up after {:?}", begun.elapsed());
 }
 
 #[test]

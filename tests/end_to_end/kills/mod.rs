@@ -14,6 +14,7 @@
 //! | `clients`, `claims` | the load, which writes down what it is told |
 //! | `ledger` | the rules L1 to L7, and what contradicts them |
 //! | `afterwards` | what must be when the kills have ended |
+//! | `rivals` | by plan: two processes of one name |
 //! | `ends` | by plan and not at random: who is asked while stopped, killed, gone or unknown |
 //!
 //! `ECS_KILLS_SEED=N` gives the same plan and the same clients again, `ECS_KILLS_SECONDS=300` goes on for longer. The plan
@@ -27,6 +28,7 @@ mod ends;
 mod ledger;
 mod processes;
 mod random;
+mod rivals;
 mod schedule;
 
 use crate::support::{Beamline, Detector, PATIENCE, wait_for};

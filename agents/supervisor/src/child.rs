@@ -11,12 +11,16 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-/// Starts a process in a group of its own that the kernel sends SIGTERM when the calling thread ends.
 pub(crate) fn spawn(program: &Path, args: &[OsString]) -> io::Result<Child> {
+    end_with_parent(Command::new(program).args(args)).spawn()
+}
+
+/// What `command` starts will be in a group of its own, and the kernel will send it SIGTERM when the thread that starts it ends,
+/// by `kill -9` too.
+pub fn end_with_parent(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
-    let mut command = Command::new(program);
     // A background process that reads from the terminal would be stopped by it.
-    command.args(args).stdin(Stdio::null()).process_group(0);
+    command.stdin(Stdio::null()).process_group(0);
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls
     // are allowed: prctl and getppid are plain system calls, and the errors that it makes do not allocate.
     unsafe {
@@ -29,9 +33,8 @@ pub(crate) fn spawn(program: &Path, args: &[OsString]) -> io::Result<Child> {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             Ok(())
-        });
+        })
     }
-    command.spawn()
 }
 
 /// The status of a child that has ended. A child that somebody else has reaped counts as killed: there

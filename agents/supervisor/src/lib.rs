@@ -25,6 +25,7 @@ mod leftovers;
 mod lock;
 mod process;
 
+pub use child::end_with_parent;
 pub use lock::LockError;
 
 use lock::StateLock;

@@ -7,11 +7,11 @@
 
 use anyhow::Context;
 use ecs_sdk::stop;
+use ecs_supervisor::end_with_parent;
 use std::{
-    fs, io, mem,
-    os::unix::process::CommandExt,
+    fs, mem,
     path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -52,24 +52,8 @@ impl Running {
     /// # Errors
     /// It does not start.
     pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
-        let parent = process::id();
-        command.stdin(Stdio::null()).process_group(0);
-        // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed:
-        // prctl and getppid are plain system calls, and the errors that it makes do not allocate.
-        unsafe {
-            command.pre_exec(move || {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                // The parent may have died before prctl took effect; then no signal will ever come.
-                if libc::getppid() as u32 != parent {
-                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
-                }
-                Ok(())
-            });
-        }
         let mut left = left();
-        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let child = end_with_parent(command).spawn().with_context(|| format!("cannot start {command:?}"))?;
         left.children.push(child.id());
         Ok(Self(child))
     }

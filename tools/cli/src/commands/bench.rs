@@ -60,7 +60,7 @@ enum What {
 #[derive(Debug, Args)]
 struct Legs {
     /// How long each leg runs
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = crate::options::leg_seconds)]
     seconds: f64,
     /// How many pairs of legs, ours and the baseline
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -86,7 +86,7 @@ struct BrokerArgs {
 #[command(after_help = IDLE_EXAMPLES)]
 struct IdleArgs {
     /// How long each leg runs
-    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = crate::options::leg_seconds)]
     seconds: f64,
     /// How many agents there are
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
@@ -107,11 +107,6 @@ struct PathArgs {
     /// Images of each file
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     images: u64,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
-    seconds.ok_or_else(|| "0.01 to 3600 seconds".to_owned())
 }
 
 impl Bench {

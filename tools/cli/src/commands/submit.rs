@@ -53,7 +53,7 @@ pub struct Submit {
     #[arg(value_name = "KEY=VALUE|@FILE.json", add = ArgValueCompleter::new(completing::files_of_parameters))]
     params: Vec<String>,
     /// With --wait: give up waiting after this long; the job goes on
-    #[arg(long, value_name = "SECONDS", value_parser = seconds_ms, requires = "wait")]
+    #[arg(long, value_name = "SECONDS", value_parser = crate::options::milliseconds, requires = "wait")]
     timeout: Option<u64>,
     #[command(flatten)]
     queueing: Queueing,
@@ -103,7 +103,7 @@ struct Write {
     #[arg(long)]
     overwrite: bool,
     /// Fail when no image came for this long [default: the beamline's writer.image_timeout]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds_ms)]
+    #[arg(long, value_name = "SECONDS", value_parser = crate::options::milliseconds)]
     timeout: Option<u64>,
     /// Written into the file; a value is true, false, a number, or else text. May be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -194,12 +194,6 @@ fn new_key() -> String {
     format!("cli-{}-{}", std::process::id(), human::now_ns())
 }
 
-/// Milliseconds from seconds, with a fraction if need be.
-fn seconds_ms(text: &str) -> Result<u64, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e9).contains(seconds));
-    seconds.map(|seconds| (seconds * 1000.0).round() as u64).ok_or_else(|| "a number of seconds above 0".to_owned())
-}
-
 fn key_value(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("KEY=VALUE is wanted")?;
     Ok((key.to_owned(), typed(value)))
@@ -236,11 +230,5 @@ mod tests {
             assert_eq!(key_value(&format!("key={text}")), Ok(("key".to_owned(), expected)));
         }
         assert!(key_value("key").is_err() && key_value("=1").is_err());
-    }
-
-    #[test]
-    fn timeout_is_read_to_the_millisecond() {
-        assert_eq!((seconds_ms("1.5"), seconds_ms("30")), (Ok(1500), Ok(30_000)));
-        assert!(["0", "-1", "inf", "x"].iter().all(|text| seconds_ms(text).is_err()));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     geometry::{Geometry, GeometryError},
     layout::{Header, MAGIC, VERSION},
     process::Liveness,
-    sync::{Acquire, Relaxed},
+    sync::{Acquire, Relaxed, fence},
 };
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::{
@@ -281,7 +281,9 @@ fn read_geometry(path: &Path, file: &File) -> Result<Geometry, RingError> {
     // SAFETY: the mapping is as long as a header, page aligned, and a header is all atomics, for which
     // every bit pattern is valid.
     let header = unsafe { &*map.as_ptr().cast::<Header>() };
-    if header.magic.load(Acquire) != MAGIC {
+    let magic = header.magic.load(Relaxed);
+    fence(Acquire); // not a load with Acquire: these pages can only be read
+    if magic != MAGIC {
         return Err(not_a_ring("it does not begin with ECS_RING".to_owned()));
     }
     let version = header.version.load(Relaxed);

@@ -23,7 +23,7 @@ use crate::{
     participant::Role,
     process::{Liveness, ProcessId},
     status::{ParticipantStatus, RingStatus},
-    sync::{Acquire, Relaxed, fence},
+    sync::{Acquire, AtomicU64, Relaxed, fence},
 };
 use std::path::Path;
 
@@ -165,12 +165,12 @@ pub fn look(path: &Path, liveness: &dyn Liveness) -> Result<Inspection, RingErro
 
 fn look_at(ring: &Ring, liveness: &dyn Liveness) -> Inspection {
     let header = ring.header();
-    let (commit_head, reclaimed_seq) = (header.commit_head.load(Acquire), header.reclaimed_seq.load(Acquire));
+    let (commit_head, reclaimed_seq) = (acquired(&header.commit_head), acquired(&header.reclaimed_seq));
     let process = ProcessId { pid: header.owner_pid.load(Relaxed), start_time: header.owner_start_time.load(Relaxed) };
     let owners = header.owners.load(Relaxed);
     let is_alive = liveness.is_alive(process);
     let steps = commit_head.saturating_sub(reclaimed_seq).min(ring.geometry().commits() as u64);
-    let (epoch, base, window) = (header.epoch.load(Acquire), run_word(header.base.load(Acquire)), window(ring));
+    let (epoch, base, window) = (acquired(&header.epoch), run_word(acquired(&header.base)), window(ring));
     Inspection {
         geometry: *ring.geometry(),
         file_bytes: ring.geometry().file_bytes(),
@@ -191,6 +191,13 @@ fn look_at(ring: &Ring, liveness: &dyn Liveness) -> Inspection {
     }
 }
 
+/// As a load with Acquire, which the language does not have for pages that can only be read: the processor may not write there.
+fn acquired(word: &AtomicU64) -> u64 {
+    let value = word.load(Relaxed);
+    fence(Acquire);
+    value
+}
+
 fn later(ring: &Ring) -> Later {
     fence(Acquire); // the loads before come before these
     let header = ring.header();
@@ -204,7 +211,7 @@ fn later(ring: &Ring) -> Later {
 
 fn window(ring: &Ring) -> Vec<WindowSeen> {
     let entries = ring.header().window_table.iter().take(ring.geometry().window as usize).enumerate();
-    entries.filter_map(|(index, entry)| window_entry(index, entry.load(Acquire))).collect()
+    entries.filter_map(|(index, entry)| window_entry(index, acquired(entry))).collect()
 }
 
 fn run_word(word: u64) -> RunWord {
@@ -231,7 +238,7 @@ fn seat(ring: &Ring, (place, participant): (usize, &Participant), head: u64, liv
 
 /// The step that a reader wants, and whether it is there.
 fn wanted(ring: &Ring, participant: &Participant, head: u64) -> Option<(CommitSeen, bool)> {
-    let cursor = participant.cursor.load(Acquire);
+    let cursor = acquired(&participant.cursor);
     if cursor >= head {
         return None;
     }
@@ -254,7 +261,7 @@ fn window_entry(index: usize, word: u64) -> Option<WindowSeen> {
 
 fn slot_seen(ring: &Ring, slot: u16) -> SlotSeen {
     let control: &SlotControl = ring.slot(slot);
-    let word = control.word.load(Acquire);
+    let word = acquired(&control.word);
     let (tag, state) = match split_slot_word(word) {
         Some((tag, SlotState::Free)) => (tag, StateSeen::Free),
         Some((tag, SlotState::Open)) => (tag, StateSeen::Open),

@@ -25,13 +25,16 @@
 //! | [`batch`] | one batch, from its inputs to what leaves |
 //! | `requests` | which message does what, and the error for what is no message |
 //! | [`access`] | who may do what |
+//! | `session` | a connection, and how its peer is written to |
 //! | `registry` | agents and their sessions |
 //! | `subsystems` | descriptions, alarms, and the last value of each item |
 //! | `describing` | registering, describing, raising alarms; what follows when an agent is gone |
 //! | `items` | get, set, publish, watch |
 //! | `watches` | who is told of an item's values, and how often |
 //! | `exchanges` | what is asked of handlers and not answered yet |
-//! | `asking` | events, calls, reads and writes, from request to answer |
+//! | `asking` | asking handlers, from request to answer |
+//! | `events`, `calls`, `parameters` | whom an event or call goes to, and with what |
+//! | `ending` | what ends before it was answered |
 //! | `passing` | bodies whose values are passed on as they came |
 //! | `traces` | which message led to which |
 //! | `jobs` | the table of jobs: undo, indexes, limits |
@@ -44,7 +47,10 @@
 pub mod access;
 mod asking;
 mod batch;
+mod calls;
 mod describing;
+mod ending;
+mod events;
 mod exchanges;
 mod follow_ups;
 mod followers;
@@ -52,10 +58,12 @@ mod items;
 mod job_life;
 mod job_query;
 mod jobs;
+mod parameters;
 mod passing;
 mod queue;
 mod registry;
 mod requests;
+mod session;
 mod subsystems;
 mod topics;
 mod traces;
@@ -64,6 +72,7 @@ mod watches;
 pub use access::Sender;
 pub use batch::Outputs;
 pub use jobs::Change;
+pub use session::Session;
 pub use subsystems::{StoredSubsystem, StoredValue, Unstored};
 pub use topics::Publication;
 
@@ -86,9 +95,7 @@ use jobs::Jobs;
 use registry::Registry;
 use smallvec::SmallVec;
 use std::{
-    cmp::Ordering,
     collections::{BTreeSet, HashMap},
-    hash::{Hash, Hasher},
     time::Duration,
 };
 use subsystems::{PublishedValue, Subsystems};
@@ -100,70 +107,6 @@ use watches::{Due, Watches};
 const SOURCE_BROKER: &str = "broker";
 /// Who asks over a connection that has not registered and has no key.
 const ANONYMOUS: &str = "anonymous";
-/// Identities that the ROUTER gives have 5 bytes; those that a peer chooses up to 255.
-const IDENTITY_BYTES_USUAL: usize = 16;
-
-/// A connection of the ROUTER, by the identity that the transport gave it. What a message says of its
-/// sender is never believed.
-#[derive(Debug)]
-pub struct Session {
-    identity: SmallVec<[u8; IDENTITY_BYTES_USUAL]>,
-    takes_bundles: bool,
-}
-
-impl Session {
-    pub fn new(identity: &[u8]) -> Self {
-        Self { identity: SmallVec::from_slice(identity), takes_bundles: false }
-    }
-
-    /// The same session, as its peer can be written to: by a message that came in a bundle (rule B2 of `schemas::bundle`).
-    pub fn with_bundles(self, takes_bundles: bool) -> Self {
-        Self { takes_bundles, ..self }
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &self.identity
-    }
-
-    pub fn takes_bundles(&self) -> bool {
-        self.takes_bundles
-    }
-}
-
-impl Clone for Session {
-    fn clone(&self) -> Self {
-        // One copy; that of SmallVec goes byte by byte.
-        Self::new(&self.identity).with_bundles(self.takes_bundles)
-    }
-}
-
-// A session is who it is, however its peer is written to.
-
-impl PartialEq for Session {
-    fn eq(&self, other: &Self) -> bool {
-        self.identity == other.identity
-    }
-}
-
-impl Eq for Session {}
-
-impl Hash for Session {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.identity.hash(state);
-    }
-}
-
-impl PartialOrd for Session {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Session {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.identity.cmp(&other.identity)
-    }
-}
 
 /// What a message consists of, at most `PARTS_MAX` of them.
 pub type Parts = SmallVec<[Bytes; 2]>;

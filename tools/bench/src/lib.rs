@@ -7,6 +7,7 @@
 //! | benchmark | ours | baseline |
 //! |---|---|---|
 //! | [`ring::run`] | images through the ring, in place, and copied in and read out | memcpy of the same bytes |
+//! | | a committed image to a reader that spins, or sleeps | a word to a thread that spins, or sleeps |
 //! | [`broker::run`] | calls and published values through the broker | libzmq's proxies with the same hops |
 //! | | the same, where peers are wanted | nats-server and RabbitMQ ([`peers`]) |
 //! | | a call while the image path runs at full rate | the same call without it |
@@ -17,6 +18,7 @@
 mod bare_proxy;
 pub mod broker;
 mod crowd;
+mod handoff;
 pub mod idle;
 mod image_path;
 mod jobs;

@@ -5,7 +5,10 @@
 //! read out* writes every pixel with memcpy and reads every pixel, as a converting readout and a
 //! checking reader would. The baseline is one thread's memcpy of the same bytes, memory to memory.
 
-use crate::report::{Machine, Report, Row, in_pairs};
+use crate::{
+    handoff,
+    report::{Machine, Report, Row, in_pairs},
+};
 use anyhow::Context;
 use ecs_shm_buffer::{
     Contributor, Geometry, Lookup, Now, Owner, OwnerLock, PacketFate, PacketInfo, Proc, ProcessId, Reader, Ring, Start,
@@ -55,15 +58,14 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let in_place = in_pairs(options.pairs, || images_per_s(options.leg, false), &mut memcpy)?;
     let copied = in_pairs(options.pairs, || images_per_s(options.leg, true), &mut memcpy)?;
     let gb = |pairs: &[(f64, f64)]| pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect::<Vec<_>>();
-    Ok(Report {
-        machine,
-        payload: format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs, options.leg),
-        rows: vec![
-            Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
-            Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
-            Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
-        ],
-    })
+    let mut rows = vec![
+        Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
+        Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
+        Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
+    ];
+    rows.extend(handoff::rows(options.leg, options.pairs)?);
+    let payload = format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs, options.leg);
+    Ok(Report { machine, payload, rows })
 }
 
 fn memcpy_images_per_s(source: &[u8], target: &mut [u8], leg: Duration) -> f64 {

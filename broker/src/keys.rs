@@ -40,7 +40,7 @@ const OTHERS: u32 = 0o077;
 /// Those of a folder that let others put files in.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Why a key folder could not be used. Nothing in it was changed.
+/// Why a key folder could not be used. Nothing in it was changed, unless the error says so.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error("no keys in {folder}; make them with: ecs-cli keys init")]

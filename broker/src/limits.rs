@@ -138,14 +138,15 @@ pub const CURVE_BYTES: i64 = 33;
 /// the broker ends with an error, and is started again by `up`.
 pub const RENEW_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Messages of one batch (one transaction). What waits beyond it is taken by the next batch.
+/// Messages of one batch (one transaction). What waits beyond it is taken by the next batch. The last bundle is taken whole:
+/// up to `BUNDLE_MESSAGES_MAX` more.
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Bytes of one batch, for the same reason.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Parts of one message that are looked at; an honest one has two. Further parts are dropped unread and
 /// the message counts as malformed.
 pub const PARTS_MAX: usize = 3;
-/// Messages that wait for one peer of the ROUTER. Further ones are dropped, counted as undeliverable, and told to the peer.
+/// Messages, or bundles of them, that wait for one peer of the ROUTER. Further ones are dropped, counted as undeliverable, and told to the peer.
 /// As many as are asked of one agent at a time by a thousand clients with some questions each.
 pub const REQUEST_HWM: i32 = 10_000;
 /// Messages of one peer that wait for the broker. Beyond it the peer's own socket waits.
@@ -154,6 +155,8 @@ pub const REQUEST_RECEIVE_HWM: i32 = 1000;
 /// gone, holds what waits for it no longer.
 pub const PROBE_INTERVAL_MS: i32 = 2000;
 pub const PROBE_TIMEOUT_MS: i32 = 6000;
+/// How often it is looked whether those who watch, or wait for an answer, are still there.
+pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// Messages that wait for one subscriber. A slower one misses messages and sees the gap in `seq`.
 pub const PUBLISH_HWM: i32 = 1000;
 /// Longest subscription: a topic is an agent's name and a word. A longer one costs the connection.

@@ -13,7 +13,7 @@
 use crate::{
     core::{Core, CoreOptions, Input, Outgoing, Outputs, Session},
     keys::{KeyFolder, KeysError},
-    limits::{STORE_PATIENCE, TICK},
+    limits::{PRESENCE_INTERVAL, STORE_PATIENCE, TICK},
     lock::{FolderLock, LockError},
     net::{BindError, ExposedError, ListenError, Net, NetError, Sent, check_local},
     store::{OpenError, Store},
@@ -84,7 +84,7 @@ pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunErr
     let clock = Clock::new();
     let core = Core::new(core_options(options), stored, clock.now_ns());
     let mut broker = Broker { core, store, is_store_broken: false, retry_at: None };
-    let mut ticked = Instant::now();
+    let (mut ticked, mut looked) = (Instant::now(), Instant::now());
     while !stop() {
         net.wait(broker.patience(&clock, ticked.elapsed()))?;
         let mut inputs = net.receive()?;
@@ -95,7 +95,11 @@ pub fn run(options: BrokerOptions, stop: impl Fn() -> bool) -> Result<(), RunErr
         if inputs.is_empty() {
             inputs.push(Input::Wake);
         }
-        broker.handle(clock.now_ns(), &inputs, &net);
+        broker.handle(clock.now_ns(), &inputs, &mut net);
+        if looked.elapsed() >= PRESENCE_INTERVAL {
+            broker.drop_those_gone(clock.now_ns(), &mut net);
+            looked = Instant::now();
+        }
         broker.save_subsystems();
     }
     tracing::info!("broker stops");
@@ -160,7 +164,7 @@ struct Broker {
 }
 
 impl Broker {
-    fn handle(&mut self, now_ns: u64, inputs: &[Input], net: &Net) {
+    fn handle(&mut self, now_ns: u64, inputs: &[Input], net: &mut Net) {
         let (store, mut failed) = (&mut self.store, None);
         let mut has_saved = false;
         let outputs = self.core.batch(now_ns, inputs, |changes| {
@@ -211,23 +215,46 @@ impl Broker {
         self.is_store_broken = error.is_some();
     }
 
-    /// Sends and publishes. What follows from a message that was lost is sent too; what follows from that one comes at the
-    /// next occasion.
-    fn deliver(&mut self, now_ns: u64, outputs: Outputs, net: &Net) {
+    /// Sends and publishes.
+    fn deliver(&mut self, now_ns: u64, outputs: Outputs, net: &mut Net) {
         let undelivered = outputs.publications.iter().filter(|publication| !net.publish(publication)).count();
         self.core.count_undeliverable(undelivered as u64);
-        let follow_ups = self.send(now_ns, outputs.messages, net);
-        self.send(now_ns, follow_ups, net);
+        self.send_all(now_ns, outputs.messages, net);
+    }
+
+    /// Sends, too, what follows from messages that were lost. It ends: a caller is dropped once, and a cancel that is lost leads to
+    /// nothing.
+    fn send_all(&mut self, now_ns: u64, mut messages: Vec<Outgoing>, net: &mut Net) {
+        while !messages.is_empty() {
+            messages = self.send(now_ns, messages, net);
+        }
+    }
+
+    /// Nobody tells a ROUTER that a connection has ended: what was kept for it would stay, and its handlers would work for
+    /// nobody.
+    fn drop_those_gone(&mut self, now_ns: u64, net: &mut Net) {
+        let mut follow_ups = Vec::new();
+        for session in self.core.waiting_sessions() {
+            if !net.is_there(&session) {
+                follow_ups.extend(self.drop_session(session, now_ns, net));
+            }
+        }
+        self.send_all(now_ns, follow_ups, net);
+    }
+
+    fn drop_session(&mut self, session: Session, now_ns: u64, net: &mut Net) -> Vec<Outgoing> {
+        net.forget(&session);
+        self.core.step(now_ns, &Input::Unreachable { session }).free
     }
 
     /// Returns what follows from messages that could not be delivered.
-    fn send(&mut self, now_ns: u64, mut messages: Vec<Outgoing>, net: &Net) -> Vec<Outgoing> {
+    fn send(&mut self, now_ns: u64, mut messages: Vec<Outgoing>, net: &mut Net) -> Vec<Outgoing> {
         let mut follow_ups = Vec::new();
         messages.sort_by(|one, other| one.session.cmp(&other.session)); // those of one session stay in their order
         for of_session in messages.chunk_by_mut(|one, other| one.session == other.session) {
             let session = of_session[0].session.clone();
             if !self.send_to(&session, of_session, now_ns, net, &mut follow_ups) {
-                follow_ups.extend(self.core.step(now_ns, &Input::Unreachable { session }).free);
+                follow_ups.extend(self.drop_session(session, now_ns, net));
             }
         }
         follow_ups

@@ -8,8 +8,8 @@
 //! on its way. A thousand small calls a millisecond are mostly that.
 //!
 //! # Rules
-//! B1  A bundle has at most [`BUNDLE_BYTES_MAX`] bytes; a message that finds no room in one goes in two parts, in its turn.
-//! B2  Whoever sends a bundle takes bundles: to others go two parts.
+//! B1  A bundle has at most [`BUNDLE_BYTES_MAX`] bytes and [`BUNDLE_MESSAGES_MAX`] messages; a message that finds no room in one goes in two parts, in its turn.
+//! B2  Whoever has sent a bundle over a connection takes bundles over it: to others go two parts.
 //! B3  A bundle is read whole or not at all; what is wrong with one message in it concerns that message alone.
 
 use crate::{
@@ -17,9 +17,10 @@ use crate::{
     raw::{Reader, Unreadable, Writer},
 };
 
-/// The longest bundle. Some eighty small messages: what they cost is shared by then, and few that wait for a peer which
-/// does not read are no burden.
+/// The longest bundle: some eighty small messages, enough to share what a part costs.
 pub const BUNDLE_BYTES_MAX: usize = 16 * 1024;
+/// Messages of a bundle, so that limits which count parts still mean something.
+pub const BUNDLE_MESSAGES_MAX: usize = 128;
 /// The beginning of a list whose number of entries is written in two bytes.
 const LIST: u8 = 0xdc;
 const LIST_BYTES: usize = 3;
@@ -53,13 +54,14 @@ impl Bundle {
     pub fn push(&mut self, header: &Header, body: &[u8]) -> bool {
         let before = self.writer.len();
         // Looked at before anything is copied: a body may have 64 MiB.
-        if before + header.bytes_max() + body.len() + MARKERS_BYTES > BUNDLE_BYTES_MAX {
+        let is_long = before + header.bytes_max() + body.len() + MARKERS_BYTES > BUNDLE_BYTES_MAX;
+        if is_long || usize::from(self.entries) >= 2 * BUNDLE_MESSAGES_MAX {
             return false;
         }
         self.writer.bin_of(|writer| header.write(writer));
         self.writer.bin(body);
         debug_assert!(self.writer.len() <= BUNDLE_BYTES_MAX, "a header has less than its bytes_max");
-        self.entries += 2; // at least 2 bytes each: far fewer than fit into a u16
+        self.entries += 2;
         true
     }
 
@@ -80,17 +82,17 @@ pub fn is_bundle(part: &[u8]) -> bool {
 /// Headers and bodies of a bundle, in their order.
 ///
 /// # Errors
-/// It is longer than [`BUNDLE_BYTES_MAX`], no list of `bin`, has no message, or a header without a body.
+/// It is longer than rule B1 allows, no list of `bin`, has no message, or a header without a body.
 pub fn read_bundle(part: &[u8]) -> Result<Vec<[&[u8]; 2]>, Unreadable> {
     if part.len() > BUNDLE_BYTES_MAX {
         return Err(Unreadable("a bundle is longer than 16 KiB"));
     }
     let mut reader = Reader::new(part);
     let entries = reader.list()?;
-    if entries == 0 || !entries.is_multiple_of(2) {
-        return Err(Unreadable("a bundle has a header and a body for each message, and one message at least"));
+    if !(2..=2 * BUNDLE_MESSAGES_MAX).contains(&entries) || !entries.is_multiple_of(2) {
+        return Err(Unreadable("a bundle has 1 to 128 messages, each a header and a body"));
     }
-    let mut messages = Vec::with_capacity((entries / 2).min(part.len() / 4)); // a claimed length is not believed
+    let mut messages = Vec::with_capacity(entries / 2);
     for _ in 0..entries / 2 {
         messages.push([reader.bin()?, reader.bin()?]);
     }
@@ -145,6 +147,11 @@ mod tests {
         let part = bundle.finish();
         assert!(part.len() <= BUNDLE_BYTES_MAX && part.len() > BUNDLE_BYTES_MAX - 400, "{}", part.len());
         assert_eq!(read_bundle(&part).unwrap().len() as u64, pushed);
+        let mut bundle = Bundle::with_capacity(0);
+        let tiny = (0..).take_while(|_| bundle.push(&Header::notice("x"), &[])).count();
+        assert_eq!((tiny, read_bundle(&bundle.finish()).unwrap().len()), (BUNDLE_MESSAGES_MAX, BUNDLE_MESSAGES_MAX));
+        let more = Value::List(vec![Value::Bytes(vec![]); 2 * BUNDLE_MESSAGES_MAX + 2]);
+        assert!(read_bundle(&encode(&more)).is_err());
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const DEPTH_MAX: usize = 32;
 /// Kind of the message that answers a request with a [`Failure`].
 pub const KIND_ERROR: &str = "error";
+/// Kind of the notice by which the broker finds out who is still there. Whoever gets it ignores it.
+pub const KIND_PROBE: &str = "broker.probe";
 /// What the kind of a good answer has behind that of its request.
 pub const REPLY_SUFFIX: &str = ".reply";
 

@@ -160,8 +160,9 @@ impl Shared {
         let post = if posts.has_standby || posts.is_over { Post::Wait } else { Post::StandBy };
         posts.has_standby = true; // before the leader wakes (C3)
         drop(posts);
-        if let Some(answer) = answer {
-            self.outbox.host(HostNews::Say(Box::new(answer)));
+        match answer {
+            Some(answer) => self.outbox.host(HostNews::Say(Box::new(answer))),
+            None => self.outbox.wake(), // what waited for this task is ready
         }
         Err(post)
     }

@@ -96,6 +96,11 @@ impl Outbox {
         }
     }
 
+    /// There is something to do, though nothing to say.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     pub fn stop(&self, by: Instant) {
         self.note(|news| news.stop_by = Some(by));
     }

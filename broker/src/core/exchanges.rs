@@ -405,7 +405,12 @@ impl Exchanges {
         let number = *self.queues.get(call)?.front()?;
         let waiting = self.open.get_mut(&number).and_then(|exchange| exchange.waiting.take());
         let waiting = waiting.expect("a call in the queue is open and waits");
-        self.leave_queue(call, number, Some(&waiting));
+        self.queued_bytes -= waiting.params.len();
+        let queue = self.queues.get_mut(call)?;
+        queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(call);
+        }
         Some((number, waiting))
     }
 

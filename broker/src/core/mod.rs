@@ -25,7 +25,7 @@
 //! | [`batch`] | one batch, from its inputs to what leaves |
 //! | `requests` | which message does what, and the error for what is no message |
 //! | [`access`] | who may do what |
-//! | `session` | a connection, and how its peer is written to |
+//! | `session` | a connection |
 //! | `registry` | agents and their sessions |
 //! | `subsystems` | descriptions, alarms, and the last value of each item |
 //! | `describing` | registering, describing, raising alarms; what follows when an agent is gone |
@@ -448,6 +448,11 @@ impl Core {
 
     pub fn lost_of(&self, session: &Session) -> u64 {
         self.lost.get(session).copied().unwrap_or(0)
+    }
+
+    /// Who watches, or waits for an answer: what is kept for them is of use only as long as they are there.
+    pub fn waiting_sessions(&self) -> BTreeSet<Session> {
+        self.watches.watchers().chain(self.exchanges.callers()).cloned().collect()
     }
 
     /// Entries in the tables of exchanges and watches: none when all is answered and nobody watches.

@@ -13,12 +13,15 @@ use ecs_schemas::{
     nearest::quoted,
     raw::{RawValue, Reader, Unreadable, Writer},
 };
+use smallvec::SmallVec;
 
 /// What MessagePack adds to the content of a value, at most.
 const MARKER_BYTES_MAX: usize = 5;
 /// An encoded nil, and an encoded map without entries.
 pub const NIL: &[u8] = &[0xc0];
 const NO_ENTRIES: &[u8] = &[0x80];
+/// Parameters that most calls have at most.
+const PARAMS_USUAL: usize = 8;
 /// Bytes of the names of fields, and of short texts.
 const FIELDS_BYTES: usize = 96;
 
@@ -117,7 +120,7 @@ fn check_length(body: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Number, size and nesting of parameters.
+/// Number, size and nesting of parameters, and each once: of two, others might take the one that was not checked.
 fn check_params(params: &[u8]) -> Result<(), Failure> {
     let bad = |message: String| Err(Failure::new(ErrorCode::BadParameter, message));
     let mut reader = Reader::new(params);
@@ -125,11 +128,17 @@ fn check_params(params: &[u8]) -> Result<(), Failure> {
     if count > PARAMS_MAX {
         return bad(format!("{count} parameters; at most {PARAMS_MAX}"));
     }
+    let mut names = SmallVec::<[&str; PARAMS_USUAL]>::new();
     for _ in 0..count {
         let (name, value) = (reader.text().map_err(malformed)?, reader.value().map_err(malformed)?);
+        names.push(name);
         if value.depth > VALUE_DEPTH_MAX || value.bytes.len() > VALUE_BYTES_MAX {
             check_value(&format!("parameter {}", quoted(name)), value)?;
         }
+    }
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return bad(format!("parameter {} is there twice", quoted(twice[0])));
     }
     if params.len() > VALUE_BYTES_MAX + FIELDS_BYTES {
         return bad(format!("parameters of {} bytes; at most {VALUE_BYTES_MAX}", params.len()));
@@ -209,6 +218,12 @@ mod tests {
         let deep = (0..=VALUE_DEPTH_MAX).fold(Value::Null, |inner, _| vec![inner].into());
         let expected = "parameter \"a\" nests deeper than 16".to_owned();
         assert_eq!(refusal(Value::map([("a", deep)])), (ErrorCode::BadParameter, expected));
+        let twice = [&b"\x82\xa4call\xa1x\xa6params\x82\xa5speed\x01"[..], b"\xa5speed\x02"].concat();
+        let failure = read_call(&twice).err().unwrap();
+        assert_eq!(
+            (failure.code, failure.message.as_str()),
+            (ErrorCode::BadParameter, "parameter \"speed\" is there twice")
+        );
         assert_eq!(refusal(vec![1].into()).0, ErrorCode::BadMessage);
         assert_eq!(read_call(&encode(&Value::map([]))).err().unwrap().code, ErrorCode::BadMessage);
         assert_eq!(read_result(&[0x90]).err().unwrap().code, ErrorCode::BadMessage);

@@ -35,14 +35,16 @@ use crate::{
     core::{Input, Outgoing, Publication, Sender, Session},
     keys::{KeyFolder, KeysError},
     limits::{
-        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CURVE_BYTES, LINGER_MS, PARTS_MAX, PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS,
-        PUBLISH_HWM, RENEW_PATIENCE, REQUEST_HWM, REQUEST_RECEIVE_HWM, SUBSCRIPTION_BYTES_MAX,
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CLIENTS_MAX, CURVE_BYTES, LINGER_MS, PARTS_MAX, PROBE_INTERVAL_MS,
+        PROBE_TIMEOUT_MS, PUBLISH_HWM, RENEW_PATIENCE, REQUEST_HWM, REQUEST_RECEIVE_HWM, SUBSCRIPTION_BYTES_MAX,
     },
 };
 use ecs_schemas::{envelope::BODY_BYTES_MAX, keys::BrokerKey};
+use foldhash::fast::RandomState;
 use guard::{DOMAIN, Guard, KEY_PROPERTY};
 use lookout::Lookout;
 use std::{
+    collections::HashSet,
     os::unix::net::UnixStream,
     thread,
     time::{Duration, Instant},
@@ -93,6 +95,8 @@ pub struct Net {
     /// With keys. Behind the sockets, so that it ends after them (rule U1).
     lock: Option<Lock>,
     lookout: Lookout,
+    /// Who has sent a bundle over its connection (rule B2 of `schemas::bundle`), by identity.
+    bundling: HashSet<Vec<u8>, RandomState>,
     /// A key was revoked, and there was no socket yet to renew the publishing one with.
     is_renewal_due: bool,
     context: zmq::Context,
@@ -125,6 +129,7 @@ impl Net {
             publish_endpoint: publish_endpoint.to_owned(),
             lock,
             lookout,
+            bundling: HashSet::default(),
             is_renewal_due: false,
             context,
         })
@@ -161,10 +166,13 @@ impl Net {
             });
             let mut frames = frames.into_iter();
             let Some(identity) = frames.next() else { continue }; // the ROUTER always puts it in front
-            messages::messages(frames, |parts, is_bundled| {
-                let session = Session::new(&identity).with_bundles(is_bundled);
+            let is_bundle = messages::messages(frames, |parts| {
+                let session = Session::new(&identity);
                 inputs.push(Input::Message { session, sender: sender.clone(), parts });
             });
+            if is_bundle {
+                note_bundling(&mut self.bundling, &identity);
+            }
         }
         if !inputs.is_empty() {
             self.lookout.note_found(Instant::now());
@@ -217,7 +225,18 @@ impl Net {
 
     /// Sends the first of `messages`, which are all to one session, and those that go with it in a bundle: how many that were.
     pub fn send(&self, messages: &mut [Outgoing]) -> (usize, Sent) {
-        messages::send(&self.router, messages)
+        let takes_bundles = self.bundling.contains(messages[0].session.bytes());
+        messages::send(&self.router, messages, takes_bundles)
+    }
+
+    /// Whether a session's connection stands, as far as can be known: it is sent a word that it ignores.
+    pub fn is_there(&self, session: &Session) -> bool {
+        messages::probe(&self.router, session) != Sent::Unreachable
+    }
+
+    /// There is no such connection any more, and will not be.
+    pub fn forget(&mut self, session: &Session) {
+        self.bundling.remove(session.bytes());
     }
 
     /// Publishes; a subscriber that does not read misses it and sees the gap.
@@ -238,6 +257,16 @@ impl Lock {
         socket.set_zap_domain(DOMAIN)?;
         socket.set_curve_server(true)?;
         socket.set_curve_secretkey(self.key.secret.reveal().as_bytes())
+    }
+}
+
+/// Beyond the limit all begin anew: they are sent bundles again when they have sent one.
+fn note_bundling(bundling: &mut HashSet<Vec<u8>, RandomState>, identity: &[u8]) {
+    if !bundling.contains(identity) {
+        if bundling.len() >= CLIENTS_MAX {
+            bundling.clear();
+        }
+        bundling.insert(identity.to_vec());
     }
 }
 

@@ -4,7 +4,7 @@ use crate::peers::{Peer, TestBroker, options, register, wait_for};
 use ecs_schemas::{
     bundle::{BUNDLE_BYTES_MAX, read_bundle},
     envelope::{Header, KIND_ERROR, Request, decode, encode},
-    kv::{Get, Item, Publish, Reading},
+    kv::{Get, Item, Publish, Read, Reading, Set},
     registry::{GetStatus, Register},
     subsystem::Description,
     value::Value,
@@ -50,11 +50,34 @@ fn every_message_of_a_bundle_is_answered_in_bundles_and_a_broken_one_costs_no_ot
     }
     let expected = [(1, "status.get.reply"), (2, KIND_ERROR), (3, "status.get.reply"), (4, "status.get.reply")];
     assert_eq!(kinds, expected.map(|(id, kind)| (id, kind.into())).into());
-    // In two parts from the same peer: the answer comes as it was asked.
     let [header, body] = request(5, &GetStatus {});
-    peer.send_parts(&[&header, &body]);
+    peer.send_parts(&[&header, &body]); // too long for a bundle, say: the peer takes them all the same
     let (messages, parts) = receive(&peer);
-    assert_eq!((messages[0].0.id, parts), (5, 2));
+    assert_eq!((messages[0].0.id, parts), (5, 1));
+    let other = broker.peer();
+    other.send_parts(&request(1, &GetStatus {}).each_ref().map(|part| part.as_slice()));
+    assert_eq!(receive(&other).1, 2, "who has sent none gets none");
+}
+
+/// An agent that registered in two parts, since its descriptions were long, and speaks in bundles from then on.
+#[test]
+fn what_the_broker_says_by_itself_comes_in_bundles_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut owner, client) = (broker.peer(), broker.peer());
+    publish_values(&mut owner, &[("value", 8)]);
+    owner.send_parts(&[&bundle(request(100, &GetStatus {}).to_vec())]);
+    assert_eq!(receive(&owner).1, 1);
+    let set = |id: u64| {
+        let (subsystem, item) = ("x01/writer".to_owned(), format!("no-{id}"));
+        request(id, &Set { subsystem, item, value: 1.into(), if_revision: None }).to_vec()
+    };
+    client.send_parts(&[&bundle((1..=3).flat_map(set).collect())]);
+    assert_eq!(receive(&client).0.len(), 3, "refused, as there are no such items");
+    let get = Get { subsystem: "x01/writer".to_owned(), item: "asked".to_owned() };
+    client.send_parts(&[&bundle(request(4, &get).to_vec())]);
+    let (questions, parts) = receive(&owner);
+    assert_eq!((questions[0].0.kind.as_str(), parts), (Read::KIND, 1));
 }
 
 #[test]
@@ -136,7 +159,8 @@ fn messages_of_a_bundle_that_was_dropped_are_each_counted_and_told() {
 
 fn publish_values(owner: &mut Peer, values: &[(&str, usize)]) {
     let item = |name: &str| Item { name: name.to_owned(), kind: ValueType::of(Form::Bytes), ..Item::default() };
-    let items = values.iter().map(|(name, _)| item(name)).collect();
+    let asked = Item { published: false, ..item("asked") };
+    let items = values.iter().map(|(name, _)| item(name)).chain([asked]).collect();
     let description = Description { name: "x01/writer".to_owned(), items, ..Description::default() };
     owner.ask(&Register { subsystems: vec![description], ..register("x01/writer", 1) }).unwrap();
     for (name, bytes) in values {

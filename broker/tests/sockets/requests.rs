@@ -1,12 +1,15 @@
 //! Answers, silence, strangers and what they send.
 
-use crate::peers::{Peer, TestBroker, options, wait_for};
+use crate::peers::{Peer, TestBroker, options, register, wait_for};
 use ecs_broker::{BrokerOptions, store};
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, Request, decode, encode},
     error_code::{ErrorCode, Failure},
+    exchange::{Cancel, DoCall, Params, RunCall},
     job::{GetOutcome, JobRecord, JobState, ReportJob, RunJob, Submit},
+    kv::Watch,
     registry::{AgentState, GetStatus, Heartbeat, Register, ServiceOffer},
+    subsystem::{Description, Handled},
     value::Value,
 };
 use std::{
@@ -116,6 +119,30 @@ fn a_connection_whose_peer_answers_no_probe_is_given_up() {
     assert!(begun.elapsed() >= PROBE_TIMEOUT, "given up after {:?}", begun.elapsed());
 }
 
+/// Nobody tells a broker that a connection has ended: it finds out, though nothing is to be said to it.
+#[test]
+fn what_is_kept_for_a_connection_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(options(folder.path()));
+    let (mut agent, mut client) = (broker.peer(), broker.peer());
+    let calls = vec![Handled { name: "measure".to_owned(), at_once: 1, ..Handled::default() }];
+    let worker = Description { name: "x01/writer".to_owned(), calls, ..Description::default() };
+    agent.ask(&Register { subsystems: vec![worker], ..register("x01/writer", 1) }).unwrap();
+    let mut watcher = broker.peer();
+    watcher.ask(&Watch { items: vec!["x01/writer/absent".to_owned()], max_hz: None }).unwrap();
+    let mut caller = broker.peer();
+    caller.send(&DoCall { call: "measure".to_owned(), params: Params::new() });
+    let question = agent.await_question::<RunCall>();
+    let busy = |client: &mut Peer| {
+        let status = client.ask(&GetStatus {}).unwrap();
+        status.clients.iter().map(|its| its.watches + its.requests_open).sum::<u64>()
+    };
+    assert_eq!(busy(&mut client), 2);
+    drop((watcher, caller));
+    assert_eq!(agent.await_notice::<Cancel>().id, question.id, "its handler need not go on");
+    wait_for("what is kept for both goes", || busy(&mut client) == 0);
+}
+
 #[test]
 fn peer_that_goes_away_before_its_answer_is_counted_and_disturbs_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,7 +187,7 @@ fn job_is_followed_once_though_the_store_failed_and_the_broker_restarted() {
     let (mut writer, mut client) = (broker.peer(), broker.peer());
     let reduce = ServiceOffer { follows: Some("write".to_owned()), ..ServiceOffer::new("reduce") };
     let services = vec![ServiceOffer::new("write"), reduce];
-    let register = Register { services, ..crate::peers::register("x01/both", 1) };
+    let register = Register { services, ..register("x01/both", 1) };
     writer.ask(&register).unwrap();
     let job = client.ask(&submit("k")).unwrap();
     let done = ReportJob { id: job.id, attempt: 1, state: JobState::Done, reason: None, result: None };
@@ -205,7 +232,7 @@ fn running_job_survives_a_restart_of_the_broker() {
     let broker = TestBroker::start(options);
     let (mut agent, mut client) = (Peer::connect(&broker.options.request_endpoint), broker.peer());
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Running);
-    let listed = Register { jobs: vec![job.id], ..crate::peers::register("x01/writer", 1) };
+    let listed = Register { jobs: vec![job.id], ..register("x01/writer", 1) };
     agent.ask(&listed).unwrap();
     agent.ask(&report(JobState::Done)).unwrap();
     assert_eq!(client.ask(&submit("k")).unwrap().state, JobState::Done);

@@ -32,7 +32,7 @@ use ecs_schemas::{
     value::Value,
     value_type::{Form, ValueType},
 };
-use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service};
+use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service, Subscriber};
 use std::{
     collections::VecDeque,
     fs,
@@ -64,6 +64,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const IN_FLIGHT: usize = 1000;
 /// What a call carries, there and back.
 const CALL_BYTES: [usize; 2] = [64, 4096];
+/// Values of 4 KiB that no subscriber's queue holds: those that may wait (1000), some MB on their way, and as many again. And how
+/// many of them are published before one that reads has got them.
+const FILLING_VALUES: u64 = 6000;
+const FILLING_BURST: u64 = 100;
+/// The broker gives up who answers no probe for 6 s: until then the crowd is there.
+const CROWD_LEG_MAX: Duration = Duration::from_secs(4);
 const SUBSYSTEM: &str = "bench/worker";
 const SERVICE: &str = "bench";
 
@@ -177,7 +183,7 @@ impl Bench {
         let _worker = Worker::start(&proxy.worker_endpoint);
         let [what, what_in_flight] = call_rows(bytes);
         if self.is_wanted(&what) {
-            let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5), || proxy.call_p50_us(bytes, leg))?;
+            let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5, leg), || proxy.call_p50_us(bytes, leg))?;
             rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
         }
         if self.is_wanted(&what_in_flight) {
@@ -198,7 +204,7 @@ impl Bench {
         for bytes in CALL_BYTES {
             let [what, what_in_flight] = call_rows(bytes);
             if self.is_wanted(&what) {
-                let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5), || server.call_p50_us(bytes, leg))?;
+                let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5, leg), || server.call_p50_us(bytes, leg))?;
                 rows.push(Row::from_pairs(&what, "us", "nats request/reply", &p50));
             }
             if self.is_wanted(&what_in_flight) {
@@ -246,7 +252,8 @@ impl Bench {
         Ok(Some(rabbitmq.server))
     }
 
-    /// In both legs 1000 values are published each second: one that does not read matters only then.
+    /// In both legs 1000 values are published each second: one that does not read matters only then. So many more were published
+    /// before that its queue is full.
     fn crowded(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let what = format!("call, {CONNECTIONS} idle connections, deaf subscriber, p99");
         if !self.is_wanted(&what) {
@@ -260,15 +267,41 @@ impl Bench {
                     thread::sleep(Duration::from_millis(1));
                 }
             });
+            let leg = self.options.leg.min(CROWD_LEG_MAX);
             let in_a_crowd = || {
                 let _crowd = Crowd::gather(&self.request_endpoint, &self.publish_endpoint)?;
-                self.call_us(64, 0.99)
+                self.fill_queue()?;
+                self.call_us(64, 0.99, leg)
             };
-            let p99 = in_pairs(self.options.pairs, in_a_crowd, || self.call_us(64, 0.99));
+            let p99 = in_pairs(self.options.pairs, in_a_crowd, || self.call_us(64, 0.99, leg));
             stop.store(true, Ordering::Relaxed);
             p99
         })?;
         rows.push(Row::from_pairs(&what, "us", "the same without them", &p99));
+        Ok(())
+    }
+
+    /// Publishes more than may wait for a subscriber that does not read, in its queue and on its way there. One that
+    /// reads keeps the pace.
+    fn fill_queue(&self) -> anyhow::Result<()> {
+        let mut witness = Subscriber::new(&self.publish_endpoint, [format!("{SUBSYSTEM}/kv/value")])?;
+        let start = Instant::now();
+        while witness.next(Duration::from_millis(100)).is_none() {
+            if start.elapsed() > PATIENCE {
+                bail!("no value reached a subscriber within {PATIENCE:?}");
+            }
+        }
+        for number in 1..=FILLING_VALUES {
+            self.host.publish("value", Value::Bytes([&number.to_le_bytes()[..], &[7; 4096]].concat()))?;
+            let is_it = |value: Value| matches!(value, Value::Bytes(bytes) if bytes.starts_with(&number.to_le_bytes()));
+            while number % FILLING_BURST == 0
+                && !witness.next(Duration::from_millis(100)).is_some_and(|(.., value)| is_it(value))
+            {
+                if start.elapsed() > PATIENCE {
+                    bail!("what fills the queue of a deaf subscriber did not pass within {PATIENCE:?}");
+                }
+            }
+        }
         Ok(())
     }
 
@@ -279,19 +312,20 @@ impl Bench {
             return Ok(());
         }
         let path = ImagePath::new(&self.options.program, &self.request_endpoint, &self.publish_endpoint)?;
-        let beside = || image_path::beside(&path, || self.call_us(64, 0.99));
-        let p99 = in_pairs(self.options.pairs, beside, || self.call_us(64, 0.99))?;
+        let leg = self.options.leg;
+        let beside = || image_path::beside(&path, || self.call_us(64, 0.99, leg));
+        let p99 = in_pairs(self.options.pairs, beside, || self.call_us(64, 0.99, leg))?;
         rows.push(Row::from_pairs(what, "us", "the same without it", &p99));
         Ok(())
     }
 
     /// Time of a call, one at a time, that a `share` of them does not exceed.
-    fn call_us(&self, bytes: usize, share: f64) -> anyhow::Result<f64> {
+    fn call_us(&self, bytes: usize, share: f64, leg: Duration) -> anyhow::Result<f64> {
         let client = Client::new(&self.request_endpoint)?;
         let call = echo(bytes);
         let mut times_us = Vec::new();
         let start = Instant::now();
-        while start.elapsed() < self.options.leg {
+        while start.elapsed() < leg {
             let begun = Instant::now();
             client.call(&call, PATIENCE)?;
             times_us.push(begun.elapsed().as_secs_f64() * 1e6);

@@ -97,6 +97,7 @@ class Connection:
         #: When the broker was heard last.
         self.heard = time.monotonic()
         self.lost = 0
+        self._lost_before = 0  # over connections before this one: the broker counts anew for each
         #: Why the last handshake failed; None since one went well. libzmq closes the connection then, and tells that
         #: too: it is not the reason.
         self._refusal: Optional[Event] = None
@@ -403,7 +404,7 @@ class Connection:
             return
         header = envelope.decode("header", parts[0])
         self.heard = time.monotonic()
-        self.lost = max(self.lost, header["lost"])
+        self.lost = max(self.lost, self._lost_before + header["lost"])
         kind, id = header["kind"], header["id"]
         if kind == "error" or kind.endswith(".reply"):
             self._answered(header, parts[1])
@@ -449,6 +450,7 @@ class Connection:
     def _note(self, event: Event) -> None:
         if event is Event.CONNECTED:
             self._refusal = None
+            self._lost_before = self.lost
             if not self._is_agent:
                 self._gate_open = True
             for hook in self.on_connected:

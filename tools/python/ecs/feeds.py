@@ -193,7 +193,7 @@ class Watches:
             for item in over:
                 del self._by_item[item]
                 self._newest.pop(item, None)
-            if over:
+            if over and not self.connection.is_closed:
                 self.connection.request("kv.unwatch", {"items": over})  # nobody waits for the answer
 
     def take(self, body: bytes) -> None:

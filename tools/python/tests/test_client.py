@@ -10,6 +10,8 @@ import pytest
 from conftest import wait_for
 
 import ecs
+from ecs import envelope
+from ecs.link import Event
 
 
 @pytest.fixture
@@ -386,6 +388,26 @@ def test_watch_that_begins_while_another_one_ends_is_told(client, pump, monkeypa
         pump.setpoint = 7
         while watch.next(5).value != 7.0:
             pass
+
+
+def test_closing_a_watch_and_then_its_client_logs_nothing(beamline, pump, caplog):
+    for _ in range(5):
+        with beamline.client() as client, client.watch("x01/pump/setpoint"):
+            client.get("x01/pump/setpoint")
+    assert caplog.text == ""
+
+
+def test_lost_messages_are_summed_over_connections(client, pump):
+    connection = client._connection
+    count = lambda lost: connection.guarded(  # noqa: E731
+        connection._received, [envelope.encode("header", {**envelope.header("x", 0), "lost": lost}), b"\x80"]
+    )
+    for lost in (0, 3, 10):
+        count(lost)
+    connection._note(Event.CONNECTED)
+    for lost in (0, 2, 3):
+        count(lost)
+    assert connection.lost == 13
 
 
 def test_watches_and_subscriptions_end_with_their_client(beamline, pump):

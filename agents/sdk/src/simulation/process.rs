@@ -272,7 +272,7 @@ impl Process {
     fn next_number(&mut self) -> i64 {
         let mut notes = self.notes.lock().unwrap();
         notes.count += 10;
-        notes.count + self.number as i64 // of this process alone, and no seven times something: see on_write
+        notes.count + self.number as i64 // of this process alone
     }
 
     fn do_something(&mut self, random: &mut Random) {

@@ -32,6 +32,8 @@ struct Device {
     /// For what its handlers ask in turn.
     endpoint: String,
     restored: Mutex<Vec<Restored>>,
+    /// How long it takes to take them.
+    restoring: Duration,
     writes: AtomicUsize,
 }
 
@@ -85,6 +87,7 @@ impl Handler for Device {
     }
 
     fn on_restored(&self, values: &[Restored]) {
+        sleep(self.restoring);
         self.restored.lock().unwrap().extend_from_slice(values);
     }
 }
@@ -474,6 +477,30 @@ fn a_second_owner_of_a_subsystem_is_refused_and_told_who_holds_it() {
     assert_eq!(refusal(client.call(&describe, CALL).map(drop)), (ErrorCode::NameTaken, true));
     let listed = beamline.client().call(&GetSubsystem { name: "x01/stage".to_owned() }, CALL).unwrap();
     assert_eq!(listed.agent, "x01/agent-stage");
+}
+
+/// Restoring takes no answer: what waits behind it is begun all the same, and not when something else wakes the agent.
+#[test]
+fn what_waited_for_kept_values_is_begun_at_once_behind_them() {
+    let mut beamline = Beamline::without_broker();
+    beamline.heartbeat = Duration::from_secs(5);
+    beamline.start_broker();
+    let (first, _stage) = agent(&beamline, "stage");
+    set(&beamline.client(), 2.0).unwrap();
+    first.stop(Duration::from_secs(1));
+    let config = AgentConfig { name: "x01/agent-stage".to_owned(), kind: "device".to_owned(), ..beamline.config() };
+    let again = Agent::start(config, vec![]).unwrap();
+    let slow =
+        Device { endpoint: beamline.request_endpoint(), restoring: Duration::from_millis(300), ..Device::default() };
+    let slow = Arc::new(slow);
+    let _host = again.host(description("x01/stage"), Arc::clone(&slow) as Arc<dyn Handler>).unwrap();
+    let get = Get { subsystem: "x01/stage".to_owned(), item: "who".to_owned() };
+    let client = beamline.client();
+    let begun = Instant::now();
+    wait_for("its answer", || client.call(&get, CALL).is_ok());
+    assert!(!slow.restored.lock().unwrap().is_empty(), "answered before it had its values");
+    assert!(begun.elapsed() < beamline.heartbeat, "it waited for the next sign of life");
+    again.stop(Duration::ZERO);
 }
 
 /// A broker that has lost its question on the way counts the worker as busy until it hears of it.

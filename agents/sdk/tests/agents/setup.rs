@@ -27,13 +27,15 @@ pub const CALL: Duration = Duration::from_secs(10);
 
 /// A beamline in a folder of its own: endpoints, state, and a broker that comes and goes.
 pub struct Beamline {
+    /// Of the broker's next start; its timeout is 5 times as long.
+    pub heartbeat: Duration,
     folder: TempDir,
     broker: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Beamline {
     pub fn without_broker() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), broker: None }
+        Self { heartbeat: Duration::from_millis(100), folder: tempfile::tempdir().unwrap(), broker: None }
     }
 
     pub fn new() -> Self {
@@ -67,8 +69,8 @@ impl Beamline {
             beamline: "x01".to_owned(),
             request_endpoint: self.request_endpoint(),
             publish_endpoint: self.publish_endpoint(),
-            heartbeat: Duration::from_millis(100),
-            timeout: Duration::from_millis(500),
+            heartbeat: self.heartbeat,
+            timeout: 5 * self.heartbeat,
             state_folder: self.folder().join("state"),
             expected: vec![],
             keys,

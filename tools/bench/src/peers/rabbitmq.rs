@@ -136,17 +136,16 @@ impl Publishers {
 
     /// Which connections have something to read.
     fn readable(&self) -> anyhow::Result<Vec<usize>> {
-        let polled = |publisher: &Publisher| libc::pollfd {
-            fd: publisher.wire().stream().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut polled: Vec<libc::pollfd> = self.0.iter().map(polled).collect();
-        // SAFETY: the list lives across the call, which writes its `revents`.
-        let count = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as _, PATIENCE.as_millis() as i32) };
-        if count <= 0 {
+        let polled = |publisher: &Publisher| zmq::PollItem::from_fd(publisher.wire().stream().as_raw_fd(), zmq::POLLIN);
+        let mut polled: Vec<zmq::PollItem<'_>> = self.0.iter().map(polled).collect();
+        if zmq::poll(&mut polled, PATIENCE.as_millis() as i64)? == 0 {
             bail!("RabbitMQ did not confirm a message within {PATIENCE:?}");
         }
-        Ok(polled.iter().enumerate().filter(|(_, polled)| polled.revents != 0).map(|(index, _)| index).collect())
+        Ok(polled
+            .iter()
+            .enumerate()
+            .filter(|(_, polled)| polled.is_readable() || polled.is_error())
+            .map(|(index, _)| index)
+            .collect())
     }
 }

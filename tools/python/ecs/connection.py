@@ -79,6 +79,16 @@ class _Outgoing(NamedTuple):
     parts: Sequence[bytes] = ()
 
 
+class _Timer(NamedTuple):
+    """Something to do at a time of the monotonic clock; the number keeps the order of equal times."""
+
+    when: float
+    number: int
+    task: Callable[[], None]
+    #: The request that it ends, if it is for one.
+    request: Optional[_Pending]
+
+
 class Connection:
     """See the module's header. ``on_notice`` gets what is no answer; it and the hooks run on the I/O thread."""
 
@@ -108,7 +118,7 @@ class Connection:
         self._inbox: Deque[Callable[[], None]] = deque()
         self._inbox_room = threading.Condition()
         self._outbox: Deque[_Outgoing] = deque()
-        self._timers: List[Tuple[float, int, Callable[[], None]]] = []
+        self._timers: List[_Timer] = []
         self._timer_numbers = itertools.count()
         self._subscribers: Dict[zmq.Socket[bytes], Callable[[List[bytes]], None]] = {}
         self._closing = False
@@ -230,7 +240,11 @@ class Connection:
             _log.exception("%s: the I/O thread goes on after an error", self._thread.name)
 
     def call_at(self, when: float, task: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (when, next(self._timer_numbers), task))
+        heapq.heappush(self._timers, _Timer(when, next(self._timer_numbers), task, None))
+
+    def _expire_at(self, when: float, pending: _Pending) -> None:
+        timer = _Timer(when, next(self._timer_numbers), lambda: self._expire(pending), pending)
+        heapq.heappush(self._timers, timer)
 
     def open_gate(self) -> None:
         self._gate_open = True
@@ -265,7 +279,7 @@ class Connection:
         pending.sent = True
         self._pending[id] = pending
         future.at_end(lambda ended: done(None, ended.exception()) if ended.exception() else done(ended.result(), None))
-        self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
+        self._expire_at(pending.deadline + LATE_GRACE_S, pending)
         return True
 
     def add_subscriber(self, prefix: str, on_message: Callable[[List[bytes]], None]) -> zmq.Socket[bytes]:
@@ -303,7 +317,7 @@ class Connection:
     def _begin(self, pending: _Pending) -> None:
         self._pending[pending.id] = pending
         self._outbox.append(_Outgoing(pending))
-        self.call_at(pending.deadline, lambda: self._expire(pending))
+        self._expire_at(pending.deadline, pending)
 
     def _send_notice(self, parts: Sequence[bytes]) -> None:
         if self._gate_open:
@@ -323,7 +337,7 @@ class Connection:
         if self._pending.get(pending.id) is not pending:
             return
         if pending.sent and time.monotonic() < pending.deadline + LATE_GRACE_S:
-            self.call_at(pending.deadline + LATE_GRACE_S, lambda: self._expire(pending))
+            self._expire_at(pending.deadline + LATE_GRACE_S, pending)
             return
         subject = pending.future.subject
         if pending.sent:
@@ -377,7 +391,7 @@ class Connection:
         poller.register(self._wake_out, zmq.POLLIN)
         for socket in self._subscribers:
             poller.register(socket, zmq.POLLIN)
-        patience = self._timers[0][0] - time.monotonic() if self._timers else _POLL_MAX_S
+        patience = self._timers[0].when - time.monotonic() if self._timers else _POLL_MAX_S
         poller.poll(math.ceil(1000 * min(max(patience, 0.0), _POLL_MAX_S)))
         try:
             while len(self._wake_out.recv(4096)) == 4096:
@@ -481,17 +495,15 @@ class Connection:
 
     def _run_timers(self) -> None:
         now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            self.guarded(heapq.heappop(self._timers)[2])
+        while self._timers and self._timers[0].when <= now:
+            self.guarded(heapq.heappop(self._timers).task)
         # Timers of requests that have ended long before their deadline must not pile up.
         if len(self._timers) > 4 * len(self._pending) + 1024:
-            self._timers = [timer for timer in self._timers if not self._is_stale(timer[2])]
+            self._timers = [timer for timer in self._timers if not self._is_stale(timer)]
             heapq.heapify(self._timers)
 
-    def _is_stale(self, task: Callable[[], None]) -> bool:
-        cells = getattr(task, "__closure__", None) or ()
-        held = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, _Pending)]
-        return any(self._pending.get(pending.id) is not pending for pending in held)
+    def _is_stale(self, timer: _Timer) -> bool:
+        return timer.request is not None and self._pending.get(timer.request.id) is not timer.request
 
     def _flush(self) -> None:
         while self._outbox and self._gate_open:

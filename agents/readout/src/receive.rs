@@ -483,6 +483,7 @@ fn mark(access: &Access<'_>, image: OpenImage, index: usize, packet: &PacketHead
         received_ns: now_ns,
         detector_timestamp: packet.timestamp,
         exposure_length: packet.exposure_length,
+        do_not_store: packet.do_not_store,
     };
     match access.mark(image, index, info) {
         Mark::New => PacketFate::Placed,

@@ -94,6 +94,8 @@ impl WriteService {
             overwrite: params.overwrite,
             detector_name: self.beamline.detector.name.clone(),
             detector_type: self.beamline.detector.detector_type.clone(),
+            bit_depth: placement.packing.bits(placement.pixel) as u32,
+            pixel_mask: placement.pixel_mask(),
             metadata: params.metadata.clone(),
         };
         Ok(spec)

@@ -357,7 +357,7 @@ impl Placement {
 
     /// For every pixel, row by row: whether a packet brings it, and why not. The values are those of
     /// `pixel_mask` in NeXus.
-    pub fn pixel_mask(&self) -> Vec<u32> {
+    pub fn pixel_mask(&self) -> Vec<u8> {
         let mut mask = vec![PIXEL_GAP; self.height * self.width];
         let bytes = self.pixel.bytes();
         for segment in &self.segments {
@@ -392,8 +392,8 @@ impl Placement {
 }
 
 /// Bits of `pixel_mask` (NeXus, NXdetector): no sensor there; a pixel that is dead.
-pub const PIXEL_GAP: u32 = 1;
-pub const PIXEL_OFF: u32 = 2;
+pub const PIXEL_GAP: u8 = 1;
+pub const PIXEL_OFF: u8 = 2;
 
 fn stream_pixels(runs: &[PixelRun]) -> usize {
     runs.iter().map(|run| run.pixels).sum()

@@ -11,19 +11,23 @@ use std::{fs, net::UdpSocket, time::Duration};
 
 /// Runs a lossy simulation of a detector; the file must have every pixel right and exactly the lost packets marked.
 fn assert_lossy_run_is_right(detector: &'static str, check: &str, images: u64, rate_hz: u64) {
-    let beamline = Beamline::up(Detector::Toml(detector), "processes = 1\n");
+    let beamline = Beamline::up(Detector::Toml(detector), "");
+    let text = fs::read_to_string(beamline.path("detector.toml")).unwrap();
+    let placement = DetectorConfig::from_toml(&text).and_then(|config| config.placement()).unwrap();
+    // A packet that is put back by 32 turns is late for good where these are more than an image or two.
+    let reorder = if placement.packets_per_module < 32 { 0.0 } else { 0.02 };
     let job = beamline.submit_running("run.h5", images, &["--start", "1"]);
-    let faults = ["--seed", "7", "--drop", "0.01", "--reorder", "0.02", "--duplicate", "0.02", "--burst", "0.001"];
+    let reorder_text = reorder.to_string();
+    let faults =
+        ["--seed", "7", "--drop", "0.01", "--duplicate", "0.02", "--burst", "0.001", "--reorder", &reorder_text];
     let sent = Outcome::of(&mut beamline.sim(images, rate_hz, &faults)).ok().json();
     let ended = beamline.wait_end(job);
     assert_eq!(ended["state"], "done", "{detector}: {ended:#}");
 
-    let text = fs::read_to_string(beamline.path("detector.toml")).unwrap();
-    let placement = DetectorConfig::from_toml(&text).and_then(|config| config.placement()).unwrap();
     let faults = Faults {
         seed: 7,
         drop: 0.01,
-        reorder: 0.02,
+        reorder,
         duplicate: 0.02,
         burst: 0.001,
         burst_packets: 16,

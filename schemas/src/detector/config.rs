@@ -383,6 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn a_module_number_beyond_their_count_is_refused_instead_of_sharing_another_ones_place() {
+        // std-daq takes 15 modulo 8: its mask of modules is 133, and the bits of two modules may be one.
+        let mut config = DetectorConfig::from_json(EIGER).expect("valid");
+        config.n_modules = Some(8);
+        config.module_positions = [0, 2, 15].into_iter().zip(config.module_positions.into_values()).collect();
+        let error = config.check().expect_err("15 is no module of 8").to_string();
+        assert_eq!(error, "module_positions.15 = 15; allowed: modules 0 to n_modules - 1 = 7");
+        config.n_modules = Some(16);
+        assert_eq!(config.placement().map(|placement| placement.modules), Ok(3));
+    }
+
+    #[test]
     fn overlapping_modules_are_refused() {
         let mut config = DetectorConfig::from_json(EIGER).expect("valid");
         config.module_positions.insert(1, [0, 258, 513, 513]);

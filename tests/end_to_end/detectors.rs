@@ -103,6 +103,21 @@ fn gigafrost_of_another_region_of_interest_is_right_to_the_pixel() {
 }
 
 #[test]
+fn packed_runs_of_the_same_ids_by_two_processes_have_no_pixel_of_one_another() {
+    // Every pixel of the second run differs from that of the first with the same id, by its seed.
+    let camera = "detector_type = \"gigafrost\"\nimage_pixel_height = 128\nimage_pixel_width = 480";
+    let beamline = Beamline::up(Detector::Toml(camera), "processes = 2\n");
+    for (file, seed) in [("a.h5", "1"), ("b.h5", "2")] {
+        let job = beamline.submit_running(file, 200, &["--start", "1"]);
+        let sent = Outcome::of(&mut beamline.sim(200, 200, &["--seed", seed, "--drop", "0.01"])).ok().json();
+        let ended = beamline.wait_end(job);
+        assert_eq!(ended["result"]["missing_packets"], sent["packets_dropped"], "{ended:#}");
+        let check = ["--seed", seed, "--detector", "gigafrost:height=128:width=480:packet_rows=20"];
+        assert_eq!(check_images(&beamline.path(file), &check)["lost_rows"], 0);
+    }
+}
+
+#[test]
 fn moench_by_its_description_is_right_to_the_pixel() {
     assert_lossy_run_is_right("detector_type = \"moench\"", "raster", 200, 200);
 }

@@ -32,7 +32,7 @@ pub fn spec(output: &Path, images: u64) -> FileSpec {
         detector_name: "EG05M".to_owned(),
         detector_type: "eiger".to_owned(),
         bit_depth: 12,
-        pixel_mask: (0..300).map(|pixel| pixel as u8 % 3).collect(),
+        pixel_mask: (0..300).map(|pixel| (pixel % 3) as u8).collect(),
         metadata: Default::default(),
     }
 }

@@ -14,7 +14,7 @@
 use super::{disk, layout::BLOCK_BYTES, spec::Author};
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-/// Room for a patch of a whole block for each of the ten arrays, and the author: 11 KiB at most, 4 KiB as a rule.
+/// Room for a patch of a whole block for each of the eleven arrays, and the author: 12 KiB at most, 4 KiB as a rule.
 pub(super) const RECORD_BYTES: u64 = 16 * BLOCK_BYTES;
 
 const MAGIC: &[u8; 16] = b"ECS cut record 1";

@@ -59,7 +59,7 @@ fn ended(images: u64, metadata: usize, sync: bool) -> Ended {
     let output = folder.path().join("run.h5");
     let entry = |index| (format!("entry {index}"), "x".repeat(index * 100).into());
     let metadata = (0..metadata).map(entry).collect();
-    let spec = FileSpec { metadata, height: 3, width: 5, ..spec(&output, images) };
+    let spec = FileSpec { metadata, height: 3, width: 5, pixel_mask: vec![1; 15], ..spec(&output, images) };
     let mut file = create(&spec, FIRST_ID);
     write_some(&mut file, &spec);
     file.flush().unwrap();
@@ -186,7 +186,7 @@ fn cut_writes_each_header_within_one_page_and_the_images_first() {
             blocks.push(offset / BLOCK_BYTES);
         }
         // One header for the images and one for each column; that of the images lies last and is written first.
-        assert_eq!(blocks.len(), 10);
+        assert_eq!(blocks.len(), 11);
         assert!(blocks.is_sorted_by(|earlier, later| earlier > later), "{blocks:?}");
         assert!(PAGE_BYTES.is_multiple_of(BLOCK_BYTES));
     }

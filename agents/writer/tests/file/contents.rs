@@ -26,7 +26,7 @@ fn full_file_of_any_pixel_type_and_length_reads_back_exactly() {
             assert_eq!(held["dtype"], dtype);
             assert_eq!(held["ledger"]["state"], "done");
             assert_eq!(held["ledger"]["job"], JOB);
-            assert_eq!(held["detector"], json!(["EG05M", pixel.bytes() * 8]));
+            assert_eq!(held["detector"], json!(["EG05M", 12, 300]));
             assert_same_ledger(&held, &ledger);
         }
     }
@@ -64,7 +64,7 @@ fn tail_that_never_came_is_cut_off_and_counted() {
     // One chunk of rows, one exactly full, several; cut within the first, at its end, within a later one.
     for (images, written) in [(2, 1), (1000, 1), (1000, 999), (4096, 4000), (9000, 1), (9000, 4096), (9000, 8193)] {
         let output = folder.path().join(format!("{images}-{written}.h5"));
-        let spec = FileSpec { height: 2, width: 5, ..spec(&output, images) };
+        let spec = FileSpec { height: 2, width: 5, pixel_mask: vec![1; 10], ..spec(&output, images) };
         let mut file = create(&spec, 0);
         (0..written).for_each(|id| write(&mut file, &spec, id, ALL_RECEIVED));
         let end = End { reason: "stop: ä".to_owned(), ..end(EndState::Cancelled, LossCause::Cancelled) };

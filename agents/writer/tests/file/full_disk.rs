@@ -17,7 +17,7 @@ const OUTPUT: &str = "ECS_TEST_LIMITED_OUTPUT";
 
 /// Some 30 KiB an image, so that a limit can fall into the middle of one.
 fn large(output: &Path, images: u64) -> FileSpec {
-    FileSpec { height: 150, width: 100, ..spec(output, images) }
+    FileSpec { height: 150, width: 100, pixel_mask: vec![0; 150 * 100], ..spec(output, images) }
 }
 
 #[test]

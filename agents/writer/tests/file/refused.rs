@@ -21,6 +21,7 @@ fn parameters_out_of_range_are_refused_with_what_is_allowed() {
         FileSpec { images: 0, ..good.clone() },
         FileSpec { images: IMAGES_MAX + 1, ..good.clone() },
         FileSpec { height: 0, ..good.clone() },
+        FileSpec { pixel_mask: vec![0; 299], ..good.clone() },
         FileSpec { height: usize::MAX, ..good.clone() },
         FileSpec { packets_per_image: 0, ..good.clone() },
         FileSpec { output: "relative.h5".into(), ..good.clone() },
@@ -49,7 +50,8 @@ fn missing_folder_or_one_that_is_a_file_is_refused() {
 #[test]
 fn more_images_than_the_disk_holds_are_refused_as_disk_full() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = FileSpec { height: 30_000, width: 30_000, ..spec(&folder.path().join("run.h5"), IMAGES_MAX) };
+    let of_disk = spec(&folder.path().join("run.h5"), IMAGES_MAX);
+    let spec = FileSpec { height: 30_000, width: 30_000, pixel_mask: Vec::new(), ..of_disk };
     assert_eq!(refusal(&spec), ErrorCode::DiskFull);
     assert_eq!(files_in(folder.path()), Vec::<String>::new());
 }

@@ -1,11 +1,14 @@
 """Opens a file of the writer with plain h5py and checks it against the simulated detector.
 
-    python tests/check_images.py FILE [--seed N] [--missing FILE.json]
+    python tests/check_images.py FILE [--seed N] [--missing FILE.json] [--detector NAME:key=value:...] [--pixels KIND]
 
 Every image marked complete must be the simulated one to the last pixel; of a partial image, every pixel
 whose packet is marked as received, and the others must hold the fill value. With --missing, the packets
-marked as missing must be exactly those in the JSON file {"image id": [packet, …]}. The ledger must agree
+marked as missing must be exactly those in the JSON file {"image id": [packet, ...]}. The ledger must agree
 with the rows. Prints what it counted as JSON; exit code 1 and a sentence if something is wrong.
+
+Where each pixel comes from is worked out here, from the documents of each detector, not from the code that is
+tested: `--detector` names one of the functions below. `--pixels` is `sim`, or a pattern of other senders.
 """
 
 import argparse
@@ -17,54 +20,142 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools/sim/tests"))
-from check_pattern import image  # noqa: E402
+from check_pattern import KEY_BITS, image  # noqa: E402
 
 PENDING, COMPLETE, PARTIAL, LOST = range(4)
-CHIP, CHIP_GAP, ROWS = 256, 2, 256
 
 
-def quadrants(height, width):
-    """(first row, row step, first column) of each module of the detectors that the tests simulate."""
-    if (height, width) == (256, 514):
-        return [(0, 1, 0)]
-    assert (height, width) == (514, 1030), "not a detector of the tests"
-    return [(258, 1, 0), (258, 1, 516), (255, -1, 0), (255, -1, 516)]
+class Detector:
+    """Where the pixels of an image come from: the modules' streams, cut into packets."""
+
+    def __init__(self, height, width, bits, streams, payload, off=()):
+        """Each stream is (y, x) of its pixels in their order; `payload` is bytes of pixels a packet."""
+        self.shape, self.bits = (height, width), bits
+        self.first = np.full(self.shape, -1, np.int64)
+        self.last = np.full(self.shape, -1, np.int64)
+        self.mask = np.ones(self.shape, np.uint8)
+        pixels = len(streams[0][0])
+        begin = np.arange(pixels, dtype=np.int64) * bits
+        per_module = -(-pixels * bits // 8 // payload)
+        for module, (y, x) in enumerate(streams):
+            assert (self.first[y, x] == -1).all(), "modules overlap"
+            self.first[y, x] = module * per_module + begin // (payload * 8)
+            self.last[y, x] = module * per_module + (begin + bits - 1) // (payload * 8)
+            self.mask[y, x] = 0
+        for y, x in off:
+            self.mask[y, x] = 2
+        self.streams, self.packets = streams, len(streams) * per_module
 
 
-def packet_of_pixel(height, width, item_bytes):
-    """Packet index that brings each pixel; -1 in gaps."""
-    packets = np.full((height, width), -1, np.int32)
-    rows_per_packet = 4096 // (512 * item_bytes)
-    per_module = ROWS // rows_per_packet
-    for module, (y0, step, x0) in enumerate(quadrants(height, width)):
-        for row in range(ROWS):
-            packet = module * per_module + row // rows_per_packet
-            for chip in (0, CHIP + CHIP_GAP):
-                packets[y0 + step * row, x0 + chip : x0 + chip + CHIP] = packet
-    return packets
+def rows(lines):
+    """A stream of lines, each (y, [x, ...])."""
+    y = np.concatenate([np.full(len(x), line, np.int64) for line, x in lines])
+    return y, np.concatenate([np.asarray(x, np.int64) for _, x in lines])
+
+
+def chips(first, count, chip=256, gap=2):
+    """Columns of `count` chips, `gap` pixels apart."""
+    return np.concatenate([first + at * (chip + gap) + np.arange(chip) for at in range(count)])
+
+
+def eiger(bits=16, payload=4096, read=256, off=-1):
+    """A 500K module: lower left and right quadrant, upper left and right one, from the middle outwards."""
+    lower = [(read + 2 + row, +1) for row in range(read)]
+    upper = [(read - 1 - row, -1) for row in range(read)]
+    quadrants = [rows([(y, chips(x, 2)) for y, _ in half]) for half in (lower, upper) for x in (0, 516)]
+    on = [quadrant for number, quadrant in enumerate(quadrants) if number != off]
+    dead = [quadrant for number, quadrant in enumerate(quadrants) if number == off]
+    return Detector(2 * read + 2, 1030, bits, on, payload, dead)
+
+
+def quadrant(bits=8):
+    """One quadrant of an EIGER alone, its rows downwards."""
+    return Detector(256, 514, bits, [rows([(y, chips(0, 2)) for y in range(256)])], 4096)
+
+
+def jungfrau(read=512, interfaces=1, gap=2):
+    """One module, its rows upwards; gap 0: rows downwards and chips side by side, as std-daq stacks them."""
+    height, width = read + gap, 1024 + 3 * gap
+    place = lambda row: row + gap * (row >= read // 2)
+    y = lambda row: height - 1 - place(row) if gap else place(row)
+    lines = [(y(row), chips(0, 4, 256, gap)) for row in range(read)]
+    part = read // interfaces
+    return Detector(height, width, 16, [rows(lines[n * part : (n + 1) * part]) for n in range(interfaces)], 8192)
+
+
+def gigafrost(height=252, width=504, packet_rows=17):
+    """Four quadrants from the middle outwards, each with two links that have every second row."""
+    streams = []
+    for north in (False, True):
+        for x in (0, width // 2):
+            for link in (0, 1):
+                y = lambda row: (height - 1) // 2 - link - 2 * row if north else height // 2 + link + 2 * row
+                streams.append(rows([(y(row), x + np.arange(width // 2)) for row in range(height // 4)]))
+    return Detector(height, width, 12, streams, packet_rows * width // 2 * 3 // 2)
+
+
+def raster(height=400, width=400, bits=16, payload=6400, across=1, along=1):
+    """Modules of whole rows, one behind the other, row by row of modules."""
+    y, x = np.mgrid[0:height, 0:width]
+    streams = [(down * height + y.ravel(), right * width + x.ravel()) for down in range(along) for right in range(across)]
+    return Detector(along * height, across * width, bits, streams, payload)
+
+
+def made_up():
+    """The detector of tests/end_to_end/detectors.rs that no line of Rust knows."""
+    lines = lambda x, first: [(row + 3 * (row >= 20), chips(x, 3, 32, 1)) for row in range(first, first + 20)]
+    streams = [rows(lines(x, first)) for x in (0, 98 + 5) for first in (0, 20)]
+    return Detector(40 + 3, 2 * 98 + 5, 12, streams, 1000)
+
+
+def named(text):
+    """A detector, from `name:key=value:...`."""
+    name, *options = text.split(":")
+    return globals()[name](**{key: int(value) for key, value in (option.split("=") for option in options)})
+
+
+def other_pixels(kind, detector):
+    """An image of another sender, the same for every id."""
+    wanted = np.zeros(detector.shape, np.int64)
+    for module, (y, x) in enumerate(detector.streams):
+        at = np.arange(len(y))
+        if kind == "packet_number":  # std_detector_buffer, testing/test_jungfrau_workflow.py
+            wanted[y, x] = at // 4096
+        elif kind == "jungfrau":  # slsDetectorPackage, the virtual server of jungfrauDetectorServer
+            column, packet = at % 1024, at // 4096 + module * 64
+            gain = np.where(column < 300, 0, np.where(column < 600, 1, 3))
+            wanted[y, x] = 1 + packet | gain << 14
+        elif kind == "eiger":  # the same of eigerDetectorServer: rows of 1024 pixels, half of them on each port
+            of_half_module = at // 512 * 1024 + module % 2 * 512 + at % 512
+            per_packet = {8: 4096, 16: 2048, 32: 1024}.get(detector.bits)
+            wanted[y, x] = of_half_module & 0xFFF if detector.bits == 12 else of_half_module // per_packet
+    return wanted
 
 
 def fail(text):
     sys.exit(f"{sys.argv[1]}: {text}")
 
 
-def check_rows(entry, seed, missing):
+def check_rows(entry, detector, kind, seed, missing):
     data, ids = entry["data/data"], entry["data/image_id"][:]
     status, received = entry["data/status"][:], entry["data/packet_received"][:]
-    bits = data.dtype.itemsize * 8
-    key_bits = {8: 6, 16: 12, 32: 24}[bits]
-    packets = packet_of_pixel(*data.shape[1:], data.dtype.itemsize)
-    base = image(seed, 0, *data.shape[1:], bits)  # the key of id 0 is 0: other ids only change the key
-    fill = np.iinfo(data.dtype).max
+    if data.shape[1:] != detector.shape:
+        fail(f"images of {data.shape[1:]}, not {detector.shape}")
+    key_bits, dtype = KEY_BITS[detector.bits], data.dtype
+    if kind == "sim":
+        base = image(seed, 0, *detector.shape, detector.bits)  # the key of id 0 is 0: other ids only change the key
+    else:
+        base = other_pixels(kind, detector)
+    fill = np.iinfo(dtype).max
     for row, (image_id, state) in enumerate(zip(ids.tolist(), status.tolist())):
-        there = np.unpackbits(received[row], bitorder="little").astype(bool)[: packets.max() + 1]
+        there = np.unpackbits(received[row], bitorder="little").astype(bool)[: detector.packets]
         if state in (PENDING, LOST):
             if there.any() and state == LOST:
                 fail(f"image {image_id} is lost and has packets")
             continue
-        wanted = base ^ np.array(image_id % (2**key_bits - 3), data.dtype)
-        wanted[~there[packets]] = fill
-        wanted[packets < 0] = 0
+        wanted = base.astype(dtype) ^ np.array(image_id % (2**key_bits - 3) if kind == "sim" else 0, dtype)
+        wanted[~(there[detector.first] & there[detector.last])] = fill
+        wanted[detector.first < 0] = 0
         if not np.array_equal(data[row], wanted):
             wrong = int((data[row] != wanted).sum())
             fail(f"image {image_id}, status {state}: {wrong} pixels are not what they must be")
@@ -115,11 +206,18 @@ def main():
     parser.add_argument("file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missing")
+    parser.add_argument("--detector")
+    parser.add_argument("--pixels", default="sim")
     arguments = parser.parse_args()
     missing = json.loads(pathlib.Path(arguments.missing).read_text()) if arguments.missing else None
     with h5py.File(arguments.file) as file:
         entry = file["entry"]
-        ids, status = check_rows(entry, arguments.seed, missing)
+        height, item_bytes = entry["data/data"].shape[1], entry["data/data"].dtype.itemsize
+        usual = f"{'quadrant' if height == 256 else 'eiger'}:bits={8 * item_bytes}"
+        detector = named(arguments.detector or usual)
+        ids, status = check_rows(entry, detector, arguments.pixels, arguments.seed, missing)
+        if not np.array_equal(entry["detector/pixel_mask"][:], detector.mask):
+            fail("pixel_mask is not that of the detector")
         print(json.dumps(check_ledger(entry, ids, status)))
 
 

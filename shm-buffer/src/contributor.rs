@@ -69,6 +69,8 @@ pub struct PacketInfo {
     pub received_ns: u64,
     pub detector_timestamp: u64,
     pub exposure_length: u32,
+    /// The detector says that the image is not to be stored. It is, all the same: who reads it decides.
+    pub do_not_store: bool,
 }
 
 /// What became of a packet, beside being placed.
@@ -338,6 +340,7 @@ impl Access<'_> {
         {
             slot.detector_timestamp.store(info.detector_timestamp, Relaxed);
             slot.exposure_length.store(info.exposure_length, Relaxed);
+            slot.do_not_store.store(info.do_not_store.into(), Relaxed);
         }
         // Bits and pixels are seen by who has seen the hazard word withdrawn, not by who sees the count.
         let received = slot.packets_received.fetch_add(1, Relaxed) + 1;

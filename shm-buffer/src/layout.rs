@@ -187,6 +187,8 @@ pub(crate) struct SlotControl {
     pub detector_timestamp: AtomicU64,
     pub exposure_length: AtomicU32,
     pub packets_received: AtomicU32,
+    /// 1: the first packet's header says that the image is not to be stored.
+    pub do_not_store: AtomicU32,
 }
 
 /// One step of the commit sequence: an image, or a notice of lost ids without one.

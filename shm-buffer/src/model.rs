@@ -110,7 +110,7 @@ fn announce_slot(slot: &SlotControl) {
         &slot.detector_timestamp,
     ];
     words.into_iter().for_each(model::announce);
-    [&slot.exposure_length, &slot.packets_received].into_iter().for_each(model::announce);
+    [&slot.exposure_length, &slot.packets_received, &slot.do_not_store].into_iter().for_each(model::announce);
 }
 
 fn announce_commit(entry: &CommitEntry) {

@@ -69,6 +69,7 @@ pub struct Image {
     /// From the first packet's header, in the detector's units.
     pub detector_timestamp: u64,
     pub exposure_length: u32,
+    pub do_not_store: bool,
     slot: u16,
     seq: u64,
 }
@@ -244,6 +245,7 @@ impl Reader {
             commit_utc_ns: control.commit_utc_ns.load(Relaxed),
             detector_timestamp: control.detector_timestamp.load(Relaxed),
             exposure_length: control.exposure_length.load(Relaxed),
+            do_not_store: control.do_not_store.load(Relaxed) != 0,
             slot,
             seq,
         };

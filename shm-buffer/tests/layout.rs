@@ -81,7 +81,7 @@ const PARTICIPANT: [(u64, usize, &str); 9] = [
     (80, 8, "restart: epoch (16), id + 1 (48)"),
     (88, 8, "overtaken"),
 ];
-const SLOT: [(u64, usize, &str); 9] = [
+const SLOT: [(u64, usize, &str); 10] = [
     (0, 8, "word: tag (61), state (3): 0 free, 1 open, 2 closing, 3 committed"),
     (8, 8, "image_id"),
     (16, 8, "epoch"),
@@ -91,6 +91,7 @@ const SLOT: [(u64, usize, &str); 9] = [
     (48, 8, "detector_timestamp"),
     (56, 4, "exposure_length"),
     (60, 4, "packets_received"),
+    (64, 4, "do_not_store"),
 ];
 
 #[test]

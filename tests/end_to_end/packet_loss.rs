@@ -21,7 +21,7 @@ fn one_percent_of_packets_lost_is_marked_filled_and_counted_to_the_packet() {
     assert_eq!(ledger["written"].as_u64().unwrap() + ledger["partial"].as_u64().unwrap(), IMAGES, "{ledger:#}");
     assert_eq!(ledger["missing_packets"], sent["packets_dropped"], "{ledger:#}\n{sent:#}");
 
-    let faults = Faults { seed: SEED, drop: 0.01, reorder: 0.01, duplicate: 0.01 };
+    let faults = Faults { seed: SEED, drop: 0.01, reorder: 0.01, duplicate: 0.01, ..Faults::default() };
     let dropped: serde_json::Map<String, Value> =
         (1..=IMAGES).map(|id| (id.to_string(), json!(faults.dropped_packets(id, 256)))).collect();
     fs::write(beamline.path("missing.json"), Value::Object(dropped).to_string()).unwrap();

@@ -28,7 +28,7 @@ pub enum AssemblerError {
 
 /// The geometry of a beamline's ring.
 pub fn geometry(beamline: &Beamline) -> Geometry {
-    let placement = &beamline.placement;
+    let placement = &beamline.detector.placement;
     let images = Geometry {
         slots: 0,
         window: beamline.assembler.open_images,
@@ -77,7 +77,7 @@ fn own_ring(beamline: &Beamline, agent: &Agent, stop: &Stop) -> Result<(), Assem
 
 /// Steps whenever there is a reason to, until stop.
 fn assemble(mut owner: Owner, beamline: &Beamline, agent: &Agent, stop: &Stop) -> Owner {
-    let filler = Filler::new(&beamline.placement, beamline.assembler.fill);
+    let filler = Filler::new(&beamline.detector.placement, beamline.assembler.fill);
     let mut fill = |pixels: &mut [u8], packet: usize| filler.fill(pixels, packet);
     let mut metrics = Metrics::new();
     let mut published = Instant::now();

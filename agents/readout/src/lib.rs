@@ -10,7 +10,10 @@
 //! next on that port and gives the kernel the places of those; what came instead is moved. Where packets
 //! come faster than one by one, the kernel hands over many in one message (`UDP_GRO`). A packet may
 //! be late, early, doubled, cut, foreign or hostile: each is counted by cause, and none is written
-//! outside its own place in its own image.
+//! outside its own place in its own image. Pixels that are packed (12 and 4 bit) go through a staging buffer that
+//! stays in the cache, and are unpacked from there.
+//!
+//! Nothing here knows which detector it is: `ecs_schemas::detector` describes headers and places.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -21,17 +24,20 @@
 //! | `runs` | what an id outside the window means: late, early, or a new run |
 //! | `overload` | when to throw whole images away, so that others stay whole |
 //! | `port` | what is known of one port: what comes next, how far it is, what waits |
-//! | `decode` | one detector's packet header; a new detector starts here |
+//! | `decode` | a packet's header, and why it is dropped |
+//! | `place`, `unpack` | a payload from staging to its place; packed pixels |
 
 mod batch;
 mod decode;
 mod metrics;
 mod overload;
+mod place;
 mod port;
 mod receive;
 mod run;
 mod runs;
 mod socket;
+mod unpack;
 
 pub use receive::Receiver;
 pub use run::{ReadoutError, run};

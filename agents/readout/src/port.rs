@@ -3,17 +3,17 @@
 
 use crate::{
     batch::{Batch, Landed},
-    decode::Packet,
     runs::{NEAR_IDS, RUN_IDS},
     socket::PortSocket,
 };
-use ecs_schemas::detector::Placement;
+use ecs_schemas::detector::{PacketHeader, Placement};
 use std::collections::VecDeque;
 
 /// One detector port of this process.
 pub struct Port {
     pub socket: PortSocket,
-    /// Index of its module: its packets are `module * packets_per_module + number`.
+    /// Index of its module: its packets are `module * packets_per_module + number`. Another port may bring other images
+    /// of the same module.
     pub module: usize,
     pub batch: Batch,
     /// Packets of the last batch that are still in its staging place. While there are any, the port
@@ -36,7 +36,7 @@ pub struct Port {
 #[derive(Debug, Clone, Copy)]
 pub struct Parked {
     pub landed: Landed,
-    pub packet: Packet,
+    pub packet: PacketHeader,
     /// When it came: it does not wait for ever.
     pub since_ns: u64,
     /// Its id, beyond the window, was found to be the detector's: it is waited for.
@@ -64,8 +64,13 @@ impl Port {
         self.next.filter(|_| self.epoch == epoch)
     }
 
+    /// Whether this port takes part in the run; see [`Port::joins`].
+    pub fn takes_part(&self, epoch: u64) -> bool {
+        self.epoch == epoch
+    }
+
     /// A good packet came: its successor is expected next.
-    pub fn note_packet(&mut self, packet: &Packet, packets_per_module: usize) {
+    pub fn note_packet(&mut self, packet: &PacketHeader, packets_per_module: usize) {
         self.next = Some(successor((packet.image_id, packet.number), packets_per_module));
     }
 

@@ -8,18 +8,20 @@
 //!     the place that it covered stays unmarked, so it is filled at the close or received later.
 //! P3  Places come from the placement alone, by module and packet number, both checked: nothing that a
 //!     packet says can lead outside its own place.
-//! P4  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
+//! P4  A packet's length is that of its number: all but a module's last one have one length.
+//! P5  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
 //!     waited here for all would keep back the very packets that let the window move.
 
 use crate::{
     batch::{BATCH_PACKETS, Batch, Landed},
-    decode::{self, Packet},
+    decode,
     overload::Overload,
+    place::place,
     port::{Parked, Port, Progress, successor},
     runs::{Action, FarIds},
     socket,
 };
-use ecs_schemas::detector::{Placement, eiger};
+use ecs_schemas::detector::{Detector, PacketHeader, Placement};
 use ecs_shm_buffer::{
     Access, Contributor, Lookup, Mark, OpenImage, PacketFate, PacketInfo, limits::HAZARD_SLOTS, monotonic_ns,
 };
@@ -27,7 +29,7 @@ use std::{io, time::Duration};
 
 /// Receives the packets of some ports into one ring.
 pub struct Receiver {
-    placement: Placement,
+    detector: Detector,
     contributor: Contributor,
     progress: Progress,
     far_ids: FarIds,
@@ -38,6 +40,8 @@ pub struct Receiver {
     /// When a packet was last placed, or waited for.
     last_heard_ns: u64,
     tally: Tally,
+    /// The good packets of a staged batch; kept for its memory.
+    staged: Vec<(Landed, PacketHeader)>,
 }
 
 /// What one turn of a port brought.
@@ -82,18 +86,19 @@ enum Taken {
 }
 
 impl Receiver {
-    pub fn new(placement: Placement, contributor: Contributor, deadline: Duration) -> Self {
+    pub fn new(detector: Detector, contributor: Contributor, deadline: Duration) -> Self {
         let deadline_ns = deadline.as_nanos() as u64;
         Self {
             progress: Progress::new(deadline_ns),
             epoch: contributor.epoch(),
-            placement,
+            detector,
             contributor,
             far_ids: FarIds::default(),
             overload: Overload::default(),
             patience_ns: deadline_ns + deadline_ns / 4,
             last_heard_ns: 0,
             tally: Tally::default(),
+            staged: Vec::with_capacity(BATCH_PACKETS),
         }
     }
 
@@ -137,7 +142,7 @@ impl Receiver {
     fn receive_batches(&mut self, port: &mut Port) -> io::Result<Received> {
         let mut received = Received { packets: 0, emptied: false };
         while received.packets < BATCH_PACKETS && port.parked.is_empty() && !received.emptied {
-            let batch = self.receive_batch(port)?;
+            let batch = if port.batch.is_staged() { self.receive_staged(port) } else { self.receive_batch(port) }?;
             received = Received { packets: received.packets + batch.packets, ..batch };
         }
         Ok(received)
@@ -145,7 +150,8 @@ impl Receiver {
 
     /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<Received> {
-        let Self { placement, contributor, tally, far_ids, epoch, last_heard_ns, .. } = self;
+        let Self { detector, contributor, tally, far_ids, epoch, last_heard_ns, .. } = self;
+        let placement = &detector.placement;
         let places = port.batch.begin();
         let (expected, ids, count) = predict(port.expected(*epoch), places, placement.packets_per_module);
         let mut access = contributor.protect(&ids[..count]);
@@ -163,9 +169,13 @@ impl Receiver {
             let contents = port.batch.contents(message);
             packets += contents.packets + contents.malformed;
             tally.add_many(PacketFate::Malformed, contents.malformed as u64);
+            if port.batch.is_out_of_step(&contents) {
+                // SAFETY: P2: aimed at images that `access` still protects.
+                unsafe { port.batch.fetch_message(message) };
+            }
             for packet in 0..contents.packets {
-                let landed = Landed { message, packet };
-                match take_packet(port, placement, &access, &expected, landed, now_ns) {
+                let landed = port.batch.landed(&contents, message, packet);
+                match take_packet(port, detector, &access, &expected, landed, now_ns) {
                     Taken::Marked(fate, id) => {
                         tally.add(fate);
                         far_ids.note_placed(id, now_ns);
@@ -177,6 +187,60 @@ impl Receiver {
             }
         }
         Ok(Received { packets, emptied: messages < messages_max })
+    }
+
+    /// Receives into staging, and puts what came from there to its place, image by image.
+    fn receive_staged(&mut self, port: &mut Port) -> io::Result<Received> {
+        let messages = port.batch.stage();
+        let messages_max = messages.len();
+        // SAFETY: all of it is staging.
+        let messages = unsafe { socket::receive(port.socket.fd(), messages) }?;
+        let now_ns = monotonic_ns();
+        let mut packets = 0;
+        self.staged.clear();
+        for message in 0..messages {
+            let contents = port.batch.contents(message);
+            packets += contents.packets + contents.malformed;
+            self.tally.add_many(PacketFate::Malformed, contents.malformed as u64);
+            for packet in 0..contents.packets {
+                let landed = port.batch.landed(&contents, message, packet);
+                match read_header(&port.batch, &self.detector, port.module, landed) {
+                    Ok(header) => self.staged.push((landed, header)),
+                    Err(fate) => self.tally.add(fate),
+                }
+            }
+        }
+        let staged = std::mem::take(&mut self.staged);
+        for of_image in staged.chunk_by(|(_, a), (_, b)| a.image_id == b.image_id) {
+            self.place_staged(port, of_image, now_ns);
+        }
+        self.staged = staged;
+        Ok(Received { packets, emptied: messages < messages_max })
+    }
+
+    /// Puts packets of one image to their places, or parks them.
+    fn place_staged(&mut self, port: &mut Port, of_image: &[(Landed, PacketHeader)], now_ns: u64) {
+        let id = of_image[0].1.image_id;
+        let access = self.contributor.protect(&[id]);
+        let image = access.image(id).filter(|_| port.takes_part(self.epoch) && access.is_of_run(self.epoch));
+        for &(landed, packet) in of_image {
+            let Some(image) = image else {
+                port.parked.push_back(Parked { landed, packet, since_ns: now_ns, is_believed: false });
+                continue;
+            };
+            let index = port.module * self.detector.placement.packets_per_module + packet.number;
+            port.note_id(id, now_ns);
+            self.far_ids.note_placed(id, now_ns);
+            if access.has_packet(image, index) {
+                self.tally.add(PacketFate::Duplicate);
+                continue;
+            }
+            let payload = port.batch.payload(landed);
+            // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
+            unsafe { place(&self.detector.placement, index, payload, access.pixels(image)) };
+            self.last_heard_ns = now_ns;
+            self.tally.add(mark(&access, image, index, &packet, now_ns));
+        }
     }
 
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
@@ -235,7 +299,8 @@ impl Receiver {
 
     /// Moves a packet from staging to its place. None if the image was closed meanwhile.
     fn place(&mut self, port: &mut Port, parked: &Parked, now_ns: u64) -> Option<PacketFate> {
-        let Self { placement, contributor, .. } = self;
+        let Self { detector, contributor, .. } = self;
+        let placement = &detector.placement;
         let access = contributor.protect(&[parked.packet.image_id]);
         let image = access.image(parked.packet.image_id)?;
         let index = port.module * placement.packets_per_module + parked.packet.number;
@@ -247,8 +312,8 @@ impl Receiver {
         if access.has_packet(image, index) {
             return Some(PacketFate::Duplicate);
         }
-        // SAFETY: R1 of the ring: `access` protects the image; P3: the index was checked in `decode`.
-        unsafe { port.batch.place_from_staging(parked.landed, placement, index, access.pixels(image)) };
+        // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
+        unsafe { place(placement, index, port.batch.payload(parked.landed), access.pixels(image)) };
         self.tally.moved += 1;
         self.last_heard_ns = now_ns;
         Some(mark(&access, image, index, &parked.packet, now_ns))
@@ -300,7 +365,7 @@ impl Receiver {
     /// Counts the turn, and tells how far the ports are: the window may wait for that.
     fn finish_turn(&mut self, ports: &mut [Port]) {
         self.follow_run();
-        let packet_bytes = self.placement.packet_bytes() as u64;
+        let packet_bytes = self.detector.placement.packet_bytes() as u64;
         let now_ns = monotonic_ns();
         if self.tally.flush(&self.contributor, packet_bytes) > 0 {
             self.progress.note_packets(now_ns);
@@ -373,14 +438,15 @@ fn aim(port: &mut Port, placement: &Placement, access: &Access<'_>, expected: &[
 /// Reads a packet's header, and marks the packet if it came where it was expected.
 fn take_packet(
     port: &mut Port,
-    placement: &Placement,
+    detector: &Detector,
     access: &Access<'_>,
     expected: &Expected,
     landed: Landed,
     now_ns: u64,
 ) -> Taken {
+    let placement = &detector.placement;
     let per_module = placement.packets_per_module;
-    let packet = match read_header(&port.batch, landed, per_module) {
+    let packet = match read_header(&port.batch, detector, port.module, landed) {
         Ok(packet) => packet,
         Err(fate) => return Taken::Bad(fate),
     };
@@ -405,16 +471,19 @@ fn free_place(access: &Access<'_>, id: u64, packet: usize) -> Option<(OpenImage,
     (!access.has_packet(image, packet)).then_some((image, packet))
 }
 
-fn read_header(batch: &Batch, landed: Landed, packets_per_module: usize) -> Result<Packet, PacketFate> {
-    let header: &[u8; eiger::HEADER_BYTES] = batch.header(landed).try_into().map_err(|_| PacketFate::Malformed)?;
-    decode::eiger(header, packets_per_module)
+/// Reads the header of a packet, and checks its length (P4).
+fn read_header(batch: &Batch, detector: &Detector, module: usize, landed: Landed) -> Result<PacketHeader, PacketFate> {
+    let header = decode::header(detector, module, batch.header(landed))?;
+    let is_right = batch.payload_bytes(landed) == detector.placement.payload_bytes_of(header.number);
+    if is_right { Ok(header) } else { Err(PacketFate::Malformed) }
 }
 
-fn mark(access: &Access<'_>, image: OpenImage, index: usize, packet: &Packet, now_ns: u64) -> PacketFate {
+fn mark(access: &Access<'_>, image: OpenImage, index: usize, packet: &PacketHeader, now_ns: u64) -> PacketFate {
     let info = PacketInfo {
         received_ns: now_ns,
         detector_timestamp: packet.timestamp,
         exposure_length: packet.exposure_length,
+        do_not_store: packet.do_not_store,
     };
     match access.mark(image, index, info) {
         Mark::New => PacketFate::Placed,

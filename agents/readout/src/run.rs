@@ -74,11 +74,13 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutEr
 fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError> {
     let readout = &beamline.readout;
     let modules = beamline.readout_modules(index);
-    let bind = |module: usize| {
-        let socket = PortSocket::bind(readout.address, beamline.placement.ports[module], readout.receive_buffer_bytes)?;
-        Ok(Port::new(socket, module, &beamline.placement))
+    let placement = &beamline.detector.placement;
+    let bind = |port: usize| {
+        let socket = PortSocket::bind(readout.address, placement.ports[port], readout.receive_buffer_bytes)?;
+        Ok(Port::new(socket, placement.module_of_port(port), placement))
     };
-    let ports: Vec<Port> = modules.map(bind).collect::<Result<_, SocketError>>()?;
+    let mine = (0..placement.ports.len()).filter(|&port| modules.contains(&placement.module_of_port(port)));
+    let ports: Vec<Port> = mine.map(bind).collect::<Result<_, SocketError>>()?;
     if let Some(short) = ports.iter().map(|port| port.socket.receive_buffer).find(|buffer| buffer.is_short()) {
         tracing::warn!(
             asked_bytes = short.asked_bytes,
@@ -102,14 +104,14 @@ fn receive_until_stopped(
             stop.wait(RETRY_PERIOD);
             continue;
         };
-        check_images(&beamline.ring.path, &ring, &beamline.placement)?;
+        check_images(&beamline.ring.path, &ring, &beamline.detector.placement)?;
         let contributor = Contributor::join(&ring, ProcessId::current(), name)?;
         if !ecs_shm_buffer::is_current(&ring, &beamline.ring.path) {
             continue; // it was replaced while we joined
         }
         agent.set_state(AgentState::Ready);
         tracing::info!(ports = ports.len(), "receiving");
-        let receiver = Receiver::new(beamline.placement.clone(), contributor, beamline.assembler.deadline);
+        let receiver = Receiver::new(beamline.detector.clone(), contributor, beamline.assembler.deadline);
         receive(receiver, name, ports, agent, stop)?;
         agent.set_state(AgentState::Starting);
     }

@@ -81,7 +81,7 @@ impl WriteService {
     }
 
     fn file_spec(&self, job: &Job, params: &WriteParams) -> Result<FileSpec, Failure> {
-        let placement = &self.beamline.placement;
+        let placement = &self.beamline.detector.placement;
         let spec = FileSpec {
             output: self.output(&params.output)?,
             author: self.journal.author(job.id()),
@@ -92,8 +92,10 @@ impl WriteService {
             packets_per_image: placement.packets_per_image(),
             fill: self.beamline.assembler.fill,
             overwrite: params.overwrite,
-            detector_name: self.beamline.detector.detector_name.clone(),
+            detector_name: self.beamline.detector.name.clone(),
             detector_type: self.beamline.detector.detector_type.clone(),
+            bit_depth: placement.packing.bits(placement.pixel) as u32,
+            pixel_mask: placement.pixel_mask(),
             metadata: params.metadata.clone(),
         };
         Ok(spec)
@@ -113,7 +115,7 @@ impl WriteService {
         if ring.is_closed() {
             return Err(no_ring(format!("the ring {} is being closed", path.display())));
         }
-        if ring.geometry().placement_hash != self.beamline.placement.hash() {
+        if ring.geometry().placement_hash != self.beamline.detector.placement.hash() {
             return Err(no_ring(format!("the ring {} was made for another detector configuration", path.display())));
         }
         Ok(ring)

@@ -126,6 +126,7 @@ impl<'a> Take<'a> {
             commit_time_ns: image.commit_utc_ns,
             detector_timestamp: image.detector_timestamp,
             exposure_length: image.exposure_length,
+            do_not_store: image.do_not_store,
         };
         self.file.write_image(&row, reader.pixels(image)).map_err(TakeError::Write)?;
         self.images_written += 1;

@@ -27,6 +27,7 @@ COLUMNS = {
     "commit_time": "u8",
     "detector_timestamp": "u8",
     "exposure_length": "u4",
+    "do_not_store": "u1",
 }
 
 
@@ -50,7 +51,8 @@ def check_rows(group, packets, fill, ended, reason):
     assert (columns["missing_packets"] == missing)[known].all()
     assert (received.all(axis=1) == (status == COMPLETE))[known].all()
     times = {"first_packet_time": 10**18 + ids, "commit_time": 10**18 + 7 + ids, "detector_timestamp": ids * 10}
-    for name, expected in {**times, "exposure_length": 376}.items():
+    of_header = {"exposure_length": 376, "do_not_store": ids % 3 == 0}
+    for name, expected in {**times, **of_header}.items():
         np.testing.assert_array_equal(columns[name][known], np.where(there, expected, 0)[known], err_msg=name)
 
     pixels = data[:][there]
@@ -134,7 +136,11 @@ def read_back(path, hold):
             "status": group["status"][:rows].tolist(),
             "loss_cause": group["loss_cause"][:rows].tolist(),
             "ledger": ledger,
-            "detector": [file["entry/detector/name"].asstr()[()], int(file["entry/detector/bit_depth"][()])],
+            "detector": [
+                file["entry/detector/name"].asstr()[()],
+                int(file["entry/detector/bit_depth"][()]),
+                int(file["entry/detector/pixel_mask"][:].sum()),
+            ],
             "metadata": {name: as_json(value) for name, value in file["entry/metadata"].attrs.items()},
         }
         print(json.dumps(held), flush=True)

@@ -1,14 +1,17 @@
-//! The detector of a beamline: fields inline in the TOML, or a std-daq JSON file that it names.
+//! The detector of a beamline: fields inline in the TOML, or a file that it names.
 //!
-//! Both forms become one table of JSON values and are read by one function, so a field means the same
-//! in both. An error points into the file that has the field.
+//! Fields inline and those of a std-daq JSON file become one table of JSON values and are read by one function, so a
+//! field means the same in both. Other files (a description, an slsDetector `.config`) have readers of their own. An
+//! error points into the file that has the field.
 
 use super::{
     Problem,
-    keys::keys_of,
     section::{Report, Section, shorten},
 };
-use crate::detector::{DetectorConfig, DetectorConfigError};
+use crate::detector::{
+    Detector, DetectorConfig, DetectorConfigError,
+    config::{is_field, types_text},
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use std::{collections::BTreeMap, io, path::Path};
@@ -22,19 +25,19 @@ type Fields = serde_json::Map<String, Json>;
 type FieldErrors = Vec<(String, Problem)>;
 
 /// The detector, or `None` with its errors on the report.
-pub(super) fn read(section: &Section, folder: &Path, load: Load, report: &mut Report) -> Option<DetectorConfig> {
+pub(super) fn read(section: &Section, folder: &Path, load: Load, report: &mut Report) -> Option<Detector> {
     if section.value("config").is_none() {
         return inline(section, report);
     }
-    let is_field = |key: &str| key != "config" && keys_of(section.name).is_some_and(|keys| keys.contains(&key));
     if let Some((key, _)) = section.keys().find(|(key, _)| is_field(key)) {
         let allowed = "the fields of the detector here, or config with its file, not both".to_owned();
         section.wrong(report, key, "", allowed);
         return None;
     }
-    let path = folder.join(section.text(report, "config", "the path of a detector's JSON file")?);
+    let path = folder.join(section.text(report, "config", "the path of a detector's file")?);
     match load(&path) {
-        Ok(text) => from_file(&path, &text, report),
+        Ok(text) if is_json(&path) => from_json_file(&path, &text, report),
+        Ok(text) => from_other_file(&path, &text, report),
         Err(error) => {
             let at_byte = section.value("config").map_or(0, |value| value.span().start);
             report.add(at_byte, &section.path("config"), Problem::Unreadable { path, reason: error.to_string() });
@@ -43,14 +46,19 @@ pub(super) fn read(section: &Section, folder: &Path, load: Load, report: &mut Re
     }
 }
 
-fn inline(section: &Section, report: &mut Report) -> Option<DetectorConfig> {
+/// Any name is that of a JSON file, but for those of the other two kinds.
+fn is_json(path: &Path) -> bool {
+    path.extension().is_none_or(|extension| extension != "toml" && extension != "config")
+}
+
+fn inline(section: &Section, report: &mut Report) -> Option<Detector> {
     if section.keys().next().is_none() {
         let allowed = "config = \"detector.json\", or the detector's fields in [detector]";
         section.missing(report, "config", allowed);
         return None;
     }
     let fields = section.keys().map(|(key, value)| (key.to_owned(), to_json(value.get_ref()))).collect();
-    let (config, errors) = read_fields(&fields);
+    let (detector, errors) = read_fields(&fields);
     for (field, problem) in errors {
         let (key, entry) = field.split_once('.').unwrap_or((&field, ""));
         let value = section.value(key);
@@ -58,18 +66,18 @@ fn inline(section: &Section, report: &mut Report) -> Option<DetectorConfig> {
         let at_byte = inner.or(value).map_or(section.at_byte, |value| value.span().start);
         report.add(at_byte, &section.path(&field), problem);
     }
-    config
+    detector
 }
 
-fn from_file(path: &Path, text: &str, report: &mut Report) -> Option<DetectorConfig> {
+fn from_json_file(path: &Path, text: &str, report: &mut Report) -> Option<Detector> {
     let mut of_file = Report::new(path, text);
-    let config = match serde_json::from_str::<Fields>(text) {
+    let detector = match serde_json::from_str::<Fields>(text) {
         Ok(fields) => {
-            let (config, errors) = read_fields(&fields);
+            let (detector, errors) = read_fields(&fields);
             for (field, problem) in errors {
                 of_file.add(json_position(text, &field), &field, problem);
             }
-            config
+            detector
         }
         Err(error) => {
             let line_start =
@@ -80,38 +88,84 @@ fn from_file(path: &Path, text: &str, report: &mut Report) -> Option<DetectorCon
         }
     };
     report.errors.extend(of_file.errors);
-    config
+    detector
+}
+
+/// A description, or an slsDetector file: their readers say where the text is wrong, and stop at the first error.
+fn from_other_file(path: &Path, text: &str, report: &mut Report) -> Option<Detector> {
+    let error = match DetectorConfig::read_file(path, text).and_then(|config| config.detector()) {
+        Ok(detector) => return Some(detector),
+        Err(error) => error,
+    };
+    let mut of_file = Report::new(path, text);
+    let (field, problem) = problem(error);
+    let at_byte = field.split('.').fold(0, |from, part| text[from..].find(part).map_or(from, |at| from + at));
+    of_file.add(at_byte, &field, problem);
+    report.errors.extend(of_file.errors);
+    None
 }
 
 /// Reads all fields and then checks them together. Every error is returned, not only the first.
-fn read_fields(fields: &Fields) -> (Option<DetectorConfig>, FieldErrors) {
+fn read_fields(fields: &Fields) -> (Option<Detector>, FieldErrors) {
     let mut errors = Vec::new();
     let config = read_config(fields, &mut errors);
-    if let (Some(config), true) = (&config, errors.is_empty()) {
-        check(config, &mut errors);
-    }
-    (config.filter(|_| errors.is_empty()), errors)
+    let detector = config.filter(|_| errors.is_empty()).and_then(|config| check(&config, &mut errors));
+    (detector, errors)
 }
 
 fn read_config(fields: &Fields, errors: &mut FieldErrors) -> Option<DetectorConfig> {
-    let detector_name = field(fields, "detector_name", "a name", errors);
-    let detector_type = field(fields, "detector_type", "\"eiger\"", errors);
-    let n_modules = field(fields, "n_modules", "the number of modules", errors);
-    let bit_depth = field(fields, "bit_depth", "8, 16 or 32", errors);
-    let image_pixel_height = field(fields, "image_pixel_height", "rows of the image", errors);
-    let image_pixel_width = field(fields, "image_pixel_width", "columns of the image", errors);
+    let types = types_text();
+    let detector_type: Option<String> = field(fields, "detector_type", &types, errors);
     let start_udp_port = field(fields, "start_udp_port", "a port from 1 to 65535", errors);
-    let positions = field(fields, "module_positions", "\"module\" = [x0, y0, x1, y1] for each module", errors);
-    Some(DetectorConfig {
-        detector_name: detector_name?,
-        detector_type: detector_type?,
-        n_modules: n_modules?,
-        bit_depth: bit_depth?,
-        image_pixel_height: image_pixel_height?,
-        image_pixel_width: image_pixel_width?,
-        start_udp_port: start_udp_port?,
-        module_positions: module_positions(&positions?, errors),
-    })
+    let config = DetectorConfig {
+        detector_name: optional(fields, "detector_name", "a name", errors).unwrap_or_default(),
+        n_modules: optional(fields, "n_modules", "the number of modules", errors),
+        bit_depth: optional(fields, "bit_depth", "8, 16 or 32; EIGER: 4 and 12 as well", errors),
+        image_pixel_height: optional(fields, "image_pixel_height", "rows of the image", errors),
+        image_pixel_width: optional(fields, "image_pixel_width", "columns of the image", errors),
+        model: optional(fields, "model", "a name, for example \"9M\"", errors),
+        modules: optional(fields, "modules", "[columns, rows] of modules", errors),
+        udp_ports: optional(fields, "udp_ports", "[port, ...], each 1 to 65535", errors).unwrap_or_default(),
+        deactivate: optional(fields, "deactivate", "[module, ...]", errors).unwrap_or_default(),
+        tengiga: optional(fields, "tengiga", "true or false", errors),
+        readnrows: optional(fields, "readnrows", "rows that are read", errors),
+        numinterfaces: optional(fields, "numinterfaces", "1 or 2", errors),
+        octets: optional(fields, "octets", "1 or 2", errors),
+        image_id: optional(fields, "image_id", "\"frame_number\", \"bunch_id\" or \"bunch_id_f64\"", errors),
+        module_positions: match optional(fields, "module_positions", POSITIONS, errors) {
+            Some(positions) => module_positions(&positions, errors),
+            None => BTreeMap::new(),
+        },
+        ..DetectorConfig::default()
+    };
+    require_geometry(fields, detector_type.as_deref(), errors);
+    Some(DetectorConfig { detector_type: detector_type?, start_udp_port: start_udp_port?, ..config })
+}
+
+const POSITIONS: &str = "\"module\" = [x0, y0, x1, y1] for each module";
+
+/// What a std-daq file of an EIGER or JUNGFRAU must have, each named, where nothing stands in for it.
+fn require_geometry(fields: &Fields, detector_type: Option<&str>, errors: &mut FieldErrors) {
+    let is_one = detector_type.is_some_and(|name| name == "eiger" || name.starts_with("jungfrau"));
+    if !is_one || fields.contains_key("model") || fields.contains_key("modules") {
+        return;
+    }
+    for (name, allowed) in [
+        ("n_modules", "the number of modules"),
+        ("image_pixel_height", "rows of the image"),
+        ("image_pixel_width", "columns of the image"),
+        ("module_positions", POSITIONS),
+    ] {
+        if !fields.contains_key(name) {
+            let allowed = format!("{allowed}; or model = \"9M\" or modules = [columns, rows] instead of all four");
+            errors.push((name.to_owned(), Problem::Missing { allowed }));
+        }
+    }
+}
+
+/// A field that may be absent. Where it is there and wrong, that is noted.
+fn optional<T: DeserializeOwned>(fields: &Fields, name: &str, allowed: &str, errors: &mut FieldErrors) -> Option<T> {
+    fields.contains_key(name).then(|| field(fields, name, allowed, errors)).flatten()
 }
 
 fn field<T: DeserializeOwned>(fields: &Fields, name: &str, allowed: &str, errors: &mut FieldErrors) -> Option<T> {
@@ -147,23 +201,40 @@ fn module_positions(positions: &Fields, errors: &mut FieldErrors) -> BTreeMap<u3
     read
 }
 
-/// Checks the fields against each other. `DetectorConfig::check` names the first error, so each module
-/// is checked alone before all are checked together: that names every position that is wrong.
-fn check(config: &DetectorConfig, errors: &mut FieldErrors) {
+/// Checks the fields against each other. `DetectorConfig::detector` names the first error; where that is a position,
+/// each module is checked alone, too: that names every position that is wrong.
+fn check(config: &DetectorConfig, errors: &mut FieldErrors) -> Option<Detector> {
+    let first = match config.detector() {
+        Ok(detector) => return Some(detector),
+        Err(error) => error,
+    };
+    let is_position = |error: &DetectorConfigError| match error {
+        DetectorConfigError::Field { field, .. } => field.starts_with("module_positions."),
+        _ => false,
+    };
     let alone = |(&module, &position): (&u32, &[i64; 4])| {
         let alone = DetectorConfig { module_positions: BTreeMap::from([(module, position)]), ..config.clone() };
-        alone.check().err()
+        alone.check().err().filter(is_position)
     };
-    let mut found: Vec<DetectorConfigError> = config.module_positions.iter().filter_map(alone).collect();
+    let mut found: Vec<DetectorConfigError> = Vec::new();
+    if is_position(&first) {
+        found.extend(config.module_positions.iter().filter_map(alone));
+    }
     if found.is_empty() {
-        found.extend(config.check().err());
+        found.push(first);
     }
     found.dedup();
-    for error in found {
-        errors.push(match error {
-            DetectorConfigError::Field { field, found, allowed } => (field, Problem::Value { found, allowed }),
-            other => ("module_positions".to_owned(), Problem::Detector(other)),
-        });
+    errors.extend(found.into_iter().map(problem));
+    None
+}
+
+/// An error with the field that it is about.
+fn problem(error: DetectorConfigError) -> (String, Problem) {
+    match error {
+        DetectorConfigError::Field { field, found, allowed } => (field, Problem::Value { found, allowed }),
+        DetectorConfigError::Missing { field, allowed } => (field, Problem::Missing { allowed }),
+        DetectorConfigError::Syntax(text) => (String::new(), Problem::Syntax(text)),
+        DetectorConfigError::Placement(_) => ("module_positions".to_owned(), Problem::Detector(error)),
     }
 }
 

@@ -7,20 +7,7 @@ use crate::nearest::nearest;
 pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
     ("beamline", &["name", "data_folder", "state_folder"]),
     ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
-    (
-        "detector",
-        &[
-            "config",
-            "detector_name",
-            "detector_type",
-            "n_modules",
-            "bit_depth",
-            "image_pixel_height",
-            "image_pixel_width",
-            "start_udp_port",
-            "module_positions",
-        ],
-    ),
+    ("detector", &crate::detector::config::KEYS),
     ("ring", &["path", "size"]),
     ("readout", &["processes", "address", "receive_buffer"]),
     ("assembler", &["deadline", "fill", "open_images"]),

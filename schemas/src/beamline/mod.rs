@@ -25,7 +25,7 @@ mod units;
 pub use error::{BeamlineError, BeamlineErrors, Problem};
 pub use units::{bytes_text, duration_text};
 
-use crate::detector::{DetectorConfig, Placement};
+use crate::detector::Detector;
 use std::{path::PathBuf, time::Duration};
 
 /// A beamline's configuration, complete and checked.
@@ -39,8 +39,7 @@ pub struct Beamline {
     /// TOML file. Made when it is missing.
     pub state_folder: PathBuf,
     pub broker: BrokerConfig,
-    pub detector: DetectorConfig,
-    pub placement: Placement,
+    pub detector: Detector,
     pub ring: RingConfig,
     pub readout: ReadoutConfig,
     pub assembler: AssemblerConfig,
@@ -75,7 +74,7 @@ pub struct RingConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadoutConfig {
-    /// Processes, each with an equal share of the ports. Default 1.
+    /// Processes, each with an equal share of the modules. Default 1.
     pub processes: u32,
     /// IPv4 address that the ports are bound to. Default `0.0.0.0`.
     pub address: std::net::Ipv4Addr,
@@ -154,9 +153,10 @@ impl Beamline {
         self.broker.keys.clone().unwrap_or_else(beside)
     }
 
-    /// The modules (indexes into `placement.ports`) of the readout process `index`.
+    /// The modules of the readout process `index`. All ports of a module are one process's: no two write into the
+    /// same pixels.
     pub fn readout_modules(&self, index: u32) -> std::ops::Range<usize> {
-        let (modules, processes) = (self.placement.ports.len(), self.readout.processes as usize);
+        let (modules, processes) = (self.detector.placement.modules, self.readout.processes as usize);
         let first = |index: usize| index * modules / processes;
         first(index as usize)..first(index as usize + 1)
     }

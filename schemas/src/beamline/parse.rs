@@ -7,10 +7,7 @@ use super::{
     section::{self, Report, Section},
     units::{bytes_text, duration_text},
 };
-use crate::{
-    detector::{DetectorConfig, Placement},
-    registry,
-};
+use crate::{detector::Placement, registry};
 use std::{
     net::Ipv4Addr,
     ops::RangeInclusive,
@@ -99,8 +96,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
         let state_folder = self.path(&section, "state_folder");
         let broker = self.broker();
         let detector = detector_section::read(&self.open("detector"), &self.folder, load, self.report);
-        let placement = detector.as_ref().and_then(|detector: &DetectorConfig| detector.placement().ok());
-        let geometry = placement.as_ref();
+        let geometry = detector.as_ref().map(|detector| &detector.placement);
         let (ring_path, ring_size_bytes) = self.ring(geometry);
         let readout = self.readout(geometry);
         let assembler = self.assembler(geometry, ring_size_bytes);
@@ -111,7 +107,6 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             state_folder: state_folder.unwrap_or_else(|| self.folder.join(".ecs").join(&name)),
             broker,
             detector: detector?,
-            placement: placement?,
             ring: RingConfig {
                 path: ring_path.unwrap_or_else(|| format!("/dev/shm/ecs-{name}.ring").into()),
                 size_bytes: ring_size_bytes,
@@ -182,7 +177,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
 
     fn readout(&mut self, placement: Option<&Placement>) -> ReadoutConfig {
         let section = self.open("readout");
-        let modules = placement.map_or(u64::from(u16::MAX), |placement| placement.ports.len() as u64);
+        let modules = placement.map_or(u64::from(u16::MAX), |placement| placement.modules as u64);
         let address = |value: &DeValue| value.as_str().and_then(|text| text.parse::<Ipv4Addr>().ok());
         let address = section.get(self.report, "address", "an IPv4 address, for example \"0.0.0.0\"", address);
         let range = RECEIVE_BUFFER_BYTES;

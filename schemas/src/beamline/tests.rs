@@ -33,7 +33,7 @@ fn minimal_file_gives_every_default() {
     assert_eq!(beamline.state_folder, Path::new("/lab/.ecs/x01"));
     assert_eq!(beamline.broker, BrokerConfig::default());
     assert_eq!(beamline.ring, RingConfig { path: "/dev/shm/ecs-x01.ring".into(), size_bytes: 1 << 30 });
-    assert_eq!(beamline.placement.pixel, PixelType::U32);
+    assert_eq!(beamline.detector.placement.pixel, PixelType::U32);
     let readout = ReadoutConfig { processes: 1, address: [0, 0, 0, 0].into(), receive_buffer_bytes: 64 << 20 };
     assert_eq!(beamline.readout, readout);
     let assembler = AssemblerConfig { deadline: Duration::from_millis(200), fill: u32::MAX, open_images: 32 };

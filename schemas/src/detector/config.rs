@@ -1,36 +1,91 @@
-//! A detector's configuration: the std-daq JSON file, or the same fields inline in the beamline's TOML.
+//! A detector's configuration: the std-daq JSON file, a slsDetector `.config` file, a description in TOML, or the same
+//! fields inline in the beamline's TOML.
 //!
 //! | field | meaning |
 //! |---|---|
-//! | `detector_name` | name for people |
-//! | `detector_type` | `eiger` |
-//! | `n_modules` | number of modules, each with a UDP port of its own |
-//! | `bit_depth` | 8, 16 or 32 |
+//! | `detector_name` | name for people; default: its type |
+//! | `detector_type` | `eiger`, `jungfrau` (or std-daq's `jungfrau-raw`), `gigafrost`, or a description that ships with ECS |
+//! | `n_modules` | number of modules |
+//! | `bit_depth` | bits of a pixel |
 //! | `image_pixel_height`, `image_pixel_width` | size of the assembled image, gaps included |
-//! | `start_udp_port` | module `m` sends to port `start_udp_port + m` |
+//! | `start_udp_port` | the first module's port; the others follow |
 //! | `module_positions` | `"m": [x0, y0, x1, y1]`, first and last pixel, both included; `y1 < y0`: rows run upwards |
+//! | `model`, `modules` | instead of sizes and positions: `"9M"`, or `[columns, rows]` of modules |
+//! | `udp_ports` | the ports one by one, where they do not follow each other |
+//! | `deactivate` | modules that are off: masked, and never waited for |
+//! | `tengiga` | EIGER: payloads of 4096 bytes (the default) or 1024 |
+//! | `readnrows` | EIGER, JUNGFRAU: rows that are read |
+//! | `numinterfaces` | JUNGFRAU: 1 (the default) or 2 |
+//! | `octets` | GigaFRoST: sets of eight ports, 1 or 2 (the default) |
+//! | `image_id` | `frame_number` (the default), `bunch_id` or `bunch_id_f64` |
 //!
 //! Other fields of a std-daq file concern processes that ECS does not have; they are accepted and
 //! ignored.
 
 use super::{
-    eiger,
+    Detector,
+    described::{self, Description},
+    eiger, gigafrost,
+    grid::Position,
+    jungfrau,
     placement::{Placement, PlacementError},
+    sls_config,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
+
+/// Every key that the `[detector]` section of a beamline's file may have: a file's name, and the fields.
+pub const KEYS: [&str; 18] = [
+    "config",
+    "detector_name",
+    "detector_type",
+    "n_modules",
+    "bit_depth",
+    "image_pixel_height",
+    "image_pixel_width",
+    "start_udp_port",
+    "module_positions",
+    "model",
+    "modules",
+    "udp_ports",
+    "deactivate",
+    "tengiga",
+    "readnrows",
+    "numinterfaces",
+    "octets",
+    "image_id",
+];
 
 /// What a detector's configuration says. See the module header.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct DetectorConfig {
+    #[serde(default)]
     pub detector_name: String,
     pub detector_type: String,
-    pub n_modules: u32,
-    pub bit_depth: u32,
-    pub image_pixel_height: usize,
-    pub image_pixel_width: usize,
+    pub n_modules: Option<u32>,
+    pub bit_depth: Option<u32>,
+    pub image_pixel_height: Option<usize>,
+    pub image_pixel_width: Option<usize>,
     pub start_udp_port: u16,
-    pub module_positions: BTreeMap<u32, [i64; 4]>,
+    #[serde(default)]
+    pub module_positions: BTreeMap<u32, Position>,
+    pub model: Option<String>,
+    pub modules: Option<[u32; 2]>,
+    #[serde(default)]
+    pub udp_ports: Vec<u16>,
+    #[serde(default)]
+    pub deactivate: Vec<u32>,
+    pub tengiga: Option<bool>,
+    pub readnrows: Option<u32>,
+    pub numinterfaces: Option<u32>,
+    pub octets: Option<u32>,
+    pub image_id: Option<String>,
+    /// EIGER, from an slsDetector file: columns of modules, and half modules above each other.
+    #[serde(skip)]
+    pub(crate) half_modules: Option<[u32; 2]>,
+    /// What no detector module knows.
+    #[serde(skip)]
+    pub(crate) description: Option<Box<Description>>,
 }
 
 /// Rows and columns that an image may have, and modules that a detector may have: far above any real
@@ -41,9 +96,11 @@ pub const MODULES_MAX: u32 = 1024;
 /// Why a detector's configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DetectorConfigError {
-    /// Not JSON, a field is missing, or a field has the wrong type; the text has line and column.
+    /// Not JSON or TOML, a field is missing, or a field has the wrong type; the text has line and column.
     #[error("not a detector configuration: {0}")]
-    Json(String),
+    Syntax(String),
+    #[error("{field} is missing; allowed: {allowed}")]
+    Missing { field: String, allowed: String },
     #[error("{field} = {found}; allowed: {allowed}")]
     Field { field: String, found: String, allowed: String },
     #[error("module_positions: {0}")]
@@ -54,6 +111,10 @@ impl DetectorConfigError {
     pub fn field(field: &str, found: String, allowed: &str) -> Self {
         Self::Field { field: field.to_owned(), found, allowed: allowed.to_owned() }
     }
+
+    pub fn missing(field: &str, allowed: &str) -> Self {
+        Self::Missing { field: field.to_owned(), allowed: allowed.to_owned() }
+    }
 }
 
 impl DetectorConfig {
@@ -62,9 +123,57 @@ impl DetectorConfig {
     /// # Errors
     /// Names what is missing or wrong, with line and column for syntax.
     pub fn from_json(text: &str) -> Result<Self, DetectorConfigError> {
-        let config: Self = serde_json::from_str(text).map_err(|error| DetectorConfigError::Json(error.to_string()))?;
+        let config: Self =
+            serde_json::from_str(text).map_err(|error| DetectorConfigError::Syntax(error.to_string()))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads a TOML file's text: a description (it has a `[packet]`), or the fields of a known detector.
+    ///
+    /// # Errors
+    /// Names what is missing or wrong, with line and column for syntax.
+    pub fn from_toml(text: &str) -> Result<Self, DetectorConfigError> {
+        let config = Self::read_toml(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a file's text by the ending of its name: `.json` (std-daq), `.config` (slsDetector), `.toml`.
+    ///
+    /// # Errors
+    /// Names what is missing or wrong.
+    pub fn from_file(path: &Path, text: &str) -> Result<Self, DetectorConfigError> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Self::from_toml(text),
+            Some("config") => {
+                let config = sls_config::read(text)?;
+                config.check()?;
+                Ok(config)
+            }
+            _ => Self::from_json(text),
+        }
+    }
+
+    /// As [`Self::from_file`] for what is not JSON, without checking the fields against each other.
+    pub(crate) fn read_file(path: &Path, text: &str) -> Result<Self, DetectorConfigError> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("config") => sls_config::read(text),
+            _ => Self::read_toml(text),
+        }
+    }
+
+    fn read_toml(text: &str) -> Result<Self, DetectorConfigError> {
+        let syntax = |error: &dyn std::fmt::Display| DetectorConfigError::Syntax(error.to_string());
+        let fields: serde_json::Map<String, serde_json::Value> =
+            toml::from_str(text).map_err(|error| syntax(&error))?;
+        if fields.contains_key("packet") {
+            return described::read(text);
+        }
+        if let Some(key) = fields.keys().find(|key| !is_field(key)) {
+            return Err(DetectorConfigError::field(key, "an unknown key".to_owned(), &KEYS[1..].join(", ")));
+        }
+        serde_json::from_value(fields.into()).map_err(|error| syntax(&error))
     }
 
     /// Checks what the types do not, down to the place of every packet.
@@ -72,27 +181,26 @@ impl DetectorConfig {
     /// # Errors
     /// Names the first field that is wrong.
     pub fn check(&self) -> Result<(), DetectorConfigError> {
-        let wrong = DetectorConfigError::field;
-        let sizes = [("image_pixel_height", self.image_pixel_height), ("image_pixel_width", self.image_pixel_width)];
-        if let Some((field, pixels)) = sizes.into_iter().find(|(_, pixels)| !(1..=IMAGE_PIXELS_MAX).contains(pixels)) {
-            return Err(wrong(field, pixels.to_string(), &format!("1 to {IMAGE_PIXELS_MAX}")));
+        self.detector().map(|_| ())
+    }
+
+    /// The detector that this describes.
+    ///
+    /// # Errors
+    /// As [`DetectorConfig::check`].
+    pub fn detector(&self) -> Result<Detector, DetectorConfigError> {
+        if let Some(description) = &self.description {
+            return described::detector(self, description);
         }
-        if self.n_modules > MODULES_MAX {
-            return Err(wrong("n_modules", self.n_modules.to_string(), &format!("1 to {MODULES_MAX}")));
+        match self.detector_type.as_str() {
+            "eiger" => eiger::detector(self),
+            "jungfrau" | "jungfrau-raw" => jungfrau::detector(self),
+            "gigafrost" => gigafrost::detector(self),
+            other => match described::shipped(other) {
+                Some(text) => described::detector(self, &described::parse(text)?),
+                None => Err(DetectorConfigError::field("detector_type", other.to_owned(), &types_text())),
+            },
         }
-        let modules = self.module_positions.len() as u32;
-        if modules == 0 || modules > self.n_modules {
-            let allowed = format!("1 to n_modules = {} entries", self.n_modules);
-            return Err(wrong("module_positions", format!("{modules} entries"), &allowed));
-        }
-        if let Some(module) = self.module_positions.keys().find(|&&module| module >= self.n_modules) {
-            let allowed = format!("modules 0 to n_modules - 1 = {}", i64::from(self.n_modules) - 1);
-            return Err(wrong(&format!("module_positions.{module}"), module.to_string(), &allowed));
-        }
-        if self.start_udp_port == 0 {
-            return Err(wrong("start_udp_port", "0".to_owned(), "1 to 65535"));
-        }
-        self.placement().map(|_| ())
     }
 
     /// The place of every packet.
@@ -100,11 +208,132 @@ impl DetectorConfig {
     /// # Errors
     /// As [`DetectorConfig::check`].
     pub fn placement(&self) -> Result<Placement, DetectorConfigError> {
-        match self.detector_type.as_str() {
-            "eiger" => eiger::placement(self),
-            other => Err(DetectorConfigError::field("detector_type", other.to_owned(), "eiger")),
-        }
+        Ok(self.detector()?.placement)
     }
+
+    pub(super) fn name(&self) -> &str {
+        if self.detector_name.is_empty() { &self.detector_type } else { &self.detector_name }
+    }
+
+    pub(super) fn required_bit_depth(&self, allowed: &str) -> Result<u32, DetectorConfigError> {
+        self.bit_depth.ok_or_else(|| DetectorConfigError::missing("bit_depth", allowed))
+    }
+
+    /// Sizes and positions as the fields of std-daq give them, each module with `interfaces` ports.
+    pub(super) fn given_positions(&self, interfaces: u32) -> Result<Base<'_>, DetectorConfigError> {
+        let (wrong, missing) = (DetectorConfigError::field, DetectorConfigError::missing);
+        if self.module_positions.is_empty() && self.n_modules.is_none() {
+            let allowed = "\"module\" = [x0, y0, x1, y1] for each module; or model, or modules, instead";
+            return Err(missing("module_positions", allowed));
+        }
+        let n_modules = self.n_modules.ok_or_else(|| missing("n_modules", "the number of modules"))?;
+        let height = self.image_pixel_height.ok_or_else(|| missing("image_pixel_height", "rows of the image"))?;
+        let width = self.image_pixel_width.ok_or_else(|| missing("image_pixel_width", "columns of the image"))?;
+        if n_modules > MODULES_MAX / interfaces {
+            return Err(wrong("n_modules", n_modules.to_string(), &format!("1 to {}", MODULES_MAX / interfaces)));
+        }
+        let modules = self.module_positions.len() as u32;
+        if modules == 0 || modules > n_modules {
+            let allowed = format!("1 to n_modules = {n_modules} entries");
+            return Err(wrong("module_positions", format!("{modules} entries"), &allowed));
+        }
+        if let Some(module) = self.module_positions.keys().find(|&&module| module >= n_modules) {
+            let allowed = format!("modules 0 to n_modules - 1 = {}", i64::from(n_modules) - 1);
+            return Err(wrong(&format!("module_positions.{module}"), module.to_string(), &allowed));
+        }
+        self.base(height, width, self.module_positions.clone(), n_modules)
+    }
+
+    /// Sizes and positions that follow from something else; `positions` has every module.
+    pub(super) fn with_positions(
+        &self,
+        height: usize,
+        width: usize,
+        positions: BTreeMap<u32, Position>,
+    ) -> Result<Base<'_>, DetectorConfigError> {
+        let n_modules = positions.len() as u32;
+        self.base(height, width, positions, n_modules)
+    }
+
+    fn base(
+        &self,
+        height: usize,
+        width: usize,
+        positions: BTreeMap<u32, Position>,
+        n_modules: u32,
+    ) -> Result<Base<'_>, DetectorConfigError> {
+        let wrong = DetectorConfigError::field;
+        let sizes = [("image_pixel_height", height), ("image_pixel_width", width)];
+        if let Some((field, pixels)) = sizes.into_iter().find(|(_, pixels)| !(1..=IMAGE_PIXELS_MAX).contains(pixels)) {
+            return Err(wrong(field, pixels.to_string(), &format!("1 to {IMAGE_PIXELS_MAX}")));
+        }
+        if self.start_udp_port == 0 && self.udp_ports.is_empty() {
+            return Err(wrong("start_udp_port", "0".to_owned(), "1 to 65535"));
+        }
+        if let Some(module) = self.deactivate.iter().find(|&&module| module >= n_modules) {
+            return Err(wrong("deactivate", module.to_string(), &format!("modules 0 to {}", n_modules - 1)));
+        }
+        if positions.keys().all(|module| self.deactivate.contains(module)) {
+            return Err(wrong("deactivate", "every module".to_owned(), "at least one module that is on"));
+        }
+        Ok(Base { config: self, height, width, positions })
+    }
+}
+
+/// What every detector module asks of a configuration: the image, its modules and their ports.
+pub(super) struct Base<'a> {
+    config: &'a DetectorConfig,
+    pub height: usize,
+    pub width: usize,
+    pub positions: BTreeMap<u32, Position>,
+}
+
+impl Base<'_> {
+    pub fn is_off(&self, module: u32) -> bool {
+        self.config.deactivate.contains(&module)
+    }
+
+    /// The `index`th port.
+    pub fn port(&self, index: u32) -> Result<u16, DetectorConfigError> {
+        if !self.config.udp_ports.is_empty() {
+            let count = self.config.udp_ports.len();
+            return self.config.udp_ports.get(index as usize).copied().ok_or_else(|| {
+                DetectorConfigError::field("udp_ports", format!("{count} ports"), "a port for every module")
+            });
+        }
+        let port = u32::from(self.config.start_udp_port) + index;
+        u16::try_from(port).map_err(|_| {
+            DetectorConfigError::field("start_udp_port", port.to_string(), "ports up to 65535 for every module")
+        })
+    }
+
+    pub fn wrong_position(&self, module: u32, allowed: &str) -> DetectorConfigError {
+        let [x0, y0, x1, y1] = self.positions[&module];
+        let found = format!("[{x0}, {y0}, {x1}, {y1}]");
+        DetectorConfigError::field(&format!("module_positions.{module}"), found, allowed)
+    }
+
+    pub fn check_inside(&self, module: u32) -> Result<(), DetectorConfigError> {
+        let [x0, y0, x1, y1] = self.positions[&module];
+        let (height, width) = (self.height as i64, self.width as i64);
+        if x0 >= 0 && x1 < width && y0.min(y1) >= 0 && y0.max(y1) < height {
+            return Ok(());
+        }
+        let allowed = format!("a position inside the image of {height} rows and {width} columns");
+        Err(self.wrong_position(module, &allowed))
+    }
+}
+
+/// Whether a key of `[detector]` is a field of a detector.
+pub(crate) fn is_field(key: &str) -> bool {
+    KEYS[1..].contains(&key)
+}
+
+/// The types of detectors that there are.
+pub(crate) fn types_text() -> String {
+    let shipped = described::SHIPPED.iter().map(|(name, _)| *name);
+    let all = ["eiger", "jungfrau", "jungfrau-raw", "gigafrost"].into_iter().chain(shipped);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -123,12 +352,15 @@ mod tests {
     fn each_wrong_field_is_named_with_what_is_allowed() {
         let cases = [
             (r#""n_modules": 4"#, r#""n_modules": 2"#, "n_modules = 2"),
-            (r#""bit_depth": 32"#, r#""bit_depth": 12"#, "8, 16 or 32"),
+            (r#""n_modules": 4,"#, "", "n_modules is missing"),
+            (r#""bit_depth": 32"#, r#""bit_depth": 10"#, "8, 12, 16 or 32"),
             (r#""detector_type": "eiger""#, r#""detector_type": "pco""#, "allowed: eiger"),
+            (r#""detector_type": "eiger","#, "", "detector_type"),
             (r#""start_udp_port": 50028"#, r#""start_udp_port": 65534"#, "65535"),
+            (r#""start_udp_port": 50028"#, r#""start_udp_port": 0"#, "1 to 65535"),
             (r#""image_pixel_width": 1030"#, r#""image_pixel_width": 1000"#, "inside the image"),
-            (r#""detector_name": "EG05M","#, "", "detector_name"),
             ("1029,\n      513", "1028,\n      513", "x1 - x0 = 513"),
+            ("1029,\n      513\n", "513\n", "not a detector configuration: invalid length 3"),
             ("516,\n      258,\n      1029", "515,\n      258,\n      1028", ""),
         ];
         for (from, to, expected) in cases {
@@ -142,6 +374,15 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_are_missing_in_between_keep_their_ports() {
+        // std-daq: a module's number is its port's, whichever others there are.
+        let mut config = DetectorConfig::from_json(EIGER).expect("valid");
+        config.n_modules = Some(8);
+        config.module_positions = [0, 2, 7].into_iter().zip(config.module_positions.into_values()).collect();
+        assert_eq!(config.placement().map(|placement| placement.ports), Ok(vec![50028, 50030, 50035]));
+    }
+
+    #[test]
     fn overlapping_modules_are_refused() {
         let mut config = DetectorConfig::from_json(EIGER).expect("valid");
         config.module_positions.insert(1, [0, 258, 513, 513]);
@@ -149,5 +390,33 @@ mod tests {
             config.check(),
             Err(DetectorConfigError::Placement(PlacementError::Overlap { module: 1, .. }))
         ));
+    }
+
+    #[test]
+    fn a_file_is_read_by_the_ending_of_its_name() {
+        let read = |name: &str, text: &str| DetectorConfig::from_file(Path::new(name), text);
+        assert_eq!(read("a/detector.json", EIGER), DetectorConfig::from_json(EIGER));
+        let short = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 32\nstart_udp_port = 50028";
+        assert_eq!(
+            read("b.toml", short).and_then(|config| config.placement()),
+            read("a.json", EIGER).and_then(|config| config.placement())
+        );
+        let misspelt = read("b.toml", &format!("{short}\nbitdepth = 3")).expect_err("unknown");
+        assert!(misspelt.to_string().starts_with("bitdepth = an unknown key; allowed: detector_name"), "{misspelt}");
+        let sls = "hostname beb1+beb2+\ndr 32\ntengiga 1\nudp_dstport 50028";
+        assert_eq!(
+            read("c.config", sls).and_then(|config| config.placement()),
+            read("a.json", EIGER).and_then(|config| config.placement())
+        );
+    }
+
+    #[test]
+    fn ports_may_be_given_one_by_one() {
+        let short = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 32\nstart_udp_port = 1\n";
+        let ports = |ports: &str| {
+            DetectorConfig::from_toml(&format!("{short}udp_ports = {ports}")).map(|config| config.placement())
+        };
+        assert_eq!(ports("[7, 9, 8, 11]").expect("valid").map(|placement| placement.ports), Ok(vec![7, 9, 8, 11]));
+        assert!(ports("[7, 9]").is_err_and(|error| error.to_string().contains("a port for every module")));
     }
 }

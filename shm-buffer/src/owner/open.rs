@@ -70,6 +70,7 @@ impl Owner {
         control.packets_received.store(0, Relaxed);
         control.detector_timestamp.store(0, Relaxed);
         control.exposure_length.store(0, Relaxed);
+        control.do_not_store.store(0, Relaxed);
         self.ring.bitmap(slot).iter().for_each(|word| word.store(0, Relaxed));
         self.openings += 1;
         control.word.store(slot_word(self.openings, SlotState::Open), Relaxed);

@@ -64,7 +64,12 @@ pub fn place(contributor: &mut Contributor, id: u64, packets: &[usize], received
     let epoch = contributor.epoch();
     let access = contributor.protect(&[id]);
     let Some(image) = access.image(id) else { return 0 };
-    let info = PacketInfo { received_ns, detector_timestamp: id * 1000, exposure_length: 7 };
+    let info = PacketInfo {
+        received_ns,
+        detector_timestamp: id * 1000,
+        exposure_length: 7,
+        do_not_store: id.is_multiple_of(2),
+    };
     let mut placed = 0;
     for &packet in packets {
         if !access.has_packet(image, packet) {

@@ -120,7 +120,11 @@ pub fn place(contributor: &mut Contributor, epoch: u64, id: u64, packets: &[usiz
     }
     for &packet in packets {
         model::write_packet(access.pixels(image), packet, pattern(epoch, id, packet));
-        access.mark(image, packet, PacketInfo { received_ns: START_NS, detector_timestamp: id, exposure_length: 7 });
+        access.mark(
+            image,
+            packet,
+            PacketInfo { received_ns: START_NS, detector_timestamp: id, exposure_length: 7, do_not_store: false },
+        );
     }
     true
 }

@@ -21,6 +21,7 @@ fn ring_of_eight_slots_delivers_every_image_at_every_window() {
             invariants::check_pixels(delivery.epoch, &image, reader.pixels(&image));
             assert_eq!((image.id, image.packets_received), (id, 2));
             assert_eq!((image.detector_timestamp, image.exposure_length), (id * 1000, 7));
+            assert_eq!(image.do_not_store, id % 2 == 0);
             assert_eq!(image.commit_utc_ns, common::UTC_OFFSET_NS + rig.now_ns);
             assert_eq!(image.first_packet_utc_ns, common::UTC_OFFSET_NS + rig.now_ns);
             rig.now_ns += 1000;

@@ -28,11 +28,19 @@ pub enum Detector {
     Eiger500K { bits: u32 },
     /// One quadrant: 256 x 514 pixels at 8 bit, one port, 32 packets an image.
     Quadrant,
+    /// Any other: a description or the fields of a known one, without its ports, of which there are up to
+    /// [`PORTS`].
+    Toml(&'static str),
 }
+
+/// Ports that each beamline has for itself.
+const PORTS: u16 = 16;
 
 pub struct Beamline {
     pub folder: tempfile::TempDir,
     pub name: String,
+    /// The first of the detector's ports.
+    pub first_port: u16,
     /// The key file with which the test's commands connect.
     pub key: Option<PathBuf>,
     up: Option<Child>,
@@ -44,19 +52,20 @@ impl Beamline {
     pub fn configured(detector: Detector, extra: &str) -> Self {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let port = free_ports(4);
+        let port = free_ports(PORTS);
         let name = format!("t{}-{port}", std::process::id());
-        fs::write(folder.path().join("detector.json"), detector.json(port).to_string()).expect("written");
+        let (config, text) = detector.file(port);
+        fs::write(folder.path().join(config), text).expect("written");
         let (requests, topics) = (folder.path().join("req"), folder.path().join("pub"));
         let text = format!(
             "[beamline]\nname = \"{name}\"\n[broker]\nrequest_endpoint = \"ipc://{}\"\npublish_endpoint = \"ipc://{}\"\n\
-             [detector]\nconfig = \"detector.json\"\n[readout]\naddress = \"127.0.0.1\"\n{extra}\n",
+             [detector]\nconfig = \"{config}\"\n[readout]\naddress = \"127.0.0.1\"\n{extra}\n",
             requests.display(),
             topics.display(),
         );
         let text = if extra.contains("[ring]") { text } else { text + "[ring]\nsize = \"128 MiB\"\n" };
         fs::write(folder.path().join("beamline.toml"), text).expect("written");
-        Self { folder, name, key: None, up: None, _machine: machine }
+        Self { folder, name, first_port: port, key: None, up: None, _machine: machine }
     }
 
     /// Starts it and waits until every agent is ready.
@@ -138,7 +147,8 @@ impl Beamline {
     /// Starts the simulated detector; `Outcome::of` or `wait` it.
     pub fn sim(&self, images: u64, rate_hz: u64, more: &[&str]) -> Command {
         let (images, rate) = (images.to_string(), rate_hz.to_string());
-        let arguments = ["sim", "eiger", "--config", "detector.json", "--images", &images, "--rate", &rate, "--json"];
+        let arguments =
+            ["sim", "detector", "--config", "beamline.toml", "--images", &images, "--rate", &rate, "--json"];
         self.command(&[&arguments[..], more].concat())
     }
 
@@ -210,6 +220,14 @@ impl Drop for Beamline {
 }
 
 impl Detector {
+    /// Name and text of its file.
+    fn file(self, port: u16) -> (&'static str, String) {
+        match self {
+            Self::Toml(text) => ("detector.toml", format!("start_udp_port = {port}\n{text}")),
+            _ => ("detector.json", self.json(port).to_string()),
+        }
+    }
+
     fn json(self, port: u16) -> Value {
         let (bits, height, width, positions) = match self {
             Self::Eiger500K { bits } => (
@@ -219,6 +237,7 @@ impl Detector {
                 json!({"0": [0, 258, 513, 513], "1": [516, 258, 1029, 513], "2": [0, 255, 513, 0], "3": [516, 255, 1029, 0]}),
             ),
             Self::Quadrant => (8, 256, 514, json!({"0": [0, 0, 513, 255]})),
+            Self::Toml(_) => unreachable!("it has no JSON"),
         };
         json!({
             "detector_name": "simulated", "detector_type": "eiger", "bit_depth": bits,
@@ -236,7 +255,7 @@ pub fn send(pid: i32, signal: i32) {
 
 /// The first of `count` UDP ports in a row that are free, and that no other test of this process has.
 fn free_ports(count: u16) -> u16 {
-    let start = 20_000 + (std::process::id() % 2000) as u16 * 10;
+    let start = 20_000 + (std::process::id() % 500) as u16 * 20;
     loop {
         let first = start + NEXT_PORT.fetch_add(count, Ordering::Relaxed);
         if (first..first + count).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {

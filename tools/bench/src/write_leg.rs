@@ -71,6 +71,8 @@ fn write_hdf5<'a>(
         overwrite: true,
         detector_name: "bench".to_owned(),
         detector_type: "eiger".to_owned(),
+        bit_depth: placement.pixel.bytes() as u32 * 8,
+        pixel_mask: Vec::new(),
         metadata: std::collections::BTreeMap::new(),
     })?;
     file.set_first_id(1)?;
@@ -83,6 +85,7 @@ fn write_hdf5<'a>(
             commit_time_ns: 2,
             detector_timestamp: 3,
             exposure_length: 4,
+            do_not_store: false,
         };
         file.write_image(&values, image(row))?;
     }

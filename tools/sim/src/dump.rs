@@ -7,10 +7,7 @@
 //! A file is trusted in nothing: a record that is cut or of a length that the detector's packets do not
 //! have is an error with its offset. The whole dump is held in memory, for a disk would set the pace.
 
-use ecs_schemas::detector::{
-    Placement,
-    eiger::{HEADER_BYTES, PacketHeader},
-};
+use ecs_schemas::detector::Detector;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -47,7 +44,6 @@ pub enum DumpError {
 pub struct Dump {
     files: Vec<Vec<u8>>,
     packets: Vec<DumpPacket>,
-    packet_bytes: usize,
 }
 
 /// Where a recorded packet lies.
@@ -58,6 +54,7 @@ pub struct DumpPacket {
     pub port: usize,
     /// Of its first byte in the port's file.
     pub offset_bytes: usize,
+    pub bytes: usize,
 }
 
 impl Dump {
@@ -65,13 +62,13 @@ impl Dump {
     ///
     /// # Errors
     /// Names the file and, where it is malformed, the offset of the record.
-    pub fn read(folder: &Path, placement: &Placement) -> Result<Self, DumpError> {
-        let mut dump = Self { files: Vec::new(), packets: Vec::new(), packet_bytes: placement.packet_bytes() };
+    pub fn read(folder: &Path, detector: &Detector) -> Result<Self, DumpError> {
+        let mut dump = Self { files: Vec::new(), packets: Vec::new() };
         let mut total_bytes = 0;
-        for &port in &placement.ports {
+        for &port in &detector.placement.ports {
             let path = folder.join(format!("{port}.dat"));
             let file = read_file(&path, &mut total_bytes)?;
-            dump.index(&path, &file)?;
+            dump.index(&path, &file, detector)?;
             dump.files.push(file);
         }
         if dump.packets.is_empty() {
@@ -93,19 +90,18 @@ impl Dump {
 
     /// The bytes of a packet, as recorded.
     pub fn bytes(&self, packet: &DumpPacket) -> &[u8] {
-        &self.files[packet.port][packet.offset_bytes..][..self.packet_bytes]
+        &self.files[packet.port][packet.offset_bytes..][..packet.bytes]
     }
 
     /// Appends the records of the next port's file.
-    fn index(&mut self, path: &Path, file: &[u8]) -> Result<(), DumpError> {
+    fn index(&mut self, path: &Path, file: &[u8], detector: &Detector) -> Result<(), DumpError> {
         let port = self.files.len();
         let mut at = 0;
         while at < file.len() {
-            let packet = record(path, file, at, self.packet_bytes)?;
-            let header = packet.first_chunk::<HEADER_BYTES>().expect("a packet holds its header");
-            let frame_number = PacketHeader::parse(header).frame_number;
-            self.packets.push(DumpPacket { frame_number, port, offset_bytes: at + LENGTH_BYTES });
-            at += LENGTH_BYTES + self.packet_bytes;
+            let packet = record(path, file, at, detector)?;
+            let frame_number = detector.wire.image_id.read(packet);
+            self.packets.push(DumpPacket { frame_number, port, offset_bytes: at + LENGTH_BYTES, bytes: packet.len() });
+            at += LENGTH_BYTES + packet.len();
         }
         Ok(())
     }
@@ -121,7 +117,7 @@ fn read_file(path: &Path, total_bytes: &mut u64) -> Result<Vec<u8>, DumpError> {
 }
 
 /// The packet of the record at `offset_bytes`.
-fn record<'a>(path: &Path, file: &'a [u8], offset_bytes: usize, packet_bytes: usize) -> Result<&'a [u8], DumpError> {
+fn record<'a>(path: &Path, file: &'a [u8], offset_bytes: usize, detector: &Detector) -> Result<&'a [u8], DumpError> {
     let cut = |wanted_bytes| DumpError::Cut {
         path: path.to_owned(),
         offset_bytes,
@@ -130,8 +126,9 @@ fn record<'a>(path: &Path, file: &'a [u8], offset_bytes: usize, packet_bytes: us
     };
     let (length, rest) = file[offset_bytes..].split_first_chunk::<LENGTH_BYTES>().ok_or_else(|| cut(LENGTH_BYTES))?;
     let found_bytes = u64::from_le_bytes(*length);
-    if found_bytes != packet_bytes as u64 {
-        return Err(DumpError::Length { path: path.to_owned(), offset_bytes, wanted_bytes: packet_bytes, found_bytes });
+    let lengths = [detector.placement.packet_bytes(), detector.placement.last_packet_bytes()];
+    match lengths.into_iter().find(|&bytes| bytes as u64 == found_bytes) {
+        Some(bytes) => rest.get(..bytes).ok_or_else(|| cut(LENGTH_BYTES + bytes)),
+        None => Err(DumpError::Length { path: path.to_owned(), offset_bytes, wanted_bytes: lengths[0], found_bytes }),
     }
-    rest.get(..packet_bytes).ok_or_else(|| cut(LENGTH_BYTES + packet_bytes))
 }

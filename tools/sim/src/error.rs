@@ -1,7 +1,6 @@
 //! Why a simulated detector could not start, or had to end early.
 
 use crate::dump::DumpError;
-use ecs_schemas::detector::DetectorConfigError;
 use std::{io, net::Ipv4Addr};
 
 /// Why a run failed. What was sent before is out on the network.
@@ -10,9 +9,6 @@ pub enum SimError {
     /// An option is out of its range. Nothing was sent.
     #[error("{option} = {found}; allowed: {allowed}")]
     Option { option: &'static str, found: String, allowed: &'static str },
-    /// The detector's configuration describes no detector. Nothing was sent.
-    #[error(transparent)]
-    Config(#[from] DetectorConfigError),
     /// The recorded packets cannot be read. Nothing was sent.
     #[error(transparent)]
     Dump(#[from] DumpError),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key   = mix(mix(mix(seed) ^ image_id) ^ packet_index)
-//! draw  = mix(key + which * GAMMA) / 2^64         which: 1 drop, 2 duplicate, 3 reorder, 4 how late
+//! draw  = mix(key + which * GAMMA) / 2^64         which: 1 drop, 2 duplicate, 3 reorder, 4 how late, 5 burst
 //! mix   = the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)
 //! ```
 //!
@@ -10,6 +10,8 @@
 //! F1  No draw depends on another packet, on time or on the machine: a checker that knows the options
 //!     knows what was lost, and a higher probability loses the same packets and more.
 //! F2  A packet that is dropped is neither doubled nor late.
+//! F3  A burst begins at a packet and takes those that follow it in its module's part of the image, as many as a
+//!     burst is long; it does not reach into another module or image. A dead module loses every packet.
 
 /// A late packet is sent at most this many turns of its port after its own: about what a switch with
 /// several paths does, and enough to cross into the next image.
@@ -19,12 +21,19 @@ pub const LATENESS_TURNS_MAX: u64 = 32;
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// How lossy the simulated network is. Probabilities per packet, 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Faults {
     pub seed: u64,
     pub drop: f64,
     pub reorder: f64,
     pub duplicate: f64,
+    /// Probability per packet that a burst of losses begins, and its packets.
+    pub burst: f64,
+    pub burst_packets: usize,
+    /// Packets of a module: a burst ends with them. 0: bursts and dead modules concern nothing.
+    pub packets_per_module: usize,
+    /// Modules that send nothing.
+    pub dead_modules: Vec<usize>,
 }
 
 /// What happens to one packet.
@@ -41,14 +50,32 @@ pub enum Fate {
 impl Faults {
     /// What happens to packet `packet_index` of image `image_id`.
     pub fn fate(&self, image_id: u64, packet_index: usize) -> Fate {
-        let key = mix(mix(mix(self.seed) ^ image_id) ^ packet_index as u64);
-        let draw = |which: u64| mix(key.wrapping_add(which.wrapping_mul(GAMMA)));
-        if is_hit(draw(1), self.drop) {
+        let draw = |which: u64| self.draw(image_id, packet_index, which);
+        if is_hit(draw(1), self.drop) || self.is_in_burst(image_id, packet_index) || self.is_dead(packet_index) {
             return Fate::Dropped;
         }
         let copies = 1 + u8::from(is_hit(draw(2), self.duplicate));
         let turns_late = if is_hit(draw(3), self.reorder) { 1 + draw(4) % LATENESS_TURNS_MAX } else { 0 };
         Fate::Sent { copies, turns_late }
+    }
+
+    fn draw(&self, image_id: u64, packet_index: usize, which: u64) -> u64 {
+        let key = mix(mix(mix(self.seed) ^ image_id) ^ packet_index as u64);
+        mix(key.wrapping_add(which.wrapping_mul(GAMMA)))
+    }
+
+    /// Whether a burst began at this packet, or at one shortly before it (F3).
+    fn is_in_burst(&self, image_id: u64, packet_index: usize) -> bool {
+        if self.burst == 0.0 || self.packets_per_module == 0 {
+            return false;
+        }
+        let number = packet_index % self.packets_per_module;
+        let before = number.min(self.burst_packets.saturating_sub(1));
+        (packet_index - before..=packet_index).any(|begin| is_hit(self.draw(image_id, begin, 5), self.burst))
+    }
+
+    fn is_dead(&self, packet_index: usize) -> bool {
+        packet_index.checked_div(self.packets_per_module).is_some_and(|module| self.dead_modules.contains(&module))
     }
 
     /// The packet indices of an image that are never sent, rising. An index is
@@ -84,7 +111,16 @@ pub(crate) fn mix(value: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const LOSSY: Faults = Faults { seed: 3, drop: 0.01, reorder: 0.02, duplicate: 0.05 };
+    const LOSSY: Faults = Faults {
+        seed: 3,
+        drop: 0.01,
+        reorder: 0.02,
+        duplicate: 0.05,
+        burst: 0.0,
+        burst_packets: 0,
+        packets_per_module: 0,
+        dead_modules: Vec::new(),
+    };
 
     #[test]
     fn mix_equals_the_first_outputs_of_splitmix64() {
@@ -112,6 +148,26 @@ mod tests {
         let few = with_drop(0.05).dropped_packets(5, 512);
         let many = with_drop(0.2).dropped_packets(5, 512);
         assert!(!few.is_empty() && few.len() < many.len() && few.iter().all(|packet| many.contains(packet)));
+    }
+
+    #[test]
+    fn bursts_take_packets_in_a_row_within_a_module_and_dead_modules_all() {
+        let bursts = Faults { burst: 0.01, burst_packets: 8, packets_per_module: 64, ..LOSSY };
+        let bursts = Faults { drop: 0.0, ..bursts };
+        let mut begins = 0;
+        for id in 0..200 {
+            let dropped = bursts.dropped_packets(id, 256);
+            for &packet in &dropped {
+                if packet % 64 == 0 || !dropped.contains(&(packet - 1)) {
+                    begins += 1;
+                    let end = (packet + 8).min(packet / 64 * 64 + 64);
+                    assert!((packet..end).all(|packet| dropped.contains(&packet)), "image {id}: {dropped:?}");
+                }
+            }
+        }
+        assert!((300..600).contains(&begins), "{begins} bursts in 51,200 packets, some of which overlap");
+        let dead = Faults { dead_modules: vec![2], burst: 0.0, ..bursts };
+        assert_eq!(dead.dropped_packets(7, 256), (128..192).collect::<Vec<_>>());
     }
 
     #[test]

@@ -20,21 +20,32 @@ const SLEEP_S_MAX: f64 = 0.05;
 pub(crate) struct Pace {
     start: Instant,
     rate_hz: f64,
+    paused: Duration,
 }
 
 impl Pace {
     /// Starts the schedule; `rate_hz` 0: everything is due at once.
     pub fn start(rate_hz: f64) -> Self {
-        Self { start: Instant::now(), rate_hz }
+        Self { start: Instant::now(), rate_hz, paused: Duration::ZERO }
     }
 
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
+    /// Sends nothing for a while, or until `stop`; the schedule goes on after it.
+    pub fn pause(&mut self, pause: Duration, stop: &dyn Fn() -> bool) {
+        let begin = Instant::now();
+        while begin.elapsed() < pause && !stop() {
+            let left = pause.saturating_sub(begin.elapsed());
+            std::thread::sleep(left.min(Duration::from_secs_f64(SLEEP_S_MAX)));
+        }
+        self.paused += begin.elapsed();
+    }
+
     /// Waits until part `part` of `parts` of the image at `image_index` is due, or until `stop`.
     pub fn wait(&self, image_index: u64, part: usize, parts: usize, stop: &dyn Fn() -> bool) {
-        let due_s = due_s(self.rate_hz, image_index, part, parts);
+        let due_s = due_s(self.rate_hz, image_index, part, parts) + self.paused.as_secs_f64();
         loop {
             let left_s = due_s - self.elapsed().as_secs_f64();
             if left_s < SLEEP_S_MIN || stop() {

@@ -17,14 +17,14 @@ use crate::{
     report::{Progress, Report},
     sender::{Sender, batch_packets_max},
 };
-use ecs_schemas::detector::{DetectorConfig, Placement};
+use ecs_schemas::detector::Detector;
 use std::{net::Ipv4Addr, path::PathBuf};
 
 /// What to replay, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
-    pub config: DetectorConfig,
-    /// Where the packets go; the ports are those of the configuration.
+    pub detector: Detector,
+    /// Where the packets go; the ports are the detector's.
     pub host: Ipv4Addr,
     /// Folder with a `<port>.dat` for each port.
     pub dump: PathBuf,
@@ -43,9 +43,9 @@ pub struct Replay {
 
 impl Replay {
     /// Once, as fast as it goes, in batches, as recorded.
-    pub fn new(config: DetectorConfig, host: Ipv4Addr, dump: impl Into<PathBuf>) -> Self {
+    pub fn new(detector: Detector, host: Ipv4Addr, dump: impl Into<PathBuf>) -> Self {
         Self {
-            config,
+            detector,
             host,
             dump: dump.into(),
             rate_hz: 0.0,
@@ -57,7 +57,7 @@ impl Replay {
         }
     }
 
-    fn check(&self) -> Result<Placement, SimError> {
+    fn check(&self) -> Result<(), SimError> {
         check_rate_hz(self.rate_hz)?;
         check_probability("duplicate", self.duplicate)?;
         if self.repeat == 0 {
@@ -66,19 +66,20 @@ impl Replay {
         if self.interleave_packets == 0 {
             return Err(SimError::option("interleave_packets", 0, "1 or more"));
         }
-        self.config.check()?;
-        Ok(self.config.placement()?)
+        Ok(())
     }
 
     /// By how much frame numbers rise each time.
     fn raise(&self, dump: &Dump) -> Result<u64, SimError> {
         let (first, last) = dump.frame_numbers();
         let raise = (last - first).checked_add(1);
-        let fits = |raise: &u64| (self.repeat - 1).checked_mul(*raise).and_then(|all| last.checked_add(all)).is_some();
+        let max = self.detector.wire.image_id.max();
+        let all = |raise: u64| (self.repeat - 1).checked_mul(raise).and_then(|all| last.checked_add(all));
+        let fits = |raise: &u64| all(*raise).is_some_and(|last| last <= max);
         match raise.filter(fits) {
             Some(raise) => Ok(raise),
             None if self.repeat == 1 => Ok(0), // a single play raises nothing
-            None => Err(SimError::option("repeat", self.repeat, "as long as frame numbers stay below 2^64")),
+            None => Err(SimError::option("repeat", self.repeat, "as long as frame numbers fit their field")),
         }
     }
 }
@@ -90,10 +91,10 @@ impl Replay {
 /// An option is out of range, the dump is missing or malformed (with file and offset; nothing was
 /// sent), or the network refuses packets for good.
 pub fn run(replay: &Replay, stop: &dyn Fn() -> bool, progress: &mut dyn FnMut(&Report)) -> Result<Report, SimError> {
-    let placement = replay.check()?;
-    let dump = Dump::read(&replay.dump, &placement)?;
+    replay.check()?;
+    let dump = Dump::read(&replay.dump, &replay.detector)?;
     let raise = replay.raise(&dump)?;
-    let mut player = Player::new(replay, &dump, &placement)?;
+    let mut player = Player::new(replay, &dump)?;
     let pace = Pace::start(replay.rate_hz);
     let mut progress = Progress::new(progress);
     for (round, frame) in (0..replay.repeat).flat_map(|round| dump.frames().map(move |frame| (round, frame))) {
@@ -119,11 +120,12 @@ struct Player<'a> {
 }
 
 impl<'a> Player<'a> {
-    fn new(replay: &'a Replay, dump: &'a Dump, placement: &Placement) -> Result<Self, SimError> {
+    fn new(replay: &'a Replay, dump: &'a Dump) -> Result<Self, SimError> {
+        let placement = &replay.detector.placement;
         Ok(Self {
             replay,
             dump,
-            faults: Faults { seed: replay.seed, drop: 0.0, reorder: 0.0, duplicate: replay.duplicate },
+            faults: Faults { seed: replay.seed, duplicate: replay.duplicate, ..Faults::default() },
             group_packets: batch_packets_max(placement.packet_bytes()) * placement.ports.len(),
             sender: Sender::open(replay.host, &placement.ports, placement.packet_bytes())?,
             order: Vec::new(),
@@ -143,9 +145,9 @@ impl<'a> Player<'a> {
         for (group, packets) in self.order.chunks(self.group_packets).enumerate() {
             pace.wait(index, group, groups, stop);
             for packet in packets {
-                let slot = self.sender.slot(packet.port)?;
+                let slot = self.sender.slot(packet.port, packet.bytes)?;
                 slot.copy_from_slice(self.dump.bytes(packet));
-                slot[..8].copy_from_slice(&frame_number.to_le_bytes());
+                self.replay.detector.wire.image_id.write(slot, frame_number);
             }
         }
         self.sender.flush()?;
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn ports_take_turns_and_a_port_with_fewer_packets_drops_out() {
-        let packet = |port, frame_number| DumpPacket { frame_number, port, offset_bytes: 0 };
+        let packet = |port, frame_number| DumpPacket { frame_number, port, offset_bytes: 0, bytes: 0 };
         let of_port = |port, count| (0..count).map(move |number| packet(port, number));
         let mut packets: Vec<DumpPacket> = of_port(0, 5).chain(of_port(1, 2)).collect();
         interleave(&mut packets, 2);

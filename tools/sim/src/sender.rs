@@ -29,10 +29,15 @@ pub(crate) struct Sender {
     host: Ipv4Addr,
     ports: Vec<u16>,
     sockets: Vec<PortSocket>,
+    /// Longest packet.
     packet_bytes: usize,
     batch: Vec<u8>,
     batch_packets: usize,
+    batch_bytes: usize,
     batch_port: usize,
+    /// Length of the batch's packets; the last one may be shorter, and then none follows it.
+    length_bytes: usize,
+    batch_is_ended: bool,
     pub report: Report,
 }
 
@@ -52,21 +57,28 @@ impl Sender {
             packet_bytes,
             batch: vec![0; batch_packets_max(packet_bytes) * packet_bytes],
             batch_packets: 0,
+            batch_bytes: 0,
             batch_port: 0,
+            length_bytes: 0,
+            batch_is_ended: false,
             report: Report::default(),
         })
     }
 
-    /// The next place in the batch, for the caller to fill whole; it is sent with the batch. `port` is
-    /// the index of the port.
-    pub fn slot(&mut self, port: usize) -> Result<&mut [u8], SimError> {
-        if self.batch_port != port || (self.batch_packets + 1) * self.packet_bytes > self.batch.len() {
+    /// The next place in the batch, of `bytes` bytes, for the caller to fill whole; it is sent with the batch. `port`
+    /// is the index of the port.
+    pub fn slot(&mut self, port: usize, bytes: usize) -> Result<&mut [u8], SimError> {
+        let is_full = (self.batch_packets + 1) * self.packet_bytes > self.batch.len();
+        let is_longer = bytes > self.length_bytes;
+        if self.batch_port != port || is_full || is_longer || self.batch_is_ended {
             self.flush()?;
-            self.batch_port = port;
+            (self.batch_port, self.length_bytes) = (port, bytes);
         }
-        let first = self.batch_packets * self.packet_bytes;
+        let first = self.batch_bytes;
+        self.batch_is_ended = bytes < self.length_bytes;
         self.batch_packets += 1;
-        Ok(&mut self.batch[first..first + self.packet_bytes])
+        self.batch_bytes += bytes;
+        Ok(&mut self.batch[first..first + bytes])
     }
 
     /// Sends what is in the batch.
@@ -74,18 +86,18 @@ impl Sender {
         let mut taken = 0;
         let mut refused_since = None;
         while taken < self.batch_packets {
-            let rest = &self.batch[taken * self.packet_bytes..self.batch_packets * self.packet_bytes];
-            match self.sockets[self.batch_port].send(rest, self.packet_bytes) {
+            let rest = &self.batch[taken * self.length_bytes..self.batch_bytes];
+            match self.sockets[self.batch_port].send(rest, self.length_bytes) {
                 Ok(packets) => {
                     taken += packets;
                     refused_since = None;
                     self.report.packets_sent += packets as u64;
-                    self.report.bytes_sent += (packets * self.packet_bytes) as u64;
+                    self.report.bytes_sent += (packets * self.length_bytes).min(rest.len()) as u64;
                 }
                 Err(error) => self.pause_or_fail(error, *refused_since.get_or_insert_with(Instant::now))?,
             }
         }
-        self.batch_packets = 0;
+        (self.batch_packets, self.batch_bytes, self.batch_is_ended, self.length_bytes) = (0, 0, false, 0);
         Ok(())
     }
 

@@ -48,7 +48,8 @@ impl PortSocket {
         Ok(Self { socket, segments: true })
     }
 
-    /// Offers packets of `packet_bytes` each to the kernel; returns how many it took, at least 1.
+    /// Offers packets of `packet_bytes` each, the last one of no more, to the kernel; returns how many it took, at
+    /// least 1.
     ///
     /// # Errors
     /// As `send(2)`: `WouldBlock` where there is no room now, `ConnectionRefused` where an earlier
@@ -84,17 +85,17 @@ impl PortSocket {
         }
         // SAFETY: S1 and S2.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(packets.len() / packet_bytes) }
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(packets.len().div_ceil(packet_bytes)) }
     }
 
     fn send_plain(&self, packets: &[u8], packet_bytes: usize) -> io::Result<usize> {
-        let count = (packets.len() / packet_bytes).min(BATCH_PACKETS_MAX);
+        let count = packets.len().div_ceil(packet_bytes).min(BATCH_PACKETS_MAX);
         let mut parts = [const { io_vector(&[]) }; BATCH_PACKETS_MAX];
-        for (part, packet) in parts.iter_mut().zip(packets.chunks_exact(packet_bytes)) {
+        for (part, packet) in parts.iter_mut().zip(packets.chunks(packet_bytes)) {
             *part = io_vector(packet);
         }
         let mut messages = parts.each_mut().map(|part| libc::mmsghdr { msg_hdr: message(part), msg_len: 0 });
-        // SAFETY: S1 and S2; `count` messages are set up, one per whole packet.
+        // SAFETY: S1 and S2; `count` messages are set up, one per packet.
         let sent = unsafe {
             libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_NOSIGNAL)
         };

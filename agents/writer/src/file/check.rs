@@ -37,7 +37,9 @@ pub(super) fn folder_of(output: &Path) -> Result<&Path, CreateError> {
 /// Bytes that the finished file takes, if every image comes.
 pub(super) fn bytes_needed(spec: &FileSpec) -> u64 {
     let row_bytes: usize = Column::ALL.iter().map(|column| column.row_bytes(spec.packets_per_image)).sum();
-    spec.images.saturating_mul(spec.image_bytes() + row_bytes as u64).saturating_add(HEADERS_BYTES)
+    spec.images
+        .saturating_mul(spec.image_bytes() + row_bytes as u64)
+        .saturating_add(HEADERS_BYTES + spec.pixel_mask.len() as u64)
 }
 
 fn parameter(what: &str, found: impl ToString, allowed: &str) -> CreateError {
@@ -52,6 +54,9 @@ fn check_parameters(spec: &FileSpec) -> Result<(), CreateError> {
     let image_bytes = spec.height.checked_mul(spec.width).and_then(|n| n.checked_mul(spec.pixel.bytes()));
     if image_bytes.is_none_or(|bytes| bytes == 0 || bytes > IMAGE_BYTES_MAX) {
         return Err(parameter("image size", size, &format!("1 to {IMAGE_BYTES_MAX} bytes")));
+    }
+    if !spec.pixel_mask.is_empty() && spec.pixel_mask.len() != spec.height * spec.width {
+        return Err(parameter("pixel mask", format!("{} pixels", spec.pixel_mask.len()), "one for each of the image"));
     }
     if spec.packets_per_image == 0 {
         return Err(parameter("packets per image", 0, "at least 1"));

@@ -15,6 +15,7 @@ pub(super) enum Column {
     CommitTime,
     DetectorTimestamp,
     ExposureLength,
+    DoNotStore,
     LossCause,
     Status,
 }
@@ -31,7 +32,7 @@ pub(super) struct Row<'a> {
 }
 
 impl Column {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
     pub const ALL: [Self; Self::COUNT] = [
         Self::ImageId,
         Self::MissingPackets,
@@ -40,6 +41,7 @@ impl Column {
         Self::CommitTime,
         Self::DetectorTimestamp,
         Self::ExposureLength,
+        Self::DoNotStore,
         Self::LossCause,
         Self::Status,
     ];
@@ -53,6 +55,7 @@ impl Column {
             Self::CommitTime => "commit_time",
             Self::DetectorTimestamp => "detector_timestamp",
             Self::ExposureLength => "exposure_length",
+            Self::DoNotStore => "do_not_store",
             Self::LossCause => "loss_cause",
             Self::Status => "status",
         }
@@ -76,6 +79,7 @@ impl Column {
             Self::CommitTime => "when the image was closed, nanoseconds since 1970-01-01 UTC",
             Self::DetectorTimestamp => "the detector's own clock, from the packet header",
             Self::ExposureLength => "exposure length from the packet header; subframes for an EIGER at 32 bit",
+            Self::DoNotStore => "1: the detector said, in the packet header, that the image is not to be stored",
             Self::LossCause => "why the image is lost; none where it is there",
             Self::Status => "pending: not written; complete; partial: some pixels hold the fill value; lost: all do",
         }
@@ -87,7 +91,7 @@ impl Column {
             Self::ImageId | Self::FirstPacketTime | Self::CommitTime | Self::DetectorTimestamp => 8,
             Self::MissingPackets | Self::ExposureLength => 4,
             Self::PacketReceived => packets.div_ceil(8),
-            Self::LossCause | Self::Status => 1,
+            Self::DoNotStore | Self::LossCause | Self::Status => 1,
         }
     }
 
@@ -97,7 +101,7 @@ impl Column {
                 TypeDescriptor::Unsigned(IntSize::U8)
             }
             Self::MissingPackets | Self::ExposureLength => TypeDescriptor::Unsigned(IntSize::U4),
-            Self::PacketReceived => TypeDescriptor::Unsigned(IntSize::U1),
+            Self::PacketReceived | Self::DoNotStore => TypeDescriptor::Unsigned(IntSize::U1),
             Self::LossCause => enumeration(LossCause::ALL.map(|cause| (cause.as_str(), cause as u8))),
             Self::Status => enumeration(ImageStatus::ALL.map(|status| (status_name(status), status as u8))),
         }
@@ -117,6 +121,7 @@ impl Column {
             Self::CommitTime => bytes.extend(image.commit_time_ns.to_le_bytes()),
             Self::DetectorTimestamp => bytes.extend(image.detector_timestamp.to_le_bytes()),
             Self::ExposureLength => bytes.extend(image.exposure_length.to_le_bytes()),
+            Self::DoNotStore => bytes.push(image.do_not_store.into()),
             Self::LossCause => bytes.push(row.loss_cause as u8),
             Self::Status => bytes.push(row.status as u8),
         }

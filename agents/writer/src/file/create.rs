@@ -80,9 +80,20 @@ fn write_detector(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
     text("name", &spec.detector_name)?;
     text("type", &spec.detector_type)?;
     let number = |name: &str, value: u64| group.new_dataset::<u64>().create(name)?.write_scalar(&value);
-    number("bit_depth", spec.pixel.bytes() as u64 * 8)?;
+    number("bit_depth", spec.bit_depth.into())?;
     number("packets_per_image", spec.packets_per_image as u64)?;
-    number("fill_value", spec.fill.into())
+    number("fill_value", spec.fill.into())?;
+    write_pixel_mask(group, spec)
+}
+
+/// As NeXus has it, but in one byte a pixel: of its bits, only the first two are used.
+fn write_pixel_mask(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
+    if spec.pixel_mask.is_empty() {
+        return Ok(());
+    }
+    let mask = group.new_dataset::<u8>().shape([spec.height, spec.width]).create("pixel_mask")?;
+    mask.write_raw(&spec.pixel_mask)?;
+    describe(&mask, None, "bit 0: a gap, no sensor there; bit 1: its module is off")
 }
 
 fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {

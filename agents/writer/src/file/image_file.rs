@@ -218,6 +218,7 @@ pub(super) fn lost_row(image_id: u64, cause: LossCause) -> Row<'static> {
         commit_time_ns: 0,
         detector_timestamp: 0,
         exposure_length: 0,
+        do_not_store: false,
     };
     Row { status: ImageStatus::Lost, loss_cause: cause, image }
 }

@@ -24,6 +24,10 @@ pub struct FileSpec {
     pub detector_name: String,
     /// For example `eiger`.
     pub detector_type: String,
+    /// Bits of a pixel as the detector sends it.
+    pub bit_depth: u32,
+    /// Row by row, one for each pixel: 0, or why nothing brings it; empty: not known.
+    pub pixel_mask: Vec<u8>,
     /// Attributes of `/entry/metadata`.
     pub metadata: BTreeMap<String, Value>,
 }
@@ -60,6 +64,8 @@ pub struct ImageRow<'a> {
     /// As in the packet header, in units of 100 ns.
     pub detector_timestamp: u64,
     pub exposure_length: u32,
+    /// The detector said that the image is not to be stored.
+    pub do_not_store: bool,
 }
 
 /// How a file ends.

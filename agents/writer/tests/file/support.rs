@@ -31,6 +31,8 @@ pub fn spec(output: &Path, images: u64) -> FileSpec {
         overwrite: false,
         detector_name: "EG05M".to_owned(),
         detector_type: "eiger".to_owned(),
+        bit_depth: 12,
+        pixel_mask: (0..300).map(|pixel| pixel as u8 % 3).collect(),
         metadata: Default::default(),
     }
 }
@@ -63,6 +65,7 @@ pub fn row(image_id: u64, received: &[u64; 1]) -> ImageRow<'_> {
         commit_time_ns: 1_000_000_000_000_000_007 + image_id,
         detector_timestamp: image_id * 10,
         exposure_length: 376,
+        do_not_store: image_id.is_multiple_of(3),
     }
 }
 

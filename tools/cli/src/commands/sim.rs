@@ -3,11 +3,11 @@
 use crate::{beamline_file, exit::Exit, human, report};
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_schemas::detector::DetectorConfig;
+use ecs_schemas::detector::{self as description, DetectorConfig};
 use ecs_sdk::stop;
 use ecs_sim::{
     Report,
-    eiger::{self, EigerSim},
+    detector::{self, BURST_PACKETS_DEFAULT, DetectorSim, Ids},
     replay::{self, Replay},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,13 +16,16 @@ use std::{
     io::{self, Write},
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-const EIGER_EXAMPLES: &str = "\
+const DETECTOR_EXAMPLES: &str = "\
 Examples:
-  ecs-cli sim eiger --config detector.json --images 1000 --rate 100
-  ecs-cli sim eiger --config detector.json --images 1000 --rate 100 --seed 7 --drop 0.01
-  ecs-cli sim eiger --config beamline.toml --host 10.0.0.2 --images 100000 --json
+  ecs-cli sim detector --config detector.json --images 1000 --rate 100
+  ecs-cli sim detector --config detector.json --images 1000 --rate 100 --seed 7 --drop 0.01
+  ecs-cli sim detector --config my-detector.toml --images 100000 --gigabytes 2.5
+  ecs-cli sim detector --config beamline.toml --host 10.0.0.2 --images 100000 --json
+  ecs-cli sim detector --config beamline.toml --images 600 --rate 100 --restart-every 200 --pause 1
 
 The same seed makes the same images and loses the same packets, at any rate.";
 
@@ -43,15 +46,16 @@ pub struct Sim {
 
 #[derive(Debug, Subcommand)]
 enum Detector {
-    /// EIGER packets with an image whose every pixel can be recomputed
-    Eiger(Eiger),
+    /// Packets of any detector, with an image whose every pixel can be recomputed
+    #[command(visible_alias = "eiger")]
+    Detector(Made),
     /// Packets that a detector once sent
     Replay(ReplayArgs),
 }
 
 #[derive(Debug, Args)]
 struct Target {
-    /// The detector's JSON file, or a beamline's TOML file
+    /// The detector's file (std-daq JSON, slsDetector .config, description in TOML), or a beamline's TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Where the packets go
@@ -66,8 +70,8 @@ struct Target {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = EIGER_EXAMPLES)]
-struct Eiger {
+#[command(after_help = DETECTOR_EXAMPLES)]
+struct Made {
     #[command(flatten)]
     target: Target,
     /// How many images
@@ -88,6 +92,30 @@ struct Eiger {
     /// Share of packets that are sent twice
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     duplicate: f64,
+    /// Share of packets at which a burst of losses begins
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    burst: f64,
+    /// Packets that are lost in a burst
+    #[arg(long, value_name = "N", default_value_t = BURST_PACKETS_DEFAULT)]
+    burst_packets: usize,
+    /// UDP port that sends nothing; may be given several times
+    #[arg(long, value_name = "PORT")]
+    dead_port: Vec<u16>,
+    /// Images after which ids jump; 0: never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    jump_every: u64,
+    /// By how much ids jump
+    #[arg(long, value_name = "IDS", default_value_t = 1000)]
+    jump_by: u64,
+    /// Images after which ids begin again; 0: never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    restart_every: u64,
+    /// Seconds of silence before ids begin again
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pause: Duration,
+    /// Instead of --rate: 10^9 bytes of packets per second
+    #[arg(long, value_name = "GB/s", conflicts_with = "rate")]
+    gigabytes: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -118,27 +146,38 @@ struct ReplayArgs {
 impl Sim {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self.detector {
-            Detector::Eiger(eiger) => eiger.run(),
+            Detector::Detector(made) => made.run(),
             Detector::Replay(replay) => replay.run(),
         }
     }
 }
 
-impl Eiger {
+impl Made {
     fn run(self) -> anyhow::Result<Exit> {
-        let sim = EigerSim {
-            config: detector(&self.target.config)?,
+        let detector = detector(&self.target.config)?;
+        let image_bytes = detector.placement.wire_bytes() as f64;
+        let sim = DetectorSim {
+            detector,
             host: self.target.host,
             images: self.images,
             first_id: self.start,
-            rate_hz: self.target.rate,
+            ids: Ids {
+                jump_every: self.jump_every,
+                jump_by: self.jump_by,
+                restart_every: self.restart_every,
+                restart_pause: self.pause,
+            },
+            rate_hz: self.gigabytes.map_or(self.target.rate, |gigabytes| gigabytes * 1e9 / image_bytes),
             seed: self.seed,
             drop: self.drop,
             reorder: self.reorder,
             duplicate: self.duplicate,
+            burst: self.burst,
+            burst_packets: self.burst_packets,
+            dead_ports: self.dead_port,
         };
         let (stop, bar) = (stop::install(), bar(Some(self.images)));
-        let report = eiger::run(&sim, &|| stop.is_set(), &mut |report| show(&bar, report))?;
+        let report = detector::run(&sim, &|| stop.is_set(), &mut |report| show(&bar, report))?;
         bar.finish_and_clear();
         self.target.print(&report)
     }
@@ -147,7 +186,7 @@ impl Eiger {
 impl ReplayArgs {
     fn run(self) -> anyhow::Result<Exit> {
         let replay = Replay {
-            config: detector(&self.target.config)?,
+            detector: detector(&self.target.config)?,
             host: self.target.host,
             dump: self.dump,
             rate_hz: self.target.rate,
@@ -190,14 +229,21 @@ impl Target {
     }
 }
 
-/// The detector of a JSON file, or of a beamline's TOML file.
-fn detector(path: &Path) -> anyhow::Result<DetectorConfig> {
-    if path.extension().is_some_and(|extension| extension == "toml") {
-        return Ok(beamline_file::load(path)?.detector);
-    }
+/// The detector of a file of its own, or of a beamline's TOML file.
+fn detector(path: &Path) -> anyhow::Result<description::Detector> {
     let file = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {file}"))?;
-    DetectorConfig::from_json(&text).with_context(|| file.to_string())
+    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    if is_toml && text.lines().any(|line| line.trim_start().starts_with("[beamline]")) {
+        return Ok(beamline_file::load(path)?.detector);
+    }
+    let detector = DetectorConfig::from_file(path, &text).and_then(|config| config.detector());
+    detector.with_context(|| file.to_string())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "a number of seconds, 0 or more".to_owned())
 }
 
 fn bar(images: Option<u64>) -> ProgressBar {

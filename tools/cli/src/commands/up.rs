@@ -108,7 +108,7 @@ fn wait(stop: &Stop, patience: Duration) -> u32 {
 }
 
 fn summary(beamline: &Beamline) -> Table {
-    let placement = &beamline.placement;
+    let placement = &beamline.detector.placement;
     let ports: Vec<String> = placement.ports.iter().map(ToString::to_string).collect();
     let images = beamline.ring.size_bytes / placement.image_bytes() as u64;
     let mut table = Table::new([]);
@@ -119,7 +119,7 @@ fn summary(beamline: &Beamline) -> Table {
         "detector",
         format!(
             "{}, {} x {} pixels of {}",
-            beamline.detector.detector_name,
+            beamline.detector.name,
             placement.height,
             placement.width,
             placement.pixel.as_str()

@@ -1,6 +1,6 @@
 //! Receives everything that arrives on the ports of a detector, while the simulator sends.
 
-use ecs_schemas::detector::DetectorConfig;
+use ecs_schemas::detector::{Detector, DetectorConfig};
 use std::{
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
@@ -23,7 +23,7 @@ const DETECTOR: &str = include_str!("../../../../tests/data/eiger-500k/detector.
 
 pub struct Receiver {
     /// The recorded detector's geometry, on this receiver's ports.
-    pub config: DetectorConfig,
+    pub detector: Detector,
     threads: Vec<JoinHandle<Vec<Vec<u8>>>>,
     received: Arc<AtomicUsize>,
     done: Arc<AtomicBool>,
@@ -32,14 +32,19 @@ pub struct Receiver {
 impl Receiver {
     /// Four free ports, each with a thread that drains it.
     pub fn start(bit_depth: u32) -> Self {
-        let (config, sockets) = detector_on_free_ports(bit_depth);
+        let (detector, sockets) = detector_on_free_ports(bit_depth);
+        Self::on(detector, sockets)
+    }
+
+    /// Any detector, and the sockets that hold its ports, in their order.
+    pub fn on(detector: Detector, sockets: Vec<UdpSocket>) -> Self {
         let (received, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let drain = |socket: UdpSocket| {
             socket.set_read_timeout(Some(POLL)).unwrap();
             let (received, done) = (received.clone(), done.clone());
             std::thread::spawn(move || drain_until(&socket, &received, &done))
         };
-        Self { config, threads: sockets.into_iter().map(drain).collect(), received, done }
+        Self { detector, threads: sockets.into_iter().map(drain).collect(), received, done }
     }
 
     /// Waits for `count` packets; returns all that came, port by port, in the order of arrival.
@@ -59,22 +64,28 @@ impl Receiver {
 }
 
 /// The recorded detector on ports that are free, and the sockets that hold them, module by module.
-pub fn detector_on_free_ports(bit_depth: u32) -> (DetectorConfig, Vec<UdpSocket>) {
+pub fn detector_on_free_ports(bit_depth: u32) -> (Detector, Vec<UdpSocket>) {
     let mut config = DetectorConfig::from_json(DETECTOR).unwrap();
-    let sockets = std::iter::repeat_with(four_ports_in_a_row).take(1000).flatten().next();
-    let sockets = sockets.expect("four free ports in a row");
-    sockets.iter().for_each(ask_for_a_large_buffer);
-    config.bit_depth = bit_depth;
+    let sockets = free_ports(4);
+    config.bit_depth = Some(bit_depth);
     config.start_udp_port = sockets[0].local_addr().unwrap().port();
-    (config, sockets)
+    (config.detector().unwrap(), sockets)
 }
 
-/// A port that the kernel chooses and the three behind it, unless one of them is taken.
-fn four_ports_in_a_row() -> Option<Vec<UdpSocket>> {
+/// Sockets on ports in a row.
+pub fn free_ports(count: u16) -> Vec<UdpSocket> {
+    let sockets = std::iter::repeat_with(|| ports_in_a_row(count)).take(1000).flatten().next();
+    let sockets = sockets.expect("free ports in a row");
+    sockets.iter().for_each(ask_for_a_large_buffer);
+    sockets
+}
+
+/// A port that the kernel chooses and those behind it, unless one of them is taken.
+fn ports_in_a_row(count: u16) -> Option<Vec<UdpSocket>> {
     let bind = |port: u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok();
     let first = bind(0)?;
     let port = first.local_addr().ok()?.port();
-    let others = (1..4).map(|above| bind(port.checked_add(above)?));
+    let others = (1..count).map(|above| bind(port.checked_add(above)?));
     std::iter::once(Some(first)).chain(others).collect()
 }
 

@@ -1,0 +1,311 @@
+//! Every detector through the whole system: simulator, readout, assembler, writer; and every pixel of the file.
+//!
+//! Where pixels come from is worked out twice: by the code, and in numpy by `tests/check_images.py`, from the
+//! detectors' own documents.
+
+use crate::support::{Beamline, Detector, Outcome, check_images};
+use ecs_schemas::detector::DetectorConfig;
+use ecs_sim::faults::Faults;
+use serde_json::{Value, json};
+use std::{fs, net::UdpSocket, time::Duration};
+
+/// Runs a lossy simulation of a detector; the file must have every pixel right and exactly the lost packets marked.
+fn assert_lossy_run_is_right(detector: &'static str, check: &str, images: u64, rate_hz: u64) {
+    let beamline = Beamline::up(Detector::Toml(detector), "");
+    let text = fs::read_to_string(beamline.path("detector.toml")).unwrap();
+    let placement = DetectorConfig::from_toml(&text).and_then(|config| config.placement()).unwrap();
+    // A packet that is put back by 32 turns is late for good where these are more than an image or two.
+    let reorder = if placement.packets_per_module < 32 { 0.0 } else { 0.02 };
+    let job = beamline.submit_running("run.h5", images, &["--start", "1"]);
+    let reorder_text = reorder.to_string();
+    let faults =
+        ["--seed", "7", "--drop", "0.01", "--duplicate", "0.02", "--burst", "0.001", "--reorder", &reorder_text];
+    let sent = Outcome::of(&mut beamline.sim(images, rate_hz, &faults)).ok().json();
+    let ended = beamline.wait_end(job);
+    assert_eq!(ended["state"], "done", "{detector}: {ended:#}");
+
+    let faults = Faults {
+        seed: 7,
+        drop: 0.01,
+        reorder,
+        duplicate: 0.02,
+        burst: 0.001,
+        burst_packets: 16,
+        packets_per_module: placement.packets_per_module,
+        dead_modules: Vec::new(),
+    };
+    let packets = placement.packets_per_image();
+    let dropped = |id: u64| faults.dropped_packets(id, packets);
+    let whole_images: usize = (1..=images).filter(|&id| dropped(id).len() == packets).count();
+    let missing: serde_json::Map<String, Value> = (1..=images).map(|id| (id.to_string(), json!(dropped(id)))).collect();
+    fs::write(beamline.path("missing.json"), Value::Object(missing).to_string()).unwrap();
+    let path = beamline.path("missing.json").display().to_string();
+    let counts = check_images(&beamline.path("run.h5"), &["--seed", "7", "--missing", &path, "--detector", check]);
+    assert_eq!(counts["lost_rows"], whole_images, "{detector}: {counts:#}");
+    let in_whole = (whole_images * packets) as u64;
+    assert_eq!(
+        counts["missing_packets"].as_u64().unwrap() + in_whole,
+        sent["packets_dropped"].as_u64().unwrap(),
+        "{detector}: {counts:#}"
+    );
+    assert!(counts["partial"].as_u64().unwrap() > 0 || packets < 4, "nothing was lost: {counts:#}");
+}
+
+#[test]
+fn eiger_of_4_bit_is_right_to_the_pixel() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 4";
+    assert_lossy_run_is_right(detector, "eiger:bits=4", 200, 200);
+}
+
+#[test]
+fn eiger_of_12_bit_whose_pixels_lie_across_packets_is_right_to_the_pixel() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 12";
+    assert_lossy_run_is_right(detector, "eiger:bits=12", 200, 100);
+}
+
+#[test]
+fn eiger_of_12_bit_on_1_gigabit_is_right_to_the_pixel() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 12\ntengiga = false";
+    assert_lossy_run_is_right(detector, "eiger:bits=12:payload=1024", 100, 50);
+}
+
+#[test]
+fn eiger_with_few_rows_and_a_port_off_is_right_to_the_pixel() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 32\ntengiga = false\nreadnrows = 32\n\
+        deactivate = [2]";
+    assert_lossy_run_is_right(detector, "eiger:bits=32:payload=1024:read=32:off=2", 200, 100);
+}
+
+#[test]
+fn jungfrau_on_one_interface_is_right_to_the_pixel() {
+    let detector = "detector_type = \"jungfrau\"\nn_modules = 1\nimage_pixel_height = 512\nimage_pixel_width = 1024\n\
+        [module_positions]\n0 = [0, 0, 1023, 511]";
+    assert_lossy_run_is_right(detector, "jungfrau:gap=0", 100, 100);
+}
+
+#[test]
+fn jungfrau_on_two_interfaces_with_few_rows_and_bunch_ids_is_right_to_the_pixel() {
+    let detector = "detector_type = \"jungfrau\"\nmodel = \"500K\"\nnuminterfaces = 2\nreadnrows = 128\n\
+        image_id = \"bunch_id\"";
+    assert_lossy_run_is_right(detector, "jungfrau:read=128:interfaces=2", 200, 200);
+}
+
+#[test]
+fn gigafrost_with_padded_packets_on_both_octets_is_right_to_the_pixel() {
+    let detector = "detector_type = \"gigafrost\"\nimage_pixel_height = 252\nimage_pixel_width = 504";
+    assert_lossy_run_is_right(detector, "gigafrost", 200, 200);
+}
+
+#[test]
+fn gigafrost_of_another_region_of_interest_is_right_to_the_pixel() {
+    let detector = "detector_type = \"gigafrost\"\nimage_pixel_height = 280\nimage_pixel_width = 528";
+    assert_lossy_run_is_right(detector, "gigafrost:height=280:width=528:packet_rows=18", 200, 200);
+}
+
+#[test]
+fn moench_by_its_description_is_right_to_the_pixel() {
+    assert_lossy_run_is_right("detector_type = \"moench\"", "raster", 200, 200);
+}
+
+#[test]
+fn mythen3_by_its_description_is_right_to_the_pixel() {
+    let check = "raster:height=1:width=3840:bits=32:payload=7680:across=2";
+    assert_lossy_run_is_right("detector_type = \"mythen3\"\nmodules = [2, 1]", check, 500, 500);
+}
+
+#[test]
+fn gotthard2_by_its_description_is_right_to_the_pixel() {
+    let check = "raster:height=1:width=1280:payload=2560:along=4";
+    assert_lossy_run_is_right("detector_type = \"gotthard2\"\nmodules = [1, 4]", check, 500, 500);
+}
+
+#[test]
+fn dummy_udp_by_its_description_is_right_to_the_pixel() {
+    let check = "raster:height=1024:width=1400:payload=8000";
+    assert_lossy_run_is_right("detector_type = \"dummyudp\"", check, 60, 50);
+}
+
+/// No line of Rust knows this one: 12 bit across packets, big-endian fields that are parts of words, rows that count
+/// by three and begin at seven, two ports a module, chips with gaps, and a short last packet.
+const MADE_UP: &str = r#"
+    detector_type = "made-up"
+    modules = [2, 1]
+    [module]
+    columns = 96
+    rows = 40
+    bit_depth = 12
+    ports = 2
+    chip = [32, 20]
+    chip_gap = [1, 3]
+    gap = [5, 0]
+    [packet]
+    header_bytes = 13
+    payload_bytes = 1000
+    byte_order = "big"
+    [fields]
+    image_id = { offset = 1, bytes = 5 }
+    packet_number = { offset = 6, bytes = 3, bit = 4, bits = 16, step = 3, first = 7 }
+    check = [{ offset = 0, bytes = 1, value = 161 }, { offset = 11, bytes = 2, value = 2 }]
+"#;
+
+#[test]
+fn a_made_up_detector_with_no_line_of_rust_is_right_to_the_pixel() {
+    assert_lossy_run_is_right(MADE_UP, "made_up", 300, 300);
+}
+
+/// A packet of an slsDetector, its header written here byte by byte.
+fn sls_packet(frame_number: u64, number: u32, spec1: [u8; 8], detector_type: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; 48];
+    packet[0..8].copy_from_slice(&frame_number.to_le_bytes());
+    packet[12..16].copy_from_slice(&number.to_le_bytes());
+    packet[16..24].copy_from_slice(&spec1);
+    (packet[46], packet[47]) = (detector_type, 2);
+    packet.extend(payload);
+    packet
+}
+
+/// Sends packets by hand to ports counted from the first one, writes `images` from `first_id` on, and checks the file.
+fn assert_packets_become(
+    detector: &'static str,
+    first_id: u64,
+    images: u64,
+    check: &[&str],
+    packets: impl Fn(u64) -> Vec<(u16, Vec<u8>)>,
+) {
+    let beamline = Beamline::up(Detector::Toml(detector), "");
+    let job = beamline.submit_running("run.h5", images, &["--start", &first_id.to_string()]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for image in 0..images {
+        for (port, packet) in packets(image) {
+            socket.send_to(&packet, ("127.0.0.1", beamline.first_port + port)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5)); // a rate that any machine keeps up with
+    }
+    let ended = beamline.wait_end(job);
+    assert_eq!((&ended["state"], &ended["result"]["written"]), (&"done".into(), &images.into()), "{ended:#}");
+    assert_eq!(check_images(&beamline.path("run.h5"), check)["first_id"], first_id);
+}
+
+#[test]
+fn jungfrau_packets_of_the_std_daq_workflow_test_become_its_images() {
+    // testing/test_jungfrau_workflow.py: frame number 2 + k, bunch id 5.0 + k, every pixel its packet's number.
+    let detector = "detector_type = \"jungfrau-raw\"\nn_modules = 1\nimage_pixel_height = 512\n\
+        image_pixel_width = 1024\nbit_depth = 16\nimage_id = \"bunch_id_f64\"\n[module_positions]\n\
+        0 = [0, 0, 1023, 511]";
+    let packets = |image: u64| {
+        let of_packet = |number: u32| {
+            let payload = (number as u16).to_le_bytes().repeat(4096);
+            (0, sls_packet(2 + image, number, (5.0 + image as f64).to_le_bytes(), 3, &payload))
+        };
+        (0..128).map(of_packet).collect()
+    };
+    let check = ["--detector", "jungfrau:gap=0", "--pixels", "packet_number"];
+    assert_packets_become(detector, 5, 10, &check, packets);
+}
+
+#[test]
+fn jungfrau_virtual_server_on_two_interfaces_becomes_its_pattern() {
+    // slsDetectorPackage, jungfrauDetectorServer built as a virtual one: gain 0, 1 and 3 by column; detSpec1 is 0.
+    let detector = "detector_type = \"jungfrau\"\nmodel = \"500K\"\nnuminterfaces = 2";
+    let packets = |image: u64| {
+        let of_packet = |packet: u32| {
+            let gain = |column: usize| {
+                if column < 300 {
+                    0
+                } else if column < 600 {
+                    1
+                } else {
+                    3_u16
+                }
+            };
+            let pixel = |at: usize| (1 + packet as u16) | gain(at % 1024) << 14;
+            let payload: Vec<u8> = (0..4096).flat_map(|at| pixel(at).to_le_bytes()).collect();
+            ((packet / 64) as u16, sls_packet(1 + image, packet % 64, [0; 8], 3, &payload))
+        };
+        (0..128).map(of_packet).collect()
+    };
+    let check = ["--detector", "jungfrau:interfaces=2", "--pixels", "jungfrau"];
+    assert_packets_become(detector, 1, 5, &check, packets);
+}
+
+/// One image of the virtual servers of an EIGER's two half modules: a raster of 1024 x 256 pixels each, cut in two.
+fn eiger_packets(image: u64, bits: usize, pixel: &dyn Fn(usize) -> u32) -> Vec<(u16, Vec<u8>)> {
+    let mut packets = Vec::new();
+    for port in 0..4_usize {
+        let of_half = |at: usize| at / 512 * 1024 + port % 2 * 512 + at % 512;
+        let mut stream = vec![0_u8; 512 * 256 * bits / 8];
+        for at in 0..512 * 256 {
+            for bit in (0..bits).filter(|bit| pixel(of_half(at)) >> bit & 1 != 0) {
+                stream[(at * bits + bit) / 8] |= 1 << ((at * bits + bit) % 8);
+            }
+        }
+        let of_packet =
+            |(number, payload): (usize, &[u8])| (port as u16, sls_packet(1 + image, number as u32, [0; 8], 1, payload));
+        packets.extend(stream.chunks(4096).enumerate().map(of_packet));
+    }
+    packets
+}
+
+#[test]
+fn eiger_virtual_server_of_16_bit_becomes_its_pattern() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 16";
+    let packets = |image: u64| eiger_packets(image, 16, &|at| at as u32 / 2048);
+    assert_packets_become(detector, 1, 3, &["--detector", "eiger:bits=16", "--pixels", "eiger"], packets);
+}
+
+#[test]
+fn eiger_virtual_server_of_12_bit_becomes_its_pattern() {
+    let detector = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 12";
+    let packets = |image: u64| eiger_packets(image, 12, &|at| at as u32 & 0xfff);
+    assert_packets_become(detector, 1, 3, &["--detector", "eiger:bits=12", "--pixels", "eiger"], packets);
+}
+
+#[test]
+fn packets_of_any_bytes_and_lengths_on_the_ports_of_packed_detectors_cost_nobody_a_pixel() {
+    // Headers that are right but for one thing, lengths that are another packet's, and noise, between good packets.
+    let beamline = Beamline::up(
+        Detector::Toml("detector_type = \"gigafrost\"\nimage_pixel_height = 280\nimage_pixel_width = 528"),
+        "",
+    );
+    let text = fs::read_to_string(beamline.path("detector.toml")).unwrap();
+    let detector = DetectorConfig::from_toml(&text).and_then(|config| config.detector()).unwrap();
+    let job = beamline.submit_running("run.h5", 100, &["--start", "1"]);
+    let sim = beamline.spawn_sim(100, 50);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (full, last) = (detector.placement.packet_bytes(), detector.placement.last_packet_bytes());
+    let mut state = 1_u64;
+    for round in 0..4000_u64 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let port = (state >> 33) as usize % 16;
+        let header = ecs_schemas::detector::PacketHeader {
+            image_id: 1 + round / 40,
+            number: (state >> 40) as usize % 4,
+            timestamp: 0,
+            exposure_length: 0,
+            do_not_store: false,
+        };
+        let is_last = header.number == 3;
+        let mut packet = vec![0x5a; if round % 3 == 0 { (state >> 20) as usize % 9000 } else { full.max(last) }];
+        if round % 3 > 0 {
+            detector.wire.write(&mut packet, port % 8, &header);
+            match round % 3 {
+                // As long as the other kind of packet.
+                1 => packet.truncate(if is_last { full } else { last }),
+                // Another quadrant's, or rows that begin no packet.
+                _ => packet[[3, 14, 15, 0, 1][round as usize % 5]] ^= 0x40 | 1,
+            }
+        }
+        socket.send_to(&packet, ("127.0.0.1", beamline.first_port + port as u16)).unwrap();
+        if round % 40 == 0 {
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    }
+    let ended = beamline.wait_end(job);
+    drop(sim);
+    assert_eq!((&ended["state"], &ended["result"]["written"]), (&"done".into(), &100.into()), "{ended:#}");
+    let check = ["--detector", "gigafrost:height=280:width=528:packet_rows=18"];
+    assert_eq!(check_images(&beamline.path("run.h5"), &check)["complete"], 100);
+    let telemetry = beamline.agent("assembler")["telemetry"].clone();
+    let count = |name: &str| telemetry[name].as_u64().unwrap_or(0);
+    assert!(count("dropped_malformed") > 2000 && count("dropped_foreign") > 500, "{telemetry:#}");
+}

@@ -16,7 +16,7 @@ fn image_that_is_delivered_is_whole() {
             owner
         });
         if let Some(delivery) = scene::read_on(&mut reader) {
-            assert_eq!(delivery.image.expect("no losses").bitmap, [0b11]);
+            assert_eq!(delivery.image.expect("no losses").bitmap[..], [0b11]);
         }
         places.join().expect("it placed");
         let mut owner = owns.join().expect("it stepped");
@@ -37,7 +37,7 @@ fn late_packet_is_in_the_image_or_never_touches_it() {
         assert_eq!(owner.step_after(DEADLINE_NS), 1);
         let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
         let came_in_time = late.join().expect("it ended");
-        assert_eq!(image.bitmap, [if came_in_time { 0b11 } else { 0b01 }]);
+        assert_eq!(image.bitmap[..], [if came_in_time { 0b11 } else { 0b01 }]);
         scene::check_pixels(1, &image, &ecs_shm_buffer::model::read_held(&reader, &image));
     });
 }
@@ -163,6 +163,6 @@ fn packet_is_seen_though_its_contributor_is_in_the_next_image() {
         });
         owner.step_after(DEADLINE_NS);
         let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
-        assert_eq!(image.bitmap, [if places.join().expect("it placed") { 0b11 } else { 0b01 }]);
+        assert_eq!(image.bitmap[..], [if places.join().expect("it placed") { 0b11 } else { 0b01 }]);
     });
 }

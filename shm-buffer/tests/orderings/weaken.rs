@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Lines that carry the proof; without any of these the ring is wrong.
-const SAMPLE: [&str; 3] = ["fence(SeqCst); // R3", "fence(Acquire); // R2", "commit_head.store"];
+const SAMPLE: [&str; 3] = ["fence(SeqCst); // R3", "fence(Acquire); // R2", "entry.word.store(pack_slot"];
 
 /// The models that the sample is tried with: short ones.
 const SAMPLE_MODELS: [&str; 4] = ["images::image_that", "images::late_packet", "images::copy_of", "deaths::packet_of"];

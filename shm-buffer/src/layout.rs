@@ -73,7 +73,11 @@ pub(crate) struct Header {
     pub placement_hash: AtomicU64,
     /// Places of participants from this one on were never taken. Rule P4.
     pub places: AtomicU64,
-    _pad0: [u64; 5],
+    /// Set by the owner while it has too few slots: a reader that gives one back wakes it.
+    pub slots_wanted: AtomicU32,
+    /// Set once, when the owner ends on purpose: participants let go.
+    pub closed: AtomicU32,
+    _pad0: [u64; 4],
 
     /// Rises with every run. 0: nothing was received yet.
     pub epoch: AtomicU64,
@@ -99,14 +103,10 @@ pub(crate) struct Header {
     /// Futex: contributors and readers change it to wake the owner. `owner_waiting` is set while it sleeps.
     pub owner_event: AtomicU32,
     pub owner_waiting: AtomicU32,
-    /// Set by the owner while it has too few slots: a reader that gives one back wakes it.
-    pub slots_wanted: AtomicU32,
-    /// Set once, when the owner ends on purpose: participants let go.
-    pub closed: AtomicU32,
     /// Futex: changes when the window moves. `window_waiters` is set by contributors that sleep on it.
     pub window_event: AtomicU32,
     pub window_waiters: AtomicU32,
-    _pad3: [u64; 13],
+    _pad3: [u64; 14],
 
     pub counters: OwnerCounters,
     /// What is being counted now, for who takes over from an owner that dies in it: owner/count.rs.

@@ -261,7 +261,7 @@ impl Reader {
             lost: read_lost(entry, accounted.lost_ranges),
             image: (slot != NO_SLOT).then(|| self.read_image(entry, accounted, seq, slot)),
         };
-        fence(Acquire); // R2: the loads above come before the second look
+        fence(Acquire); // what was read comes before the second look (R2)
         // What a reliable reader reads is held: only a lossy one has to look at the slot's line.
         let is_there = self.reliable || slot == NO_SLOT || self.is_committed(slot, seq);
         if is_there && entry.word.load(Relaxed) == word { Step::Committed(delivery) } else { Step::Gone }

@@ -171,7 +171,10 @@ impl Owner {
     /// Sleeps until somebody has a reason for another step since `ticket`, or the time is over.
     pub fn sleep(&self, ticket: u32, timeout: Duration) {
         let short_of_slots = self.open.iter().any(Option::is_none);
-        self.ring.header().slots_wanted.store(short_of_slots.into(), Relaxed);
+        let slots_wanted = &self.ring.header().slots_wanted;
+        if slots_wanted.load(Relaxed) != short_of_slots.into() {
+            slots_wanted.store(short_of_slots.into(), Relaxed); // readers look at it with each image
+        }
         fence(SeqCst); // pairs with the fence in Reader::release
         if short_of_slots && self.can_reclaim() {
             return;

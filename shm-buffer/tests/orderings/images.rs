@@ -85,6 +85,27 @@ fn step_that_an_overtaken_reader_is_told_of_is_right_or_skipped() {
     });
 }
 
+/// And for its bitmap, which is in the slot: that of an image that is not whole is read beside the step.
+#[test]
+fn bitmap_that_an_overtaken_reader_is_told_of_is_right_or_skipped() {
+    scene::explore("bitmap_that_an_overtaken_reader_is_told_of_is_right_or_skipped", || {
+        let (Scene { ring, mut owner }, mut contributor) = Scene::in_run(2, 1, 2);
+        let mut reader = scene::lossy(&ring, 3, Start::Next);
+        scene::place(&mut contributor, 1, 0, &[1]);
+        owner.step_after(DEADLINE_NS);
+        scene::place(&mut contributor, 1, 1, &[0, 1]);
+        let owns = thread::spawn(move || {
+            owner.step();
+            scene::place(&mut contributor, 1, 2, &[0]);
+        });
+        if let Some(image) = reader.try_next().and_then(|delivery| delivery.image) {
+            let expected = if image.id == 0 { 0b10 } else { 0b11 };
+            assert_eq!((image.bitmap[0], image.packets_received), (expected, expected.count_ones()));
+        }
+        owns.join().expect("it stepped");
+    });
+}
+
 /// A step of losses is read while its entry is used again: steps without images need no slot.
 #[test]
 fn losses_that_an_overtaken_reader_is_told_of_are_those_of_that_step() {

@@ -278,7 +278,7 @@ pub(crate) fn split_slot_word(word: u64) -> Option<(u64, SlotState)> {
 pub(crate) const NO_SLOT: u16 = 0xffff;
 /// As `NO_SLOT`, and a packet of the image was thrown away: it can no longer get one.
 pub(crate) const NO_SLOT_TOUCHED: u16 = 0xfffe;
-/// The step is not committed yet: its entry is ready for it, or being written (commit word).
+/// The step is not committed yet: its entry is being written (commit word).
 pub(crate) const PENDING: u16 = 0xfffd;
 
 /// A number below 2^48 - 1 and a slot, for window entries and commit words.

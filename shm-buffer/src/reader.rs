@@ -9,8 +9,9 @@
 //!     back first and looks at the cursors afterwards (the fences marked R5).
 //! R6  A step is committed by one store, of its entry's word. All that a reader of a whole image needs is in the
 //!     cache line of that word, and a reader waits at that line alone, so a commit takes one line from core to core.
-//!     The owner makes the entry PENDING before (with the commit before, if the step there is gone by then), and moves
-//!     the head and wakes who sleeps after. Who takes over from an owner that died between the two moves the head.
+//!     The owner makes the entry PENDING, fills it and stores the word in one go: a reader that waits there sees an
+//!     older step until then. (An entry made ready one commit ahead cost one more way of the line, measured.) It moves
+//!     the head, and wakes who sleeps, afterwards. Who takes over from an owner that died between moves the head.
 
 use crate::{
     control::Ring,

@@ -14,7 +14,7 @@ use ecs_shm_buffer::{
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 const ENTRY: &str = "second_process_owns_until_it_is_killed";
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 10] = [
     "open: slot prepared",
     "run: base published",
     "close: closing",
@@ -25,7 +25,6 @@ const POINTS: [&str; 11] = [
     "publish: entry filled",
     "publish: entry valid",
     "publish: head moved",
-    "publish: next prepared",
 ];
 const IMAGES: u64 = 60;
 

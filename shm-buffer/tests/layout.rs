@@ -160,7 +160,7 @@ fn dump(raw: &RawRing) -> String {
     text
 }
 
-/// What has been used of the ring: the header, three participants, the slots, three commit entries and the next.
+/// What has been used of the ring: the header, three participants, the slots, three commit entries.
 fn fields(raw: &RawRing) -> Vec<Field> {
     let mut fields = Vec::new();
     let mut add = |at: u64, of: String, table: &[(u64, usize, &str)]| {
@@ -179,7 +179,6 @@ fn fields(raw: &RawRing) -> Vec<Field> {
         add(raw.slot_at(slot), format!("slot {slot}"), &SLOT);
     }
     (0..3).for_each(|seq| add(raw.commit_at(seq), format!("commit {seq}"), &COMMIT));
-    add(raw.commit_at(3), "commit 3, not yet".into(), &COMMIT[..1]);
     (0..8).for_each(|slot| add(raw.bitmap_at(slot), format!("bitmap of slot {slot}"), &[(0, 8, "bit p: packet p")]));
     for slot in (0..8).filter(|&slot| raw.slot_word(slot).1 == common::raw::State::Committed) {
         (0..3).for_each(|packet| {

@@ -214,8 +214,8 @@ impl Owner {
 
     /// Appends a step to the commit sequence: an image in `slot`, or only what was lost (R6).
     fn publish(&mut self, slot: Option<u16>, accounted_id: u64, now: Now) {
-        self.prepare_entry();
         let (header, entry, seq) = (self.ring.header(), self.ring.commit(self.head), self.head);
+        entry.word.store(pack_slot(seq, PENDING), Relaxed);
         fence(Release); // a reader that sees a field of the new step finds the word of the old one gone
         let do_not_store = slot.is_some_and(|slot| self.describe(entry, slot, now));
         let lost_ranges = self.tell_lost(entry);
@@ -236,18 +236,6 @@ impl Owner {
         self.committed.extend(slot.map(|slot| (seq, slot)));
         self.lost.clear();
         self.last_commit_ns = now.mono_ns;
-        if self.head < header.reclaimed_seq.load(Relaxed) + self.ring.geometry().commits() as u64 {
-            self.prepare_entry(); // nobody wants the step there any more, and a reader is about to wait there
-        }
-        crash_point!("publish: next prepared");
-    }
-
-    /// Takes the next step's entry from the step that it held.
-    fn prepare_entry(&self) {
-        let (word, pending) = (&self.ring.commit(self.head).word, pack_slot(self.head, PENDING));
-        if word.load(Relaxed) != pending {
-            word.store(pending, Relaxed);
-        }
     }
 
     /// Writes what is known of an image into its entry. Returns whether it is not to be stored.

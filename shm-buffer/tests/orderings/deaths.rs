@@ -73,7 +73,7 @@ fn owner_abandoned_while_it_closes_an_image_is_replaced_and_every_id_is_told_onc
 
 #[test]
 fn owner_abandoned_while_it_publishes_is_replaced_and_every_id_is_told_once() {
-    for point in ["publish: entry filled", "publish: entry valid", "publish: head moved", "publish: next prepared"] {
+    for point in ["publish: entry filled", "publish: entry valid", "publish: head moved"] {
         owner_dies_at(point, 1);
     }
 }

@@ -99,7 +99,7 @@ fn bitmap_that_an_overtaken_reader_is_told_of_is_right_or_skipped() {
             scene::place(&mut contributor, 1, 2, &[0]);
         });
         if let Some(image) = reader.try_next().and_then(|delivery| delivery.image) {
-            let expected = if image.id == 0 { 0b10 } else { 0b11 };
+            let expected: u64 = if image.id == 0 { 0b10 } else { 0b11 };
             assert_eq!((image.bitmap[0], image.packets_received), (expected, expected.count_ones()));
         }
         owns.join().expect("it stepped");

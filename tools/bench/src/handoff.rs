@@ -12,6 +12,11 @@
 //! half of a round trip where both spin, and one way by a futex, where it sleeps. Reader and waiter sleep as long, so
 //! that an idle core costs both the same.
 //!
+//! A word that bounces all the time is faster than one that comes out of a pause: both sides find the line, and what
+//! they run, where they left it, and many round trips share one clock. A third baseline is therefore one word, handed
+//! on once in the same pause as images are, and timed by the same two clocks. An image needs two lines, so it cannot
+//! be as fast: its pixels come after the line that tells where they are.
+//!
 //! Reading a clock takes as long as a hand-off here. The round trips need none; so, from what is measured between two
 //! clocks, what they show with nothing between them is taken off, from hand-off and futex alike. Times are kept by
 //! each side in memory of its own: a line more that goes from core to core would be measured with the rest.
@@ -89,10 +94,12 @@ pub fn rows(leg: Duration, pairs: usize) -> anyhow::Result<Vec<Row>> {
     }
     let spinning = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || spin_ns(leg))?;
     let marked = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Marked), || spin_ns(leg))?;
+    let beside_word = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || word_ns(leg))?;
     let asleep = in_pairs(pairs, || handoff_ns(leg, Waiting::Asleep, Since::Decided), || futex_ns(leg))?;
     let half_round = "half a spin round trip";
     Ok(vec![
         Row::from_pairs("hand-off to a spinning reader, p50", "ns", half_round, &spinning),
+        Row::from_pairs("the same again, p50", "ns", "one word, paced and timed alike", &beside_word),
         Row::from_pairs("the same, from the mark of its last packet, p50", "ns", half_round, &marked),
         Row::from_pairs("hand-off to a sleeping reader, p50", "ns", "a bare futex wake", &asleep),
     ])
@@ -252,6 +259,39 @@ fn spin_until_not(word: &AtomicU32, old: u32) -> u32 {
     }
 }
 
+/// One way of a word to a thread that spins, in the pause and by the clocks of images.
+fn word_ns(leg: Duration) -> anyhow::Result<f64> {
+    let word = Word::default();
+    thread::scope(|scope| {
+        let spinner = scope.spawn(|| {
+            let pinned = pin(1);
+            let (mut number, mut read) = (0, Vec::with_capacity(IMAGES_KEPT));
+            loop {
+                number = spin_until_not(&word.0, number);
+                read.push((u64::from(number), monotonic_ns()));
+                if number == u32::MAX {
+                    return pinned.map(|()| read);
+                }
+            }
+        });
+        let sender = scope.spawn(|| {
+            let pinned = pin(0);
+            let (start, mut sent) = (Instant::now(), Vec::with_capacity(IMAGES_KEPT));
+            while start.elapsed() < leg && sent.len() < IMAGES_KEPT {
+                rest(SPIN_PACE);
+                let now_ns = monotonic_ns();
+                word.0.store(sent.len() as u32 + 1, Ordering::Release);
+                sent.push(Sent { marked_ns: now_ns, decided_ns: now_ns });
+            }
+            word.0.store(u32::MAX, Ordering::Release);
+            pinned.map(|()| sent)
+        });
+        let sent = sender.join().expect("it does not panic")?;
+        let read = spinner.join().expect("it does not panic")?;
+        Ok(quantile(times_ns(&sent, &read, Since::Decided), 0.5) - clock_ns())
+    })
+}
+
 /// From before a thread that sleeps on a futex is woken until it runs.
 fn futex_ns(leg: Duration) -> anyhow::Result<f64> {
     let (word, sent_ns, stop) = (Word::default(), AtomicU64::new(0), AtomicBool::new(false));
@@ -325,6 +365,7 @@ mod tests {
             handoff_ns(leg, Waiting::Spinning, Since::Marked).unwrap(),
             handoff_ns(leg, Waiting::Asleep, Since::Decided).unwrap(),
             spin_ns(leg).unwrap(),
+            word_ns(leg).unwrap(),
             futex_ns(leg).unwrap(),
         ] {
             assert!(time_ns > 0.0 && time_ns < 1e9, "{time_ns} ns");

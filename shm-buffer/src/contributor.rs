@@ -264,7 +264,7 @@ impl Contributor {
     }
 
     fn me(&self) -> &Participant {
-        &self.ring.participants()[self.place.index]
+        &self.ring.places()[self.place.index]
     }
 
     fn counters(&self) -> &ContributorCounters {

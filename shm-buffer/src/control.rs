@@ -6,7 +6,7 @@
 use crate::{
     futex::Event,
     geometry::{Geometry, GeometryError},
-    layout::{CommitEntry, Header, MAGIC, Participant, SlotControl, VERSION},
+    layout::{CommitEntry, Header, MAGIC, Participant, SlotControl, VERSION, is_commit_of},
     limits::PARTICIPANTS,
     mapping::MappedFile,
     sync::{AtomicU64, Relaxed, Release},
@@ -102,9 +102,16 @@ impl Ring {
         unsafe { self.header.as_ref() }
     }
 
-    pub(crate) fn participants(&self) -> &[Participant] {
+    /// Every place, taken or not.
+    pub(crate) fn places(&self) -> &[Participant] {
         // SAFETY: as for the header.
         unsafe { std::slice::from_raw_parts(self.participants.as_ptr(), PARTICIPANTS) }
+    }
+
+    /// The places that anybody has ever taken (P4).
+    pub(crate) fn participants(&self) -> &[Participant] {
+        let taken = usize::try_from(self.header().places.load(Relaxed)).unwrap_or(PARTICIPANTS);
+        &self.places()[..taken.min(PARTICIPANTS)]
     }
 
     pub(crate) fn slots(&self) -> &[SlotControl] {
@@ -121,6 +128,13 @@ impl Ring {
         // SAFETY: as for the header.
         let entries = unsafe { std::slice::from_raw_parts(self.commits.as_ptr(), commits) };
         &entries[seq as usize & (commits - 1)]
+    }
+
+    /// Steps that are committed: the head, or one more while its owner is between the two stores of R6, or died there.
+    pub(crate) fn committed_steps(&self) -> u64 {
+        let head = self.header().commit_head.load(Relaxed);
+        let is_behind = is_commit_of(self.commit(head).word.load(Relaxed), head);
+        head.saturating_add(is_behind.into())
     }
 
     /// Packet bitmap of a slot: bit `p % 64` of word `p / 64` is packet `p`.

@@ -4,11 +4,11 @@
 //!  0 ┌───────────────────────────────┐
 //!    │ Header                        │ identity, geometry, owner, run, event words, counters, window table
 //!    ├───────────────────────────────┤
-//!    │ Participant   x PARTICIPANTS  │ pid and start time, role, hazard or cursor, counters
+//!    │ Participant   x PARTICIPANTS  │ who it is; hazard or cursor; counters
 //!    ├───────────────────────────────┤
-//!    │ SlotControl   x slots         │ state and tag, image id, counts, times
+//!    │ SlotControl   x slots         │ state and tag, image id, what contributors tell of it
 //!    ├───────────────────────────────┤
-//!    │ CommitEntry   x 2^k           │ commit sequence -> slot, and the ids lost before it
+//!    │ CommitEntry   x 2^k           │ commit sequence -> slot, all that a reader of a whole image needs; ids lost
 //!    ├───────────────────────────────┤
 //!    │ packet bitmap x slots         │ bit p: packet p is in its place
 //!    ├───────────────────────────────┤ multiple of 2 MiB
@@ -20,13 +20,19 @@
 //! plain access from two processes at once would be undefined behaviour. The offsets are fixed by the
 //! asserts at the end and by `tests/layout.rs`; a change of any is a new [`VERSION`].
 //!
+//! # Cache lines
+//! A line that two cores use goes from one to the other with each change, which is most of what a hand-off takes.
+//! So what one writes often lies apart, by two lines, from what others look at often: processors fetch neighbours in
+//! pairs. A reader that spins looks at one line alone, its next commit entry's first; the owner writes that line once.
+//!
 //! Words that hold two numbers:
 //!
 //! | word | upper bits | lower bits |
 //! |---|---|---|
 //! | slot word | tag (61): open counter, or commit sequence | state (3) |
 //! | window entry | image id + 1 (48), 0 = empty | slot (16) |
-//! | commit word | commit sequence + 1 (48), 0 = being written | slot (16) |
+//! | commit word | commit sequence + 1 (48), 0 = never used | slot (16) |
+//! | commit, `accounted` | image ids of the run below this are told of (48) | flags (8), ranges of lost ids (8) |
 //! | run word (`base`, `counts_from`, `progress`, `restart`) | epoch (16) | image id + 1 (48), 0 = none |
 //! | identity | pid (32), generation (24) | role (8), 0 = free |
 //! | start time | clock ticks after boot (40) | generation (24) |
@@ -40,7 +46,7 @@ use crate::{
 /// First eight bytes of the file, as text: `ECS_RING`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ECS_RING");
 /// Layout and protocol. A participant with another one is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 pub(crate) const CONTROL_ALIGN: usize = 128;
 
 /// Where slots, runs and events of the whole ring are told. One writer, the owner, except where said.
@@ -65,7 +71,13 @@ pub(crate) struct Header {
     pub created_ns: AtomicU64,
     /// Where each packet lands, as a number: participants that place packets elsewhere are refused.
     pub placement_hash: AtomicU64,
-    _pad0: [u64; 6],
+    /// Places of participants from this one on were never taken. Rule P4.
+    pub places: AtomicU64,
+    /// Set by the owner while it has too few slots: a reader that gives one back wakes it.
+    pub slots_wanted: AtomicU32,
+    /// Set once, when the owner ends on purpose: participants let go.
+    pub closed: AtomicU32,
+    _pad0: [u64; 4],
 
     /// Rises with every run. 0: nothing was received yet.
     pub epoch: AtomicU64,
@@ -79,24 +91,22 @@ pub(crate) struct Header {
     pub run_after_ns: AtomicU64,
     _pad1: [u64; 11],
 
-    /// Next sequence to be committed.
+    /// Next sequence to be committed; one behind it for the moment between a commit and the next store. Rule R6.
     pub commit_head: AtomicU64,
+    _pad2: [u64; 15],
+
     /// Futex: changes with every commit. `commit_waiters` is set by whoever sleeps on it.
     pub commit_event: AtomicU32,
     pub commit_waiters: AtomicU32,
-    _pad2: [u64; 14],
+    _pad_event: [u64; 15],
 
     /// Futex: contributors and readers change it to wake the owner. `owner_waiting` is set while it sleeps.
     pub owner_event: AtomicU32,
     pub owner_waiting: AtomicU32,
-    /// Set by the owner while it has too few slots: a reader that gives one back wakes it.
-    pub slots_wanted: AtomicU32,
-    /// Set once, when the owner ends on purpose: participants let go.
-    pub closed: AtomicU32,
     /// Futex: changes when the window moves. `window_waiters` is set by contributors that sleep on it.
     pub window_event: AtomicU32,
     pub window_waiters: AtomicU32,
-    _pad3: [u64; 13],
+    _pad3: [u64; 14],
 
     pub counters: OwnerCounters,
     /// What is being counted now, for who takes over from an owner that dies in it: owner/count.rs.
@@ -155,6 +165,10 @@ pub(crate) struct Participant {
     /// Start time of that process (40 bits), so that a reused pid is not trusted, and its generation (24).
     pub start_time: AtomicU64,
     pub name: [AtomicU64; 4],
+    /// Contributor: an id that begins a new run.
+    pub restart: AtomicU64,
+    _pad_identity: [u64; 9],
+
     /// Contributor: the slots that it may touch. Rule R1.
     pub hazard: AtomicU64,
     /// Reader: next sequence it wants.
@@ -162,11 +176,9 @@ pub(crate) struct Participant {
     /// Contributor: how far its ports are (set_progress), and when it last placed a packet.
     pub progress: AtomicU64,
     pub last_placed_ns: AtomicU64,
-    /// Contributor: an id that begins a new run.
-    pub restart: AtomicU64,
     /// Reader: images that it was overtaken by.
     pub overtaken: AtomicU64,
-    _pad: [u64; 4],
+    _pad: [u64; 11],
     pub counters: ContributorCounters,
     /// `counters` when its holder joined.
     pub joined: ContributorCounters,
@@ -180,9 +192,6 @@ pub(crate) struct SlotControl {
     pub epoch: AtomicU64,
     /// Monotonic clock at the first packet; 0 = none yet.
     pub first_packet_ns: AtomicU64,
-    /// The same and the commit as UTC, set at the commit.
-    pub first_packet_utc_ns: AtomicU64,
-    pub commit_utc_ns: AtomicU64,
     /// From the header of the first packet.
     pub detector_timestamp: AtomicU64,
     pub exposure_length: AtomicU32,
@@ -191,22 +200,52 @@ pub(crate) struct SlotControl {
     pub do_not_store: AtomicU32,
 }
 
-/// One step of the commit sequence: an image, or a notice of lost ids without one.
+/// One step of the commit sequence: an image, or a notice of lost ids without one. Rule R6.
 #[repr(C, align(128))]
 pub(crate) struct CommitEntry {
     pub word: AtomicU64,
     pub epoch: AtomicU64,
-    /// Ids of the run below this are told of, with this entry.
-    pub accounted_id: AtomicU64,
-    /// Ids lost between the image before this one and this one.
+    /// Ids of the run below this are told of, with this entry: its image is the last of them. See [`Accounted`].
+    pub accounted: AtomicU64,
+    pub packets_received: AtomicU32,
+    pub exposure_length: AtomicU32,
+    /// The first packet, and the commit, in UTC.
+    pub first_packet_utc_ns: AtomicU64,
+    pub commit_utc_ns: AtomicU64,
+    pub detector_timestamp: AtomicU64,
+    _rest_of_line: u64,
+    /// Ids lost between the image before this one and this one, as many as `accounted` says.
     pub lost: [LostEntry; LOST_RANGES],
 }
 
 #[repr(C)]
 pub(crate) struct LostEntry {
     pub first_id: AtomicU64,
-    /// count (upper 56 bits) and cause (lower 8); 0 = unused.
+    /// count (upper 56 bits) and cause (lower 8).
     pub count_cause: AtomicU64,
+}
+
+/// What a commit entry's `accounted` word holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Accounted {
+    /// Ids of the run below this one are told of.
+    pub end_id: u64,
+    pub do_not_store: bool,
+    /// The first of the entry's lost ranges that are used.
+    pub lost_ranges: usize,
+}
+
+impl Accounted {
+    pub fn pack(self) -> u64 {
+        debug_assert!(self.end_id < 1 << 48 && self.lost_ranges <= LOST_RANGES);
+        self.end_id << 16 | u64::from(self.do_not_store) << 8 | self.lost_ranges as u64
+    }
+
+    /// Of any word: not more ranges than there are.
+    pub fn unpack(word: u64) -> Self {
+        let lost_ranges = ((word & 0xff) as usize).min(LOST_RANGES);
+        Self { end_id: word >> 16, do_not_store: word >> 8 & 1 != 0, lost_ranges }
+    }
 }
 
 /// State of a slot, the lower three bits of its word.
@@ -239,11 +278,18 @@ pub(crate) fn split_slot_word(word: u64) -> Option<(u64, SlotState)> {
 pub(crate) const NO_SLOT: u16 = 0xffff;
 /// As `NO_SLOT`, and a packet of the image was thrown away: it can no longer get one.
 pub(crate) const NO_SLOT_TOUCHED: u16 = 0xfffe;
+/// The step is not committed yet: its entry is being written (commit word).
+pub(crate) const PENDING: u16 = 0xfffd;
 
 /// A number below 2^48 - 1 and a slot, for window entries and commit words.
 pub(crate) fn pack_slot(number: u64, slot: u16) -> u64 {
     debug_assert!(number < (1 << 48) - 1);
     (number + 1) << 16 | u64::from(slot)
+}
+
+/// Whether a commit word says that this very step is committed.
+pub(crate) fn is_commit_of(word: u64, seq: u64) -> bool {
+    unpack_slot(word).is_some_and(|(found, slot)| found == seq && slot != PENDING)
 }
 
 pub(crate) fn unpack_slot(word: u64) -> Option<(u64, u16)> {
@@ -271,16 +317,18 @@ pub(crate) fn run_word_id(word: u64) -> u64 {
 const _: () = {
     use crate::limits::PARTICIPANTS;
     use std::mem::{align_of, offset_of, size_of};
-    assert!(size_of::<Header>() == 1280 && align_of::<Header>() == 128);
+    assert!(size_of::<Header>() == 1408 && align_of::<Header>() == 128);
     assert!(offset_of!(Header, deadline_ns) == 40);
     assert!(offset_of!(Header, epoch) == 128);
     assert!(offset_of!(Header, commit_head) == 256);
-    assert!(offset_of!(Header, owner_event) == 384);
-    assert!(offset_of!(Header, counters) == 512);
-    assert!(offset_of!(Header, journal) == 640 && size_of::<Journal>() == 128);
-    assert!(offset_of!(Header, window_table) == 768);
-    assert!(size_of::<Participant>() == 384 && offset_of!(Participant, counters) == 128);
-    assert!(offset_of!(Participant, joined) == 256);
-    assert!(size_of::<SlotControl>() == 128 && size_of::<CommitEntry>() == 128);
-    assert!(PARTICIPANTS <= u16::MAX as usize);
+    assert!(offset_of!(Header, commit_event) == 384);
+    assert!(offset_of!(Header, owner_event) == 512);
+    assert!(offset_of!(Header, counters) == 640);
+    assert!(offset_of!(Header, journal) == 768 && size_of::<Journal>() == 128);
+    assert!(offset_of!(Header, window_table) == 896);
+    assert!(size_of::<Participant>() == 512 && offset_of!(Participant, hazard) == 128);
+    assert!(offset_of!(Participant, counters) == 256 && offset_of!(Participant, joined) == 384);
+    assert!(size_of::<SlotControl>() == 128 && size_of::<CommitEntry>() == 256);
+    assert!(offset_of!(CommitEntry, lost) == 64); // what is before it is one cache line
+    assert!(PARTICIPANTS <= u16::MAX as usize && crate::limits::SLOTS_MAX <= PENDING as u32);
 };

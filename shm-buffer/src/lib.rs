@@ -13,7 +13,7 @@
 //! | `geometry` | sizes, and their checks |
 //! | `owner` | opening, closing, committing, losses, runs, recovery (rules O1 to O5) |
 //! | `contributor` | hazard words and marks (rules R1, R3, R4) |
-//! | `reader` | delivery in order, holding and being overtaken (rules R2, R5) |
+//! | `reader` | delivery in order, holding and being overtaken (rules R2, R5, R6) |
 //! | `participant`, `process` | places in the ring, and freeing those of the dead |
 //! | `mapping` | the file: made, locked, opened, removed (rules M1 to M3) |
 //! | `inspect` | a look from outside at any ring, and whether its invariants hold (rules K1 to K10) |

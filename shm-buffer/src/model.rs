@@ -35,7 +35,7 @@ pub fn ring(geometry: Geometry) -> Result<Ring, GeometryError> {
 
 fn announce(ring: &Ring) {
     announce_header(ring.header());
-    ring.participants().iter().for_each(announce_participant);
+    ring.places().iter().for_each(announce_participant);
     ring.slots().iter().for_each(announce_slot);
     (0..ring.geometry().commits() as u64).for_each(|seq| announce_commit(ring.commit(seq)));
     for slot in 0..ring.geometry().slots as u16 {
@@ -55,6 +55,7 @@ fn announce_header(header: &Header) {
         &header.deadline_ns,
         &header.owner_start_time,
         &header.placement_hash,
+        &header.places,
         &header.epoch,
         &header.base,
         &header.reclaimed_seq,
@@ -100,21 +101,22 @@ fn announce_participant(place: &Participant) {
 }
 
 fn announce_slot(slot: &SlotControl) {
-    let words = [
-        &slot.word,
-        &slot.image_id,
-        &slot.epoch,
-        &slot.first_packet_ns,
-        &slot.first_packet_utc_ns,
-        &slot.commit_utc_ns,
-        &slot.detector_timestamp,
-    ];
+    let words = [&slot.word, &slot.image_id, &slot.epoch, &slot.first_packet_ns, &slot.detector_timestamp];
     words.into_iter().for_each(model::announce);
     [&slot.exposure_length, &slot.packets_received, &slot.do_not_store].into_iter().for_each(model::announce);
 }
 
 fn announce_commit(entry: &CommitEntry) {
-    [&entry.word, &entry.epoch, &entry.accounted_id].into_iter().for_each(model::announce);
+    let words = [
+        &entry.word,
+        &entry.epoch,
+        &entry.accounted,
+        &entry.first_packet_utc_ns,
+        &entry.commit_utc_ns,
+        &entry.detector_timestamp,
+    ];
+    words.into_iter().for_each(model::announce);
+    [&entry.packets_received, &entry.exposure_length].into_iter().for_each(model::announce);
     entry.lost.iter().flat_map(|lost| [&lost.first_id, &lost.count_cause]).for_each(model::announce);
 }
 

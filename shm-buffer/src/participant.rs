@@ -11,13 +11,16 @@
 //!     or one who frees and one who still joins, one does it, and no word of the other is trusted.
 //! P3  The start time carries the generation that it belongs to: pid and start time of two processes are never
 //!     taken for one, which would be dead. One of another generation is not set yet: not known.
+//! P4  Who looks at places looks below the header's `places` only, which never falls; who takes a place raises it
+//!     first. So whoever dies is seen, and a full table of places costs a ring with few participants nothing. Where
+//!     it matters that a new one is seen at once, the fences of R3 and R5 see to it: they come after the raising.
 
 use crate::{
     control::Ring,
     layout::{ContributorCounters, Participant},
     limits::NAME_BYTES,
     process::{Liveness, ProcessId},
-    sync::{Acquire, AtomicU64, Relaxed, Release},
+    sync::{Acquire, AtomicU64, Relaxed, Release, keep_order},
 };
 
 /// Bits of the role in an identity word; 0 is a free place.
@@ -104,8 +107,8 @@ pub(crate) fn take(
     name: &str,
     prepare: impl Fn(&Participant),
 ) -> Result<Place, TooManyParticipants> {
-    for (index, place) in ring.participants().iter().enumerate() {
-        let Some(joining) = claim(place, process) else { continue };
+    for (index, place) in ring.places().iter().enumerate() {
+        let Some(joining) = claim(ring, index, process) else { continue };
         // P3; a start time of more bits than there are would be another's, so: not known.
         let start_time = if process.start_time >> (64 - TAG_BITS) == 0 { process.start_time } else { 0 };
         place.start_time.store(start_time << TAG_BITS | (joining >> 8) & TAG, Relaxed);
@@ -125,13 +128,29 @@ pub(crate) fn take(
 }
 
 /// Makes a free place ours, in its next generation. Returns the identity that it then has.
-fn claim(place: &Participant, process: ProcessId) -> Option<u64> {
+fn claim(ring: &Ring, index: usize, process: ProcessId) -> Option<u64> {
+    let place = &ring.places()[index];
     let free = place.identity.load(Relaxed);
     let generation = ((free >> 8) + 1) & TAG;
     let joining = u64::from(process.pid) << 32 | generation << 8 | Role::Joining as u64;
     let is_free = free & ROLE == 0;
+    if is_free {
+        raise_places(&ring.header().places, index as u64 + 1);
+    }
     // Acquire pairs with Release in `free`: what the last holder did is seen, and ours is not seen as its.
     (is_free && place.identity.compare_exchange(free, joining, Acquire, Relaxed).is_ok()).then_some(joining)
+}
+
+/// Tells that places below `end` may be taken (P4).
+fn raise_places(places: &AtomicU64, end: u64) {
+    let mut seen = places.load(Relaxed);
+    while seen < end {
+        match places.compare_exchange(seen, end, Relaxed, Relaxed) {
+            Ok(_) => break,
+            Err(found) => seen = found,
+        }
+    }
+    keep_order(); // who dies once it has claimed a place has raised this
 }
 
 /// Gives a place back. Nothing, if it is no longer its holder's: who was taken for dead has none.
@@ -143,7 +162,7 @@ pub(crate) fn leave(ring: &Ring, place: &Place) {
 /// owner may look at the cursor in this moment, and 0 would hold every slot.
 fn free(ring: &Ring, index: usize, seen: u64) {
     // Release pairs with Acquire in `claim`.
-    let _ = ring.participants()[index].identity.compare_exchange(seen, seen & (TAG << 8), Release, Relaxed);
+    let _ = ring.places()[index].identity.compare_exchange(seen, seen & (TAG << 8), Release, Relaxed);
 }
 
 /// Frees every place whose process is dead.

@@ -60,7 +60,7 @@ impl Ring {
     /// Reads everything that a person or a test may want to know.
     pub fn status(&self) -> RingStatus {
         let (header, counters) = (self.header(), &self.header().counters);
-        let head = header.commit_head.load(Relaxed);
+        let head = self.committed_steps();
         let participants = self.participant_statuses(head);
         let mut packets = PacketCounts::default();
         self.participants().iter().for_each(|place| packets.add(&PacketCounts::read(&place.counters)));

@@ -118,14 +118,14 @@ fn each_broken_rule_is_told_by_its_name() {
         ("K4", raw::RECLAIMED_SEQ, 99),
         ("K5", raw.bitmap_at(committed), 0b111),
         ("K5", raw.bitmap_at(committed), 0b1_0101),
-        ("K6", raw.participant_at(1) + 56, 99),
+        ("K6", raw.participant_at(1) + 136, 99),
         ("K6", raw.commit_at(0), 0),
-        ("K7", raw.participant_at(0) + 48, 9),
-        ("K8", 512, 99),
-        ("K8", 536, 9),
+        ("K7", raw.participant_at(0) + 128, 9),
+        ("K8", 640, 99),
+        ("K8", 664, 9),
         ("K9", raw::BASE, 7 << 48 | 15),
         ("K9", raw.commit_at(1) + 8, 7),
-        ("K10", raw.commit_at(2) + 24, 14),
+        ("K10", raw.commit_at(2) + 64, 14),
     ];
     for (rule, offset, value) in cases {
         let right = raw.word(offset);

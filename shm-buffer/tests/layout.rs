@@ -13,7 +13,7 @@ use std::{fmt::Write, path::Path};
 /// Offset, bytes, meaning.
 type Field = (u64, usize, String);
 
-const HEADER: [(u64, usize, &str); 41] = [
+const HEADER: [(u64, usize, &str); 42] = [
     (0, 8, "magic: ECS_RING"),
     (8, 4, "version"),
     (12, 4, "slots"),
@@ -29,32 +29,33 @@ const HEADER: [(u64, usize, &str); 41] = [
     (56, 8, "owner_start_time"),
     (64, 8, VARIES),
     (72, 8, "placement_hash"),
+    (80, 8, "places: those from here on were never taken"),
+    (88, 4, "slots_wanted"),
+    (92, 4, "closed"),
     (128, 8, "epoch"),
     (136, 8, "base: epoch (16), lowest open id + 1 (48)"),
     (144, 8, "reclaimed_seq"),
     (152, 8, "counts_from: epoch (16), id + 1 (48)"),
     (160, 8, "run_after_ns"),
     (256, 8, "commit_head"),
-    (264, 4, "commit_event"),
-    (268, 4, "commit_waiters"),
-    (384, 4, "owner_event"),
-    (388, 4, "owner_waiting"),
-    (392, 4, "slots_wanted"),
-    (396, 4, "closed"),
-    (400, 4, "window_event"),
-    (404, 4, "window_waiters"),
-    (512, 8, "images complete"),
-    (520, 8, "images partial"),
-    (528, 8, "packets missing"),
-    (536, 8, "slots in quarantine"),
-    (552, 8, "images lost: not received"),
-    (640, 8, "journal: what is counted: 1 an image, 2 + cause << 8 lost ones"),
-    (648, 8, "journal: until the head, or the base, is beyond this"),
-    (656, 8, "journal: complete, or lost, before"),
-    (664, 8, "journal: partial before"),
-    (672, 8, "journal: missing packets before"),
-    (768, 8, "window_table[0]: id + 1 (48), slot (16)"),
-    (776, 8, "window_table[1]"),
+    (384, 4, "commit_event"),
+    (388, 4, "commit_waiters"),
+    (512, 4, "owner_event"),
+    (516, 4, "owner_waiting"),
+    (520, 4, "window_event"),
+    (524, 4, "window_waiters"),
+    (640, 8, "images complete"),
+    (648, 8, "images partial"),
+    (656, 8, "packets missing"),
+    (664, 8, "slots in quarantine"),
+    (680, 8, "images lost: not received"),
+    (768, 8, "journal: what is counted: 1 an image, 2 + cause << 8 lost ones"),
+    (776, 8, "journal: until the head, or the base, is beyond this"),
+    (784, 8, "journal: complete, or lost, before"),
+    (792, 8, "journal: partial before"),
+    (800, 8, "journal: missing packets before"),
+    (896, 8, "window_table[0]: id + 1 (48), slot (16)"),
+    (904, 8, "window_table[1]"),
 ];
 const VARIES: &str = "created_ns: differs from ring to ring";
 const COUNTERS: [&str; 11] = [
@@ -74,24 +75,34 @@ const PARTICIPANT: [(u64, usize, &str); 9] = [
     (0, 8, "identity: role (8), generation (24), pid (32)"),
     (8, 8, "generation (24), start_time (40)"),
     (16, 32, "name"),
-    (48, 8, "hazard: four times slot + 1 (16)"),
-    (56, 8, "cursor"),
-    (64, 8, "progress: epoch (16), id + 1 (48)"),
-    (72, 8, "last_placed_ns"),
-    (80, 8, "restart: epoch (16), id + 1 (48)"),
-    (88, 8, "overtaken"),
+    (48, 8, "restart: epoch (16), id + 1 (48)"),
+    (128, 8, "hazard: four times slot + 1 (16)"),
+    (136, 8, "cursor"),
+    (144, 8, "progress: epoch (16), id + 1 (48)"),
+    (152, 8, "last_placed_ns"),
+    (160, 8, "overtaken"),
 ];
-const SLOT: [(u64, usize, &str); 10] = [
+const SLOT: [(u64, usize, &str); 8] = [
     (0, 8, "word: tag (61), state (3): 0 free, 1 open, 2 closing, 3 committed"),
     (8, 8, "image_id"),
     (16, 8, "epoch"),
     (24, 8, "first_packet_ns"),
+    (32, 8, "detector_timestamp"),
+    (40, 4, "exposure_length"),
+    (44, 4, "packets_received"),
+    (48, 4, "do_not_store"),
+];
+const COMMIT: [(u64, usize, &str); 10] = [
+    (0, 8, "word: sequence + 1 (48), slot (16): 65533 not yet, 65535 no image"),
+    (8, 8, "epoch"),
+    (16, 8, "accounted: id (48), flags (8): 1 do_not_store, ranges of lost ids (8)"),
+    (24, 4, "packets_received"),
+    (28, 4, "exposure_length"),
     (32, 8, "first_packet_utc_ns"),
     (40, 8, "commit_utc_ns"),
     (48, 8, "detector_timestamp"),
-    (56, 4, "exposure_length"),
-    (60, 4, "packets_received"),
-    (64, 4, "do_not_store"),
+    (64, 8, "lost[0].first_id"),
+    (72, 8, "lost[0]: count (56), cause (8)"),
 ];
 
 #[test]
@@ -149,7 +160,7 @@ fn dump(raw: &RawRing) -> String {
     text
 }
 
-/// What has been used of the ring: the header, three participants, five slots, three commit entries.
+/// What has been used of the ring: the header, three participants, the slots, three commit entries.
 fn fields(raw: &RawRing) -> Vec<Field> {
     let mut fields = Vec::new();
     let mut add = |at: u64, of: String, table: &[(u64, usize, &str)]| {
@@ -159,21 +170,15 @@ fn fields(raw: &RawRing) -> Vec<Field> {
     for place in 0..3 {
         add(raw.participant_at(place), format!("participant {place}"), &PARTICIPANT);
         for (name, counter) in COUNTERS.iter().zip(0..) {
-            add(raw.participant_at(place) + 128 + counter * 8, format!("participant {place}"), &[(0, 8, name)]);
+            add(raw.participant_at(place) + 256 + counter * 8, format!("participant {place}"), &[(0, 8, name)]);
             let joined = format!("participant {place}, when it joined");
-            add(raw.participant_at(place) + 256 + counter * 8, joined, &[(0, 8, name)]);
+            add(raw.participant_at(place) + 384 + counter * 8, joined, &[(0, 8, name)]);
         }
     }
     for slot in 0..8 {
         add(raw.slot_at(slot), format!("slot {slot}"), &SLOT);
     }
-    for seq in 0..3 {
-        let at = raw.commit_at(seq);
-        let entry = [(0, 8, "word: sequence + 1 (48), slot (16)"), (8, 8, "epoch"), (16, 8, "accounted_id")];
-        add(at, format!("commit {seq}"), &entry);
-        let lost = [(24, 8, "lost[0].first_id"), (32, 8, "lost[0]: count (56), cause (8)")];
-        add(at, format!("commit {seq}"), &lost);
-    }
+    (0..3).for_each(|seq| add(raw.commit_at(seq), format!("commit {seq}"), &COMMIT));
     (0..8).for_each(|slot| add(raw.bitmap_at(slot), format!("bitmap of slot {slot}"), &[(0, 8, "bit p: packet p")]));
     for slot in (0..8).filter(|&slot| raw.slot_word(slot).1 == common::raw::State::Committed) {
         (0..3).for_each(|packet| {

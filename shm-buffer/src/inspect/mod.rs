@@ -14,8 +14,8 @@ use crate::{
     control::Ring,
     geometry::Geometry,
     layout::{
-        CommitEntry, NO_SLOT, NO_SLOT_TOUCHED, Participant, SlotControl, SlotState, run_word_id, split_slot_word,
-        unpack_slot,
+        Accounted, CommitEntry, NO_SLOT, NO_SLOT_TOUCHED, PENDING, Participant, SlotControl, SlotState, run_word_id,
+        split_slot_word, unpack_slot,
     },
     limits::HAZARD_SLOTS,
     loss::{LossCause, LostRange},
@@ -126,7 +126,6 @@ pub struct SlotSeen {
     pub packets_marked: u32,
     pub stray_bits: u32,
     pub first_packet_ns: u64,
-    pub commit_utc_ns: u64,
     /// It was in this state before and after the rest was read.
     is_steady: bool,
 }
@@ -151,6 +150,8 @@ pub struct CommitSeen {
     pub slot: Option<u32>,
     pub epoch: u64,
     pub accounted_id: u64,
+    /// When it was committed, if it has an image.
+    pub commit_utc_ns: u64,
     pub lost: Vec<LostRange>,
 }
 
@@ -165,7 +166,9 @@ pub fn look(path: &Path, liveness: &dyn Liveness) -> Result<Inspection, RingErro
 
 fn look_at(ring: &Ring, liveness: &dyn Liveness) -> Inspection {
     let header = ring.header();
-    let (commit_head, reclaimed_seq) = (acquired(&header.commit_head), acquired(&header.reclaimed_seq));
+    let commit_head = ring.committed_steps();
+    fence(Acquire); // as in `acquired`
+    let reclaimed_seq = acquired(&header.reclaimed_seq);
     let process = ProcessId { pid: header.owner_pid.load(Relaxed), start_time: header.owner_start_time.load(Relaxed) };
     let owners = header.owners.load(Relaxed);
     let is_alive = liveness.is_alive(process);
@@ -204,7 +207,7 @@ fn later(ring: &Ring) -> Later {
     Later {
         window: window(ring),
         base: run_word(header.base.load(Relaxed)),
-        commit_head: header.commit_head.load(Relaxed),
+        commit_head: ring.committed_steps(),
         reclaimed_seq: header.reclaimed_seq.load(Relaxed),
     }
 }
@@ -282,7 +285,6 @@ fn slot_seen(ring: &Ring, slot: u16) -> SlotSeen {
         packets_marked: bits.saturating_sub(stray_bits),
         stray_bits,
         first_packet_ns: control.first_packet_ns.load(Relaxed),
-        commit_utc_ns: control.commit_utc_ns.load(Relaxed),
     };
     fence(Acquire);
     seen.is_steady = control.word.load(Relaxed) == word;
@@ -304,7 +306,8 @@ fn stray_bits(ring: &Ring, slot: u16) -> u32 {
 
 fn commit_seen(ring: &Ring, seq: u64) -> CommitSeen {
     let entry: &CommitEntry = ring.commit(seq);
-    let word = unpack_slot(entry.word.load(Relaxed));
+    let word = unpack_slot(entry.word.load(Relaxed)).filter(|&(_, slot)| slot != PENDING);
+    let accounted = Accounted::unpack(entry.accounted.load(Relaxed));
     let range = |lost: &crate::layout::LostEntry| {
         let packed = lost.count_cause.load(Relaxed);
         let cause = LossCause::from_code(packed & 0xff)?;
@@ -315,7 +318,8 @@ fn commit_seen(ring: &Ring, seq: u64) -> CommitSeen {
         found: word.map(|(found, _)| found),
         slot: word.map(|(_, slot)| slot).filter(|&slot| slot != NO_SLOT).map(u32::from),
         epoch: entry.epoch.load(Relaxed),
-        accounted_id: entry.accounted_id.load(Relaxed),
-        lost: entry.lost.iter().map_while(range).collect(),
+        accounted_id: accounted.end_id,
+        commit_utc_ns: entry.commit_utc_ns.load(Relaxed),
+        lost: entry.lost[..accounted.lost_ranges].iter().map_while(range).collect(),
     }
 }

@@ -12,11 +12,25 @@ use crate::{
 };
 
 impl Owner {
+    /// Commits the images at the front that have all their packets. Returns when the last of them began to come.
+    pub(super) fn commit_whole(&mut self, surroundings: &mut Surroundings<'_>) -> u64 {
+        let mut newest_packet_ns = 0;
+        while let Some(slot) = self.open.front().copied().flatten().filter(|&slot| self.is_whole(slot)) {
+            newest_packet_ns = newest_packet_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
+            self.close_head(surroundings);
+        }
+        newest_packet_ns
+    }
+
+    fn is_whole(&self, slot: u16) -> bool {
+        self.packets_received(slot) == self.ring.geometry().packets_per_image
+    }
+
     /// Whether the oldest open image is to be closed now (O3). Ids below `due_end` are.
     pub(super) fn head_is_due(&self, due_end: u64, mono_ns: u64) -> bool {
         let Some(&slot) = self.open.front() else { return false };
         match slot {
-            Some(slot) if self.packets_received(slot) == self.ring.geometry().packets_per_image => return true,
+            Some(slot) if self.is_whole(slot) => return true,
             None if self.is_touched(self.base) => return true,
             _ => {}
         }
@@ -123,21 +137,18 @@ impl Owner {
         self.count_empty_tail(id);
         self.count_run_from(id);
         let missing = self.fill_missing(slot, surroundings.fill);
-        let control = self.ring.slot(slot);
-        let age_ns = surroundings.now.mono_ns.saturating_sub(control.first_packet_ns.load(Relaxed));
         // One that died between its two marks has counted one less.
-        control.packets_received.store(self.ring.geometry().packets_per_image - missing as u32, Relaxed);
-        control.first_packet_utc_ns.store(surroundings.now.utc_ns.saturating_sub(age_ns), Relaxed);
-        control.commit_utc_ns.store(surroundings.now.utc_ns, Relaxed);
+        let received = self.ring.geometry().packets_per_image - missing as u32;
+        self.ring.slot(slot).packets_received.store(received, Relaxed);
         self.count_image(missing);
         self.empty_cause = LossCause::NotReceived;
-        self.publish(Some(slot), id + 1, surroundings.now.mono_ns);
+        self.publish(Some(slot), id + 1, surroundings.now);
     }
 
     /// Fills the places of the packets that are not there. Returns how many.
     fn fill_missing(&self, slot: u16, fill: &mut dyn FnMut(&mut [u8], usize)) -> u64 {
         let packets = self.ring.geometry().packets_per_image;
-        if self.packets_received(slot) == packets {
+        if self.is_whole(slot) {
             return 0;
         }
         // SAFETY: R1 and O4: the slot is CLOSING and no contributor is in it; readers do not use it
@@ -177,10 +188,12 @@ impl Owner {
     /// A living contributor whose hazard word names the slot, and that word.
     pub(super) fn holder(&self, slot: u16, liveness: &dyn Liveness) -> Option<(usize, u64)> {
         let names = |hazard: u64| (0..HAZARD_SLOTS).any(|index| (hazard >> (16 * index)) as u16 == slot + 1);
-        self.ring.participants().iter().enumerate().find_map(|(index, place)| {
-            let hazard = place.hazard.load(Acquire); // pairs with Release in Access::drop
-            let held = names(hazard) && place.who().is_some_and(|(process, _)| liveness.is_alive(process));
-            held.then_some((index, hazard))
-        })
+        self.ring.participants().iter().enumerate().filter(|(_, place)| place.is(Role::Contributor)).find_map(
+            |(index, place)| {
+                let hazard = place.hazard.load(Acquire); // pairs with Release in Access::drop
+                let held = names(hazard) && place.who().is_some_and(|(process, _)| liveness.is_alive(process));
+                held.then_some((index, hazard))
+            },
+        )
     }
 }

@@ -29,7 +29,7 @@ impl Owner {
     /// Counts the image that is published next.
     pub(super) fn count_image(&self, missing_packets: u64) {
         let counters = &self.ring.header().counters;
-        self.begin_count(IMAGE, self.head_seq(), &image_counters(counters));
+        self.begin_count(IMAGE, self.head, &image_counters(counters));
         add(if missing_packets == 0 { &counters.complete } else { &counters.partial }, 1);
         crash_point!("count: half");
         add(&counters.missing_packets, missing_packets);

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! [`Owner::step`] does all that can be done now and returns; [`Owner::sleep`] waits for the next
-//! reason to look. Clock, liveness and the filling of missing packets are arguments.
+//! reason to look. Clock, liveness and the filling of missing packets are arguments. Images that are whole are
+//! committed before a step does anything else: nothing but the contributors in them is looked at, and looking for
+//! the dead, for runs, for what is due and for free slots comes behind, while readers are at the pixels already.
 //!
 //! # Rules
 //! O1  Images are committed in rising order of id within a run; sequence numbers have no holes.
@@ -33,7 +35,8 @@ mod run;
 
 use crate::{
     control::Ring,
-    layout::{NO_SLOT, SlotState, pack_run, pack_slot, slot_word},
+    crash::crash_point,
+    layout::{Accounted, CommitEntry, NO_SLOT, PENDING, SlotState, pack_run, pack_slot, slot_word},
     limits::IMAGE_ID_MAX,
     loss::{LossCause, LostRange, LostRanges},
     participant::{self, Role},
@@ -49,6 +52,8 @@ pub const HOUSEKEEPING_NS: u64 = 100_000_000;
 pub struct Owner {
     ring: Ring,
     deadline_ns: u64,
+    /// The next sequence, as in the header.
+    head: u64,
     /// Images of the window, from `base` on, with their slots.
     open: VecDeque<Option<u16>>,
     base: u64,
@@ -109,6 +114,7 @@ impl Owner {
         let mut owner = Self {
             ring: ring.clone(),
             deadline_ns,
+            head: 0,
             open: VecDeque::new(),
             base: 0,
             epoch: 0,
@@ -136,7 +142,8 @@ impl Owner {
 
     /// Does all that can be done now. Ends in bounded time, whatever the others do.
     pub fn step(&mut self, surroundings: &mut Surroundings<'_>) -> StepOutcome {
-        let first_seq = self.head_seq();
+        let first_seq = self.head;
+        let newest_packet_ns = self.commit_whole(surroundings);
         let now = surroundings.now;
         if now.mono_ns.saturating_sub(self.last_housekeeping_ns) >= HOUSEKEEPING_NS {
             self.last_housekeeping_ns = now.mono_ns;
@@ -144,7 +151,7 @@ impl Owner {
         }
         self.release_quarantine(surroundings.liveness);
         self.begin_run_if_asked(surroundings);
-        self.note_arrivals();
+        self.note_arrivals(newest_packet_ns);
         let due_end = self.passed_end(now.mono_ns);
         self.skip_gap(due_end, surroundings);
         self.open_ahead();
@@ -153,7 +160,7 @@ impl Owner {
             self.open_ahead();
         }
         self.tell_losses_when_idle(now);
-        StepOutcome { committed: self.head_seq() - first_seq, look_again_in_ns: self.next_look(now.mono_ns) }
+        StepOutcome { committed: self.head - first_seq, look_again_in_ns: self.next_look(now.mono_ns) }
     }
 
     /// Read before [`Owner::step`], passed to [`Owner::sleep`] after it.
@@ -164,7 +171,10 @@ impl Owner {
     /// Sleeps until somebody has a reason for another step since `ticket`, or the time is over.
     pub fn sleep(&self, ticket: u32, timeout: Duration) {
         let short_of_slots = self.open.iter().any(Option::is_none);
-        self.ring.header().slots_wanted.store(short_of_slots.into(), Relaxed);
+        let slots_wanted = &self.ring.header().slots_wanted;
+        if slots_wanted.load(Relaxed) != short_of_slots.into() {
+            slots_wanted.store(short_of_slots.into(), Relaxed); // readers look at it with each image
+        }
         fence(SeqCst); // pairs with the fence in Reader::release
         if short_of_slots && self.can_reclaim() {
             return;
@@ -175,10 +185,6 @@ impl Owner {
     /// Ends on purpose: participants let go of the ring.
     pub fn close(self) {
         self.ring.close();
-    }
-
-    fn head_seq(&self) -> u64 {
-        self.ring.header().commit_head.load(Relaxed) // written by the owner alone
     }
 
     /// `count` ids from `first_id` on are gone; readers are told with the next commit entry. The caller
@@ -206,32 +212,52 @@ impl Owner {
         }
     }
 
-    /// Appends a step to the commit sequence: an image in `slot`, or only what was lost.
-    fn publish(&mut self, slot: Option<u16>, accounted_id: u64, mono_ns: u64) {
-        let seq = self.head_seq();
-        let (header, entry) = (self.ring.header(), self.ring.commit(seq));
-        entry.word.store(0, Relaxed);
+    /// Appends a step to the commit sequence: an image in `slot`, or only what was lost (R6).
+    fn publish(&mut self, slot: Option<u16>, accounted_id: u64, now: Now) {
+        let (header, entry, seq) = (self.ring.header(), self.ring.commit(self.head), self.head);
+        entry.word.store(pack_slot(seq, PENDING), Relaxed);
         fence(Release); // a reader that sees a field of the new step finds the word of the old one gone
+        let do_not_store = slot.is_some_and(|slot| self.describe(entry, slot, now));
+        let lost_ranges = self.tell_lost(entry);
         entry.epoch.store(self.epoch, Relaxed);
-        entry.accounted_id.store(accounted_id, Relaxed);
-        let told = self.lost.as_slice().iter().map(|range| (range.first_id, range.count << 8 | range.cause as u64));
-        for (entry, (first_id, count_cause)) in entry.lost.iter().zip(told.chain(std::iter::repeat((0, 0)))) {
-            entry.first_id.store(first_id, Relaxed);
-            entry.count_cause.store(count_cause, Relaxed);
-        }
+        entry.accounted.store(Accounted { end_id: accounted_id, do_not_store, lost_ranges }.pack(), Relaxed);
         if let Some(slot) = slot {
-            // Readers come to the slot, and to the entry, by the head alone: its Release is for all three.
+            // Readers come to the slot by the entry alone: its Release is for both.
             self.ring.slot(slot).word.store(slot_word(seq, SlotState::Committed), Relaxed);
-            self.committed.push_back((seq, slot));
         }
-        crate::crash::crash_point!("publish: entry filled");
-        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Relaxed);
-        crate::crash::crash_point!("publish: entry valid");
-        header.commit_head.store(seq + 1, Release); // pairs with Acquire in Reader::try_next
-        crate::crash::crash_point!("publish: head moved");
-        self.lost.clear();
-        self.last_commit_ns = mono_ns;
+        crash_point!("publish: entry filled");
+        // Release pairs with Acquire in Reader::read_step.
+        entry.word.store(pack_slot(seq, slot.unwrap_or(NO_SLOT)), Release);
+        crash_point!("publish: entry valid");
+        header.commit_head.store(seq + 1, Release); // pairs with the fence of who looks from outside (inspect)
+        crash_point!("publish: head moved");
         crate::futex::Event { word: &header.commit_event, waiters: &header.commit_waiters }.signal();
+        self.head = seq + 1;
+        self.committed.extend(slot.map(|slot| (seq, slot)));
+        self.lost.clear();
+        self.last_commit_ns = now.mono_ns;
+    }
+
+    /// Writes what is known of an image into its entry. Returns whether it is not to be stored.
+    fn describe(&self, entry: &CommitEntry, slot: u16, now: Now) -> bool {
+        let control = self.ring.slot(slot);
+        let age_ns = now.mono_ns.saturating_sub(control.first_packet_ns.load(Relaxed));
+        entry.packets_received.store(control.packets_received.load(Relaxed), Relaxed);
+        entry.exposure_length.store(control.exposure_length.load(Relaxed), Relaxed);
+        entry.first_packet_utc_ns.store(now.utc_ns.saturating_sub(age_ns), Relaxed);
+        entry.commit_utc_ns.store(now.utc_ns, Relaxed);
+        entry.detector_timestamp.store(control.detector_timestamp.load(Relaxed), Relaxed);
+        control.do_not_store.load(Relaxed) != 0
+    }
+
+    /// Writes what was lost before a step into its entry. Returns how many ranges.
+    fn tell_lost(&self, entry: &CommitEntry) -> usize {
+        let lost = self.lost.as_slice();
+        for (entry, range) in entry.lost.iter().zip(lost) {
+            entry.first_id.store(range.first_id, Relaxed);
+            entry.count_cause.store(range.count << 8 | range.cause as u64, Relaxed);
+        }
+        lost.len()
     }
 
     /// Losses with no image behind them (a run that ended in them) are told by a step of their own, as
@@ -239,7 +265,7 @@ impl Owner {
     fn tell_losses_when_idle(&mut self, now: Now) {
         let idle = now.mono_ns.saturating_sub(self.last_commit_ns) >= HOUSEKEEPING_NS;
         if !self.lost.is_empty() && idle && self.notice_fits() {
-            self.publish(None, self.base, now.mono_ns);
+            self.publish(None, self.base, now);
         }
     }
 
@@ -248,7 +274,7 @@ impl Owner {
     /// a reader that begins with the oldest step must find the entries of all that follow it.
     fn notice_fits(&mut self) -> bool {
         let entries = (self.ring.geometry().commits() - self.ring.geometry().slots as usize) as u64;
-        let keep_from = (self.head_seq() + 1).saturating_sub(entries);
+        let keep_from = (self.head + 1).saturating_sub(entries);
         self.reclaim_below(keep_from)
     }
 
@@ -256,7 +282,7 @@ impl Owner {
     fn oldest_cursor(&self) -> u64 {
         let readers = self.ring.participants().iter().filter(|place| place.is(Role::ReliableReader));
         // Acquire pairs with Release in Reader::release.
-        readers.map(|place| place.cursor.load(Acquire)).min().unwrap_or(u64::MAX).min(self.head_seq())
+        readers.map(|place| place.cursor.load(Acquire)).min().unwrap_or(u64::MAX).min(self.head)
     }
 
     fn next_look(&self, mono_ns: u64) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::Owner;
 use crate::{
-    layout::{NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, split_slot_word, unpack_run, unpack_slot},
+    layout::{Accounted, NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, split_slot_word, unpack_run, unpack_slot},
     loss::{LossCause, LostRange},
     participant,
     process::{Liveness, ProcessId},
@@ -12,8 +12,8 @@ use crate::{
 impl Owner {
     /// Reads the state back from the ring. On a new ring this finds every slot free.
     ///
-    /// A commit counts when the head has passed it: what was published behind the head was seen by
-    /// nobody and is taken back. What was open is emptied and counted lost.
+    /// A commit counts when its entry says so (R6): what had not come that far was seen by nobody and is taken
+    /// back. What was open is emptied and counted lost.
     pub(super) fn recover(&mut self, process: ProcessId, liveness: &dyn Liveness) {
         let ring = self.ring.clone();
         let header = ring.header();
@@ -24,6 +24,7 @@ impl Owner {
         header.slots_wanted.store(0, Relaxed);
         header.closed.store(0, Relaxed);
         participant::free_the_dead(&ring, liveness);
+        self.finish_commit(); // before it is looked at what of the counting was published
         self.undo_unfinished_count();
         self.epoch = self.begun_epoch();
         let mut begun = self.empty_window();
@@ -31,6 +32,14 @@ impl Owner {
         if self.epoch > 0 {
             self.resume_run(&begun);
         }
+    }
+
+    /// Moves the head, and wakes readers, if the owner before died behind a commit and had not done it.
+    fn finish_commit(&mut self) {
+        let header = self.ring.header();
+        self.head = self.ring.committed_steps();
+        header.commit_head.store(self.head, Release); // as in Owner::publish
+        crate::futex::Event { word: &header.commit_event, waiters: &header.commit_waiters }.signal();
     }
 
     /// The run that the owner before was in, or had just begun: the base names it first.
@@ -61,12 +70,11 @@ impl Owner {
     fn collect_slots(&mut self, liveness: &dyn Liveness) -> Vec<u64> {
         let ring = self.ring.clone();
         let (header, mut begun) = (ring.header(), Vec::new());
-        let head = header.commit_head.load(Relaxed);
         for slot in 0..ring.geometry().slots as u16 {
             let control = ring.slot(slot);
             let state = split_slot_word(control.word.load(Relaxed));
             if let Some((seq, SlotState::Committed)) = state
-                && seq < head
+                && seq < self.head
                 && ring.commit(seq).word.load(Relaxed) == pack_slot(seq, slot)
             {
                 self.committed.push_back((seq, slot));
@@ -99,13 +107,16 @@ impl Owner {
     /// that it had closed are in the counters already.
     fn resume_run(&mut self, begun: &[u64]) {
         let ring = self.ring.clone();
-        let (header, head) = (ring.header(), ring.header().commit_head.load(Relaxed));
+        let header = ring.header();
         let closed_end = unpack_run(header.base.load(Relaxed), self.epoch).unwrap_or(0);
-        let last =
-            head.checked_sub(1).map(|seq| ring.commit(seq)).filter(|entry| entry.epoch.load(Relaxed) == self.epoch);
+        let last = self
+            .head
+            .checked_sub(1)
+            .map(|seq| ring.commit(seq))
+            .filter(|entry| entry.epoch.load(Relaxed) == self.epoch);
         let counts_from = unpack_run(header.counts_from.load(Relaxed), self.epoch);
         let accounted = match last {
-            Some(entry) => entry.accounted_id.load(Relaxed),
+            Some(entry) => Accounted::unpack(entry.accounted.load(Relaxed)).end_id,
             None => counts_from.or(begun.iter().copied().min()).unwrap_or(closed_end),
         };
         let begun_end = begun.iter().max().map_or(0, |last| last + 1);

@@ -34,7 +34,7 @@ impl Owner {
         }
         self.empty_tail = None;
         if !self.lost.is_empty() && self.notice_fits() {
-            self.publish(None, self.base, surroundings.now.mono_ns);
+            self.publish(None, self.base, surroundings.now);
         }
     }
 
@@ -53,10 +53,10 @@ impl Owner {
         self.open_ahead();
     }
 
-    /// Notes packets that came after a pause.
-    pub(super) fn note_arrivals(&mut self) {
+    /// Notes packets that came after a pause: of open images, or of those closed in this step.
+    pub(super) fn note_arrivals(&mut self, closed_newest_ns: u64) {
         let newest = self.open.iter().flatten().map(|&slot| self.ring.slot(slot).first_packet_ns.load(Relaxed)).max();
-        let newest = newest.unwrap_or(0);
+        let newest = newest.unwrap_or(0).max(closed_newest_ns);
         if newest > self.last_first_packet_ns {
             if newest - self.last_first_packet_ns > self.deadline_ns {
                 self.resumed_ns = newest;

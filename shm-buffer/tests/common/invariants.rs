@@ -13,7 +13,10 @@
 
 use super::{FILL, Living, PACKET_BYTES, pattern, raw};
 use ecs_shm_buffer::{Delivery, Image, Liveness, LostRange, Ring};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What one reader has been told so far.
 #[derive(Debug, Default, Clone)]
@@ -62,7 +65,7 @@ impl Told {
 pub struct CommonHistory(BTreeMap<u64, Step>);
 
 /// Run, image id, losses, bitmap.
-type Step = (u64, Option<u64>, Vec<LostRange>, Vec<u64>);
+type Step = (u64, Option<u64>, Vec<LostRange>, Arc<[u64]>);
 
 impl CommonHistory {
     /// Checks I3.

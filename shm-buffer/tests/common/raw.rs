@@ -3,16 +3,16 @@
 use ecs_shm_buffer::Geometry;
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
-pub const HEADER_BYTES: u64 = 1280;
+pub const HEADER_BYTES: u64 = 1408;
 pub const PARTICIPANTS: u64 = 112;
-pub const PARTICIPANT_BYTES: u64 = 384;
+pub const PARTICIPANT_BYTES: u64 = 512;
 pub const SLOT_BYTES: u64 = 128;
-pub const COMMIT_BYTES: u64 = 128;
+pub const COMMIT_BYTES: u64 = 256;
 pub const EPOCH: u64 = 128;
 pub const BASE: u64 = 136;
 pub const RECLAIMED_SEQ: u64 = 144;
 pub const COMMIT_HEAD: u64 = 256;
-pub const WINDOW_TABLE: u64 = 768;
+pub const WINDOW_TABLE: u64 = 896;
 
 /// Slot states, the lower three bits of a slot word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

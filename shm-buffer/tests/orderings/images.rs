@@ -16,7 +16,7 @@ fn image_that_is_delivered_is_whole() {
             owner
         });
         if let Some(delivery) = scene::read_on(&mut reader) {
-            assert_eq!(delivery.image.expect("no losses").bitmap, [0b11]);
+            assert_eq!(delivery.image.expect("no losses").bitmap[..], [0b11]);
         }
         places.join().expect("it placed");
         let mut owner = owns.join().expect("it stepped");
@@ -37,7 +37,7 @@ fn late_packet_is_in_the_image_or_never_touches_it() {
         assert_eq!(owner.step_after(DEADLINE_NS), 1);
         let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
         let came_in_time = late.join().expect("it ended");
-        assert_eq!(image.bitmap, [if came_in_time { 0b11 } else { 0b01 }]);
+        assert_eq!(image.bitmap[..], [if came_in_time { 0b11 } else { 0b01 }]);
         scene::check_pixels(1, &image, &ecs_shm_buffer::model::read_held(&reader, &image));
     });
 }
@@ -80,6 +80,27 @@ fn step_that_an_overtaken_reader_is_told_of_is_right_or_skipped() {
             assert_eq!(image.id, delivery.seq, "an image of another step");
             assert_eq!((image.bitmap[0], image.packets_received, image.detector_timestamp), (1, 1, image.id));
             assert_eq!(delivery.epoch, 1);
+        }
+        owns.join().expect("it stepped");
+    });
+}
+
+/// And for its bitmap, which is in the slot: that of an image that is not whole is read beside the step.
+#[test]
+fn bitmap_that_an_overtaken_reader_is_told_of_is_right_or_skipped() {
+    scene::explore("bitmap_that_an_overtaken_reader_is_told_of_is_right_or_skipped", || {
+        let (Scene { ring, mut owner }, mut contributor) = Scene::in_run(2, 1, 2);
+        let mut reader = scene::lossy(&ring, 3, Start::Next);
+        scene::place(&mut contributor, 1, 0, &[1]);
+        owner.step_after(DEADLINE_NS);
+        scene::place(&mut contributor, 1, 1, &[0, 1]);
+        let owns = thread::spawn(move || {
+            owner.step();
+            scene::place(&mut contributor, 1, 2, &[0]);
+        });
+        if let Some(image) = reader.try_next().and_then(|delivery| delivery.image) {
+            let expected: u64 = if image.id == 0 { 0b10 } else { 0b11 };
+            assert_eq!((image.bitmap[0], image.packets_received), (expected, expected.count_ones()));
         }
         owns.join().expect("it stepped");
     });
@@ -163,6 +184,6 @@ fn packet_is_seen_though_its_contributor_is_in_the_next_image() {
         });
         owner.step_after(DEADLINE_NS);
         let image = scene::read_on(&mut reader).and_then(|delivery| delivery.image).expect("committed");
-        assert_eq!(image.bitmap, [if places.join().expect("it placed") { 0b11 } else { 0b01 }]);
+        assert_eq!(image.bitmap[..], [if places.join().expect("it placed") { 0b11 } else { 0b01 }]);
     });
 }

@@ -2,13 +2,24 @@
 //! another: spinning, and by a futex.
 //!
 //! ```text
-//! core 0   last packet marked, owner's step commits      core 1   reader, with a mapping of its own
-//!             t0 ──────────────────────────────────────────────▶ descriptor and first pixels read: t1
+//! core 0   last packet marked ─▶ owner reads its clock, and commits   core 1   reader, with a mapping of its own
+//!          marked                decided ──────────────────────────────▶ descriptor and first pixels read
 //! ```
 //!
-//! Each image carries `t0` in its first pixels; the figure is the median of `t1 - t0`. The baselines are one word that a
-//! thread of core 1 waits for: half of a round trip where both spin, and one way by a futex, where it sleeps. Reader
-//! and waiter sleep as long, so that an idle core costs both the same.
+//! The figure is the median of the time from `decided`, when the owner has all that it needs to commit (it takes its
+//! step with that very time), until `read`; another row is from `marked`, before the last packet is marked, so with a
+//! contributor's work in it and the owner's two clocks. The baselines are one word that a thread of core 1 waits for:
+//! half of a round trip where both spin, and one way by a futex, where it sleeps. Reader and waiter sleep as long, so
+//! that an idle core costs both the same.
+//!
+//! A word that bounces all the time is faster than one that comes out of a pause: both sides find the line, and what
+//! they run, where they left it, and many round trips share one clock. A third baseline is therefore one word, handed
+//! on once in the same pause as images are, and timed by the same two clocks. An image needs two lines, so it cannot
+//! be as fast: its pixels come after the line that tells where they are.
+//!
+//! Reading a clock takes as long as a hand-off here. The round trips need none; so, from what is measured between two
+//! clocks, what they show with nothing between them is taken off, from hand-off and futex alike. Times are kept by
+//! each side in memory of its own: a line more that goes from core to core would be measured with the rest.
 
 use crate::{
     broker::quantile,
@@ -48,12 +59,29 @@ const SLEEP_PACE: Duration = Duration::from_micros(500);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Round trips of one sample: reading a clock takes as long as one.
 const ROUNDS: u32 = 100;
+/// Pairs of clocks with nothing between them.
+const CLOCK_PAIRS: u32 = 1001;
+/// Images of one leg whose times are kept, without memory being asked for meanwhile; a leg of seconds has fewer.
+const IMAGES_KEPT: usize = 1 << 20;
 
 /// How the one who gets it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Spinning,
     Asleep,
+}
+
+/// From when on a hand-off is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Decided,
+    Marked,
+}
+
+/// The times of one image on its owner's side.
+struct Sent {
+    marked_ns: u64,
+    decided_ns: u64,
 }
 
 /// The rows of hand-offs.
@@ -64,15 +92,20 @@ pub fn rows(leg: Duration, pairs: usize) -> anyhow::Result<Vec<Row>> {
     if thread::available_parallelism()?.get() < 2 {
         bail!("a hand-off is from one core to another, and this machine has one");
     }
-    let spinning = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning), || spin_ns(leg))?;
-    let asleep = in_pairs(pairs, || handoff_ns(leg, Waiting::Asleep), || futex_ns(leg))?;
+    let spinning = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || spin_ns(leg))?;
+    let marked = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Marked), || spin_ns(leg))?;
+    let beside_word = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || word_ns(leg))?;
+    let asleep = in_pairs(pairs, || handoff_ns(leg, Waiting::Asleep, Since::Decided), || futex_ns(leg))?;
+    let half_round = "half a spin round trip";
     Ok(vec![
-        Row::from_pairs("hand-off to a spinning reader, p50", "ns", "half a spin round trip", &spinning),
+        Row::from_pairs("hand-off to a spinning reader, p50", "ns", half_round, &spinning),
+        Row::from_pairs("the same again, p50", "ns", "one word, paced and timed alike", &beside_word),
+        Row::from_pairs("the same, from the mark of its last packet, p50", "ns", half_round, &marked),
         Row::from_pairs("hand-off to a sleeping reader, p50", "ns", "a bare futex wake", &asleep),
     ])
 }
 
-fn handoff_ns(leg: Duration, waiting: Waiting) -> anyhow::Result<f64> {
+fn handoff_ns(leg: Duration, waiting: Waiting, since: Since) -> anyhow::Result<f64> {
     let path = PathBuf::from(format!("/dev/shm/ecs-bench-{}-handoff.ring", std::process::id()));
     let (ring, lock) = create_or_take_over(&path, IMAGES, &Proc).context("cannot make the benchmark's ring")?;
     let stop = AtomicBool::new(false);
@@ -81,19 +114,38 @@ fn handoff_ns(leg: Duration, waiting: Waiting) -> anyhow::Result<f64> {
         let sending = scope.spawn(|| commit_images(&ring, leg, waiting));
         let sent = sending.join().expect("it does not panic");
         stop.store(true, Ordering::Relaxed);
-        let times = reading.join().expect("it does not panic")?;
-        sent.map(|()| times)
+        let read = reading.join().expect("it does not panic")?;
+        sent.map(|sent| times_ns(&sent, &read, since))
     });
     OwnerLock::remove(lock)?;
     let times = measured?;
     if times.is_empty() {
         bail!("no image reached the reader");
     }
-    Ok(quantile(times, 0.5))
+    Ok(quantile(times, 0.5) - clock_ns())
 }
 
-/// Opens, fills and commits image after image on core 0, as owner and contributor in one.
-fn commit_images(ring: &Ring, leg: Duration, waiting: Waiting) -> anyhow::Result<()> {
+/// Of each image that was read: how long it took.
+fn times_ns(sent: &[Sent], read: &[(u64, u64)], since: Since) -> Vec<f64> {
+    let begin_ns = |id: u64| {
+        let sent = sent.get(usize::try_from(id).ok()?.checked_sub(1)?)?;
+        Some(if since == Since::Decided { sent.decided_ns } else { sent.marked_ns })
+    };
+    read.iter().filter_map(|&(id, read_ns)| Some(read_ns.saturating_sub(begin_ns(id)?) as f64)).collect()
+}
+
+/// What two clocks show that are read one after the other.
+fn clock_ns() -> f64 {
+    let pair = |_| {
+        let first_ns = monotonic_ns();
+        (monotonic_ns() - first_ns) as f64
+    };
+    quantile((0..CLOCK_PAIRS).map(pair).collect(), 0.5)
+}
+
+/// Opens, fills and commits image after image on core 0, as owner and contributor in one. Returns the times of each
+/// image, from number 1 on; its first pixels are its number.
+fn commit_images(ring: &Ring, leg: Duration, waiting: Waiting) -> anyhow::Result<Vec<Sent>> {
     pin(0)?;
     let me = ProcessId::current();
     let mut owner = Owner::take_over(ring, me, Duration::from_secs(10), &Proc);
@@ -101,12 +153,14 @@ fn commit_images(ring: &Ring, leg: Duration, waiting: Waiting) -> anyhow::Result
     contributor.request_run(1);
     let mut step = || {
         let mut nothing_missing = |_: &mut [u8], _: usize| {};
-        owner.step(&mut Surroundings { now: Now::read(), liveness: &Proc, fill: &mut nothing_missing });
+        let now = Now::read();
+        owner.step(&mut Surroundings { now, liveness: &Proc, fill: &mut nothing_missing });
+        now.mono_ns // of the two clocks the one that is read last
     };
     let pace = if waiting == Waiting::Spinning { SPIN_PACE } else { SLEEP_PACE };
     let start = Instant::now();
-    let mut id = 1;
-    while start.elapsed() < leg {
+    let (mut id, mut sent) = (1, Vec::with_capacity(IMAGES_KEPT));
+    while start.elapsed() < leg && sent.len() < IMAGES_KEPT {
         step();
         if contributor.epoch() == 0 || contributor.lookup(id) != Lookup::Open {
             continue;
@@ -115,15 +169,17 @@ fn commit_images(ring: &Ring, leg: Duration, waiting: Waiting) -> anyhow::Result
         let access = contributor.protect(&[id]);
         let Some(image) = access.image(id) else { continue };
         // SAFETY: `access` protects the image, whose pixels begin on a page and have more than 8 bytes.
-        unsafe { access.pixels(image).cast::<u64>().write(monotonic_ns()) };
+        unsafe { access.pixels(image).cast::<u64>().write(id) };
+        let marked_ns = monotonic_ns();
         access.mark(image, 0, PacketInfo { received_ns: 1, ..PacketInfo::default() });
         drop(access);
-        step();
+        let decided_ns = step();
+        sent.push(Sent { marked_ns, decided_ns });
         contributor.count(PacketFate::Placed, 1);
         contributor.set_progress(Some(id), monotonic_ns());
         id += 1;
     }
-    Ok(())
+    Ok(sent)
 }
 
 /// Spins: a core that goes idle answers later, and with it what is measured.
@@ -134,12 +190,12 @@ fn rest(pace: Duration) {
     }
 }
 
-/// Times from before an image's last packet was marked until its first pixels were read, on core 1.
-fn read(path: &Path, waiting: Waiting, stop: &AtomicBool) -> anyhow::Result<Vec<f64>> {
+/// Which images were read on core 1, and when their first pixels were.
+fn read(path: &Path, waiting: Waiting, stop: &AtomicBool) -> anyhow::Result<Vec<(u64, u64)>> {
     pin(1)?;
     let ring = open(path, PixelAccess::ReadOnly)?;
     let mut reader = Reader::reliable(&ring, ProcessId::current(), "bench", Start::Next)?;
-    let mut times_ns = Vec::new();
+    let mut read = Vec::with_capacity(IMAGES_KEPT);
     while !stop.load(Ordering::Relaxed) {
         let delivery = match waiting {
             Waiting::Spinning => reader.try_next(),
@@ -147,10 +203,13 @@ fn read(path: &Path, waiting: Waiting, stop: &AtomicBool) -> anyhow::Result<Vec<
         };
         let Some(image) = delivery.and_then(|delivery| delivery.image) else { continue };
         let first: [u8; 8] = reader.pixels(&image)[..8].try_into().expect("an image has more");
-        let now_ns = monotonic_ns();
-        times_ns.push(now_ns.saturating_sub(u64::from_le_bytes(first)) as f64);
+        let number = u64::from_le_bytes(first);
+        read.push((number, monotonic_ns()));
+        if number != image.id {
+            bail!("image {} has the pixels of {number}", image.id);
+        }
     }
-    Ok(times_ns)
+    Ok(read)
 }
 
 /// A word in cache lines of its own: neighbours are fetched in pairs.
@@ -200,6 +259,39 @@ fn spin_until_not(word: &AtomicU32, old: u32) -> u32 {
     }
 }
 
+/// One way of a word to a thread that spins, in the pause and by the clocks of images.
+fn word_ns(leg: Duration) -> anyhow::Result<f64> {
+    let word = Word::default();
+    thread::scope(|scope| {
+        let spinner = scope.spawn(|| {
+            let pinned = pin(1);
+            let (mut number, mut read) = (0, Vec::with_capacity(IMAGES_KEPT));
+            loop {
+                number = spin_until_not(&word.0, number);
+                read.push((u64::from(number), monotonic_ns()));
+                if number == u32::MAX {
+                    return pinned.map(|()| read);
+                }
+            }
+        });
+        let sender = scope.spawn(|| {
+            let pinned = pin(0);
+            let (start, mut sent) = (Instant::now(), Vec::with_capacity(IMAGES_KEPT));
+            while start.elapsed() < leg && sent.len() < IMAGES_KEPT {
+                rest(SPIN_PACE);
+                let now_ns = monotonic_ns();
+                word.0.store(sent.len() as u32 + 1, Ordering::Release);
+                sent.push(Sent { marked_ns: now_ns, decided_ns: now_ns });
+            }
+            word.0.store(u32::MAX, Ordering::Release);
+            pinned.map(|()| sent)
+        });
+        let sent = sender.join().expect("it does not panic")?;
+        let read = spinner.join().expect("it does not panic")?;
+        Ok(quantile(times_ns(&sent, &read, Since::Decided), 0.5) - clock_ns())
+    })
+}
+
 /// From before a thread that sleeps on a futex is woken until it runs.
 fn futex_ns(leg: Duration) -> anyhow::Result<f64> {
     let (word, sent_ns, stop) = (Word::default(), AtomicU64::new(0), AtomicBool::new(false));
@@ -229,7 +321,7 @@ fn futex_ns(leg: Duration) -> anyhow::Result<f64> {
             pinned
         });
         waker.join().expect("it does not panic")?;
-        Ok(quantile(sleeper.join().expect("it does not panic")?, 0.5))
+        Ok(quantile(sleeper.join().expect("it does not panic")?, 0.5) - clock_ns())
     })
 }
 
@@ -269,9 +361,11 @@ mod tests {
     fn every_leg_brings_times() {
         let leg = Duration::from_millis(50);
         for time_ns in [
-            handoff_ns(leg, Waiting::Spinning).unwrap(),
-            handoff_ns(leg, Waiting::Asleep).unwrap(),
+            handoff_ns(leg, Waiting::Spinning, Since::Decided).unwrap(),
+            handoff_ns(leg, Waiting::Spinning, Since::Marked).unwrap(),
+            handoff_ns(leg, Waiting::Asleep, Since::Decided).unwrap(),
             spin_ns(leg).unwrap(),
+            word_ns(leg).unwrap(),
             futex_ns(leg).unwrap(),
         ] {
             assert!(time_ns > 0.0 && time_ns < 1e9, "{time_ns} ns");

@@ -45,7 +45,7 @@ impl World {
             let key = (delivery.epoch, image.id);
             let placed = self.placed.get(&key).unwrap_or(&none);
             let bitmap = placed.iter().fold(0, |word, packet| word | 1_u64 << packet);
-            assert_eq!(image.bitmap, [bitmap], "run and image {key:?}");
+            assert_eq!(image.bitmap[..], [bitmap], "run and image {key:?}");
             assert!(self.told.insert(key), "{key:?} was told of before");
             self.whole_images += u64::from(placed.len() == PACKETS);
         }

@@ -335,7 +335,10 @@ fn as_json(seen: &Inspection, with_all: bool) -> Value {
                 let lost = step.lost.iter().map(|range| {
                 json!({ "first_id": range.first_id, "count": range.count, "cause": format!("{:?}", range.cause) })
             });
-                json!({ "sequence": step.seq, "run": step.epoch, "slot": step.slot, "lost": lost.collect::<Vec<_>>() })
+                json!({
+                    "sequence": step.seq, "run": step.epoch, "slot": step.slot, "lost": lost.collect::<Vec<_>>(),
+                    "commit_utc_ns": step.slot.map(|_| step.commit_utc_ns),
+                })
             })
             .collect();
     }
@@ -346,6 +349,5 @@ fn slot_as_json(slot: &SlotSeen) -> Value {
     json!({
         "slot": slot.slot, "state": state(slot.state), "sequence": sequence(slot), "run": slot.epoch,
         "image": slot.image_id, "packets_received": slot.packets_received, "packets_marked": slot.packets_marked,
-        "commit_utc_ns": slot.commit_utc_ns,
     })
 }

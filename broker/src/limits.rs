@@ -146,7 +146,8 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Parts of one message that are looked at; an honest one has two. Further parts are dropped unread and
 /// the message counts as malformed.
 pub const PARTS_MAX: usize = 3;
-/// Messages, or bundles of them, that wait for one peer of the ROUTER. Further ones are dropped, counted as undeliverable, and told to the peer.
+/// Messages, or bundles of them, that wait for one peer of the ROUTER. Further ones are dropped, counted as undeliverable, and
+/// told to the peer.
 /// As many as are asked of one agent at a time by a thousand clients with some questions each.
 pub const REQUEST_HWM: i32 = 10_000;
 /// Messages of one peer that wait for the broker. Beyond it the peer's own socket waits.

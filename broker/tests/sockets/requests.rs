@@ -1,6 +1,6 @@
 //! Answers, silence, strangers and what they send.
 
-use crate::peers::{Peer, TestBroker, options, register, wait_for};
+use crate::peers::{Peer, TestBroker, WATCHDOG, options, register, wait_for};
 use ecs_broker::{BrokerOptions, store};
 use ecs_schemas::{
     envelope::{BODY_BYTES_MAX, Header, Request, decode, encode},
@@ -130,8 +130,10 @@ fn what_is_kept_for_a_connection_goes_with_it() {
     agent.ask(&Register { subsystems: vec![worker], ..register("x01/writer", 1) }).unwrap();
     let mut watcher = broker.peer();
     watcher.ask(&Watch { items: vec!["x01/writer/absent".to_owned()], max_hz: None }).unwrap();
-    let mut caller = broker.peer();
-    caller.send(&DoCall { call: "measure".to_owned(), params: Params::new() });
+    let caller = broker.peer();
+    let call = DoCall { call: "measure".to_owned(), params: Params::new() };
+    let patient = Header::request(DoCall::KIND, 1, 3 * WATCHDOG.as_millis() as u32); // its deadline does not end it here
+    caller.send_parts(&[&encode(&patient), &encode(&call)]);
     let question = agent.await_question::<RunCall>();
     let busy = |client: &mut Peer| {
         let status = client.ask(&GetStatus {}).unwrap();

@@ -383,6 +383,9 @@ fn topics_are_echoed_as_json_lines_until_the_reader_goes_away() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Where a ring's header counts whole images: `Header::counters` in shm-buffer/src/layout.rs.
+const COMPLETE_IMAGES_AT: usize = 640;
+
 /// Nobody is asked for it: the ring of a beamline that runs, and one whose bytes were changed.
 #[test]
 fn ring_is_shown_and_checked_from_its_file_alone() {
@@ -411,7 +414,7 @@ fn ring_is_shown_and_checked_from_its_file_alone() {
     up.signal("-INT");
     up.exit_code();
     let mut bytes = fs::read(&copy).unwrap();
-    bytes[512] = 99; // more images than steps
+    bytes[COMPLETE_IMAGES_AT] = 99; // more images than steps
     fs::write(&copy, bytes).unwrap();
     let broken = lab.run(&["ring", "check", copy.to_str().unwrap()]);
     assert_eq!(broken.status.code(), Some(1));

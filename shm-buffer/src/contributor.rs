@@ -11,6 +11,10 @@
 //!     hazard words afterwards; so one of the two always sees the other (the fences marked R3).
 //! R4  A bit in a bitmap is set after the packet's pixels are in their place, by one contributor only:
 //!     ports are not shared.
+//! R7  Where pixels are made of what packets bring, with settings that may change while packets come, all of an image
+//!     is made with the same: the first contributor that is about to make pixels of it says with what, by a number,
+//!     and the others make theirs with that. One that cannot says so, and the image keeps the mark of it. A pixel
+//!     that is to be overwritten whatever a packet brings (a mask) is overwritten before the packet's mark (R4).
 
 use crate::{
     control::Ring,
@@ -53,6 +57,9 @@ pub enum Lookup {
 pub struct OpenImage {
     slot: u16,
 }
+
+/// The number of an image whose contributors made its pixels with different settings (R7).
+pub const MADE_DIFFERENTLY: u64 = u64::MAX;
 
 /// What a packet's mark changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,6 +328,22 @@ impl Access<'_> {
     pub fn has_packet(&self, image: OpenImage, packet: usize) -> bool {
         let word = &self.contributor.ring.bitmap(image.slot)[packet / 64];
         word.load(Relaxed) & 1 << (packet % 64) != 0 // only this contributor sets this bit (R4)
+    }
+
+    /// Says with what the caller is about to make pixels of the image, by a number other than 0. Returns with what
+    /// they are to be made: the number of whoever said so first (R7).
+    pub fn make_with(&self, image: OpenImage, number: u64) -> u64 {
+        let made_with = &self.contributor.ring.slot(image.slot).made_with;
+        match made_with.load(Relaxed) {
+            // One word, and nothing beside it is read by it: the numbers agree by the exchange alone.
+            0 => made_with.compare_exchange(0, number, Relaxed, Relaxed).map_or_else(|first| first, |_| number),
+            first => first,
+        }
+    }
+
+    /// The caller makes its pixels with something else than the others: the image keeps that mark.
+    pub fn make_differently(&self, image: OpenImage) {
+        self.contributor.ring.slot(image.slot).made_with.store(MADE_DIFFERENTLY, Relaxed);
     }
 
     /// Marks a packet whose pixels are in their place (R4).

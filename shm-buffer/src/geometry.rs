@@ -19,10 +19,10 @@ pub struct Geometry {
     pub window: u32,
     pub height: u32,
     pub width: u32,
-    /// Bytes of one pixel: 1, 2 or 4, unsigned, little-endian.
+    /// Bytes of one pixel: 1, 2 or 4, little-endian. What they are, unsigned, signed or a float, is in the placement.
     pub pixel_bytes: u32,
     pub packets_per_image: u32,
-    /// Value of a pixel whose packet is missing.
+    /// Bits of a pixel whose packet is missing.
     pub fill: u32,
     /// A number that says where each packet lands: who places packets elsewhere must not share the ring.
     pub placement_hash: u64,

@@ -46,7 +46,7 @@ use crate::{
 /// First eight bytes of the file, as text: `ECS_RING`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ECS_RING");
 /// Layout and protocol. A participant with another one is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 pub(crate) const CONTROL_ALIGN: usize = 128;
 
 /// Where slots, runs and events of the whole ring are told. One writer, the owner, except where said.
@@ -198,6 +198,8 @@ pub(crate) struct SlotControl {
     pub packets_received: AtomicU32,
     /// 1: the first packet's header says that the image is not to be stored.
     pub do_not_store: AtomicU32,
+    /// What its pixels are made with; 0 = nobody has said. Rule R7.
+    pub made_with: AtomicU64,
 }
 
 /// One step of the commit sequence: an image, or a notice of lost ids without one. Rule R6.
@@ -213,7 +215,8 @@ pub(crate) struct CommitEntry {
     pub first_packet_utc_ns: AtomicU64,
     pub commit_utc_ns: AtomicU64,
     pub detector_timestamp: AtomicU64,
-    _rest_of_line: u64,
+    /// The slot's: what its pixels are made with.
+    pub made_with: AtomicU64,
     /// Ids lost between the image before this one and this one, as many as `accounted` says.
     pub lost: [LostEntry; LOST_RANGES],
 }

@@ -78,7 +78,7 @@ mod reader;
 mod status;
 mod sync;
 
-pub use contributor::{Access, Contributor, Lookup, Mark, OpenImage, PacketFate, PacketInfo};
+pub use contributor::{Access, Contributor, Lookup, MADE_DIFFERENTLY, Mark, OpenImage, PacketFate, PacketInfo};
 pub use control::Ring;
 pub use geometry::{Geometry, GeometryError};
 pub use loss::{LossCause, LostRange};

@@ -102,7 +102,7 @@ fn announce_participant(place: &Participant) {
 
 fn announce_slot(slot: &SlotControl) {
     let words = [&slot.word, &slot.image_id, &slot.epoch, &slot.first_packet_ns, &slot.detector_timestamp];
-    words.into_iter().for_each(model::announce);
+    words.into_iter().chain([&slot.made_with]).for_each(model::announce);
     [&slot.exposure_length, &slot.packets_received, &slot.do_not_store].into_iter().for_each(model::announce);
 }
 
@@ -114,6 +114,7 @@ fn announce_commit(entry: &CommitEntry) {
         &entry.first_packet_utc_ns,
         &entry.commit_utc_ns,
         &entry.detector_timestamp,
+        &entry.made_with,
     ];
     words.into_iter().for_each(model::announce);
     [&entry.packets_received, &entry.exposure_length].into_iter().for_each(model::announce);

@@ -88,6 +88,9 @@ pub struct Image {
     pub detector_timestamp: u64,
     pub exposure_length: u32,
     pub do_not_store: bool,
+    /// What its pixels are made with, as its contributors said (R7): 0 where they come as they are, or
+    /// [`MADE_DIFFERENTLY`](crate::MADE_DIFFERENTLY).
+    pub made_with: u64,
     slot: u16,
     seq: u64,
 }
@@ -283,6 +286,7 @@ impl Reader {
             detector_timestamp: entry.detector_timestamp.load(Relaxed),
             exposure_length: entry.exposure_length.load(Relaxed),
             do_not_store: accounted.do_not_store,
+            made_with: entry.made_with.load(Relaxed),
             slot,
             seq,
         }

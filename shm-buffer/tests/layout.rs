@@ -82,7 +82,7 @@ const PARTICIPANT: [(u64, usize, &str); 9] = [
     (152, 8, "last_placed_ns"),
     (160, 8, "overtaken"),
 ];
-const SLOT: [(u64, usize, &str); 8] = [
+const SLOT: [(u64, usize, &str); 9] = [
     (0, 8, "word: tag (61), state (3): 0 free, 1 open, 2 closing, 3 committed"),
     (8, 8, "image_id"),
     (16, 8, "epoch"),
@@ -91,8 +91,9 @@ const SLOT: [(u64, usize, &str); 8] = [
     (40, 4, "exposure_length"),
     (44, 4, "packets_received"),
     (48, 4, "do_not_store"),
+    (56, 8, "made_with"),
 ];
-const COMMIT: [(u64, usize, &str); 10] = [
+const COMMIT: [(u64, usize, &str); 11] = [
     (0, 8, "word: sequence + 1 (48), slot (16): 65533 not yet, 65535 no image"),
     (8, 8, "epoch"),
     (16, 8, "accounted: id (48), flags (8): 1 do_not_store, ranges of lost ids (8)"),
@@ -101,6 +102,7 @@ const COMMIT: [(u64, usize, &str); 10] = [
     (32, 8, "first_packet_utc_ns"),
     (40, 8, "commit_utc_ns"),
     (48, 8, "detector_timestamp"),
+    (56, 8, "made_with"),
     (64, 8, "lost[0].first_id"),
     (72, 8, "lost[0]: count (56), cause (8)"),
 ];

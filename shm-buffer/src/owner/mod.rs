@@ -247,6 +247,7 @@ impl Owner {
         entry.first_packet_utc_ns.store(now.utc_ns.saturating_sub(age_ns), Relaxed);
         entry.commit_utc_ns.store(now.utc_ns, Relaxed);
         entry.detector_timestamp.store(control.detector_timestamp.load(Relaxed), Relaxed);
+        entry.made_with.store(control.made_with.load(Relaxed), Relaxed);
         control.do_not_store.load(Relaxed) != 0
     }
 

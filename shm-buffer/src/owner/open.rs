@@ -71,6 +71,7 @@ impl Owner {
         control.detector_timestamp.store(0, Relaxed);
         control.exposure_length.store(0, Relaxed);
         control.do_not_store.store(0, Relaxed);
+        control.made_with.store(0, Relaxed);
         self.ring.bitmap(slot).iter().for_each(|word| word.store(0, Relaxed));
         self.openings += 1;
         control.word.store(slot_word(self.openings, SlotState::Open), Relaxed);

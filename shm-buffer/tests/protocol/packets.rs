@@ -1,7 +1,9 @@
 //! Late, early, doubled and refused packets, and uses that only a bug can make.
 
 use crate::common::{self, DEADLINE_NS, Rig};
-use ecs_shm_buffer::{Contributor, Lookup, Mark, PacketFate, PacketInfo, Reader, Start, TooManyParticipants};
+use ecs_shm_buffer::{
+    Contributor, Lookup, MADE_DIFFERENTLY, Mark, PacketFate, PacketInfo, Reader, Start, TooManyParticipants,
+};
 
 #[test]
 fn id_is_told_to_be_behind_open_or_ahead_by_its_distance() {
@@ -34,6 +36,31 @@ fn packet_that_comes_twice_is_told_and_counted_once_in_its_image() {
     rig.step_after(DEADLINE_NS + rig.now_ns);
     let image = reader.try_next().expect("committed").image.expect("one packet came");
     assert_eq!((image.packets_received, &image.bitmap[..]), (1, &[0b010][..]));
+}
+
+#[test]
+fn what_pixels_are_made_with_is_said_by_the_first_and_told_to_readers_of_that_image_alone() {
+    let mut rig = Rig::new(8, 4, 2);
+    let (mut first, mut second) = (rig.contributor_in_run(2, 0), rig.contributor(3));
+    let mut reader = Reader::reliable(&rig.ring, common::process(4), "writer", Start::Next).unwrap();
+    for id in 0..16 {
+        let (one, other) = (first.protect(&[id]), second.protect(&[id]));
+        let (image, same) = (one.image(id).expect("open"), other.image(id).expect("open"));
+        if id % 4 > 0 {
+            assert_eq!((one.make_with(image, 7), other.make_with(same, 9)), (7, 7), "the first one says it");
+        }
+        if id % 4 == 2 {
+            other.make_differently(same);
+            assert_eq!(one.make_with(image, 7), MADE_DIFFERENTLY);
+        }
+        one.mark(image, 0, PacketInfo::default());
+        other.mark(same, 1, PacketInfo::default());
+        drop((one, other));
+        rig.step();
+        let image = reader.try_next().expect("committed").image.expect("whole");
+        // Slots are used again by now: what an image before left behind is gone.
+        assert_eq!((image.id, image.made_with), (id, [0, 7, MADE_DIFFERENTLY, 7][id as usize % 4]));
+    }
 }
 
 #[test]

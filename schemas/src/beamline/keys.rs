@@ -4,10 +4,11 @@ use super::Problem;
 use crate::nearest::nearest;
 
 /// The sections and their keys; `spec/beamline.md` has the same table for people.
-pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("beamline", &["name", "data_folder", "state_folder"]),
     ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
     ("detector", &crate::detector::config::KEYS),
+    ("conversion", &["to", "pixel", "gain", "pedestal", "photon_energy", "flat_field", "mask"]),
     ("ring", &["path", "size"]),
     ("readout", &["processes", "address", "receive_buffer"]),
     ("assembler", &["deadline", "fill", "open_images"]),

@@ -13,6 +13,7 @@
 //! [`Beamline::parse`] reads it. It reports every error at once, each with its line, its key, what was
 //! found and what is allowed.
 
+mod conversion;
 mod detector_section;
 mod error;
 mod keys;
@@ -22,6 +23,7 @@ mod section;
 mod tests;
 mod units;
 
+pub use conversion::{ConversionConfig, Convert, PixelUnit};
 pub use error::{BeamlineError, BeamlineErrors, Problem};
 pub use units::{bytes_text, duration_text};
 
@@ -39,7 +41,9 @@ pub struct Beamline {
     /// TOML file. Made when it is missing.
     pub state_folder: PathBuf,
     pub broker: BrokerConfig,
+    /// Its placement is that of converted pixels, where they are.
     pub detector: Detector,
+    pub conversion: ConversionConfig,
     pub ring: RingConfig,
     pub readout: ReadoutConfig,
     pub assembler: AssemblerConfig,
@@ -86,7 +90,9 @@ pub struct ReadoutConfig {
 pub struct AssemblerConfig {
     /// How long after its first packet an image may stay open. Default 200 ms.
     pub deadline: Duration,
-    /// Value of a pixel whose packet is missing. Default all ones of the pixel type.
+    /// Bits of a pixel whose packet is missing, or that is masked. Default: [`PixelType::missing`].
+    ///
+    /// [`PixelType::missing`]: crate::detector::PixelType::missing
     pub fill: u32,
     /// Images that may be open at the same time. Default 32, at most 64 and half the ring's slots.
     pub open_images: u32,

@@ -2,12 +2,16 @@
 
 use super::{
     AssemblerConfig, Beamline, BeamlineErrors, BrokerConfig, Problem, ReadoutConfig, RingConfig, WriterConfig,
+    conversion,
     detector_section::{self, Load},
     keys::SECTIONS,
     section::{self, Report, Section},
     units::{bytes_text, duration_text},
 };
-use crate::{detector::Placement, registry};
+use crate::{
+    detector::{PixelType, Placement},
+    registry,
+};
 use std::{
     net::Ipv4Addr,
     ops::RangeInclusive,
@@ -95,7 +99,8 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
         let data_folder = self.path(&section, "data_folder").unwrap_or_else(|| self.folder.clone());
         let state_folder = self.path(&section, "state_folder");
         let broker = self.broker();
-        let detector = detector_section::read(&self.open("detector"), &self.folder, load, self.report);
+        let mut detector = detector_section::read(&self.open("detector"), &self.folder, load, self.report);
+        let conversion = conversion::read(&self.open("conversion"), &self.folder, &mut detector, self.report);
         let geometry = detector.as_ref().map(|detector| &detector.placement);
         let (ring_path, ring_size_bytes) = self.ring(geometry);
         let readout = self.readout(geometry);
@@ -107,6 +112,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             state_folder: state_folder.unwrap_or_else(|| self.folder.join(".ecs").join(&name)),
             broker,
             detector: detector?,
+            conversion,
             ring: RingConfig {
                 path: ring_path.unwrap_or_else(|| format!("/dev/shm/ecs-{name}.ring").into()),
                 size_bytes: ring_size_bytes,
@@ -190,13 +196,9 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
 
     fn assembler(&mut self, placement: Option<&Placement>, ring_size_bytes: u64) -> AssemblerConfig {
         let section = self.open("assembler");
-        let all_ones = placement.map_or(u32::MAX, |placement| placement.pixel.all_ones());
-        let allowed = format!("\"all_ones\", or a whole number from 0 to {all_ones} (what a pixel can hold)");
-        let read = |value: &DeValue| match value.as_str() {
-            Some("all_ones") => Some(all_ones),
-            _ => section::integer(value).and_then(|fill| u32::try_from(fill).ok()).filter(|&fill| fill <= all_ones),
-        };
-        let fill = section.get(self.report, "fill", &allowed, read).unwrap_or(all_ones);
+        let pixel = placement.map_or(PixelType::U32, |placement| placement.pixel);
+        let fill = section.get(self.report, "fill", &fill_text(pixel), |value| fill_bits(value, pixel));
+        let fill = fill.unwrap_or(pixel.missing());
         let ring_images = placement.map_or(u64::MAX, |placement| ring_size_bytes / placement.image_bytes() as u64);
         let open_images_max = OPEN_IMAGES_MAX.min(ring_images / 2).max(1);
         let open_images_default = OPEN_IMAGES_DEFAULT.min(open_images_max);
@@ -219,6 +221,30 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             image_timeout,
             sync: section.flag(self.report, "sync", true),
         }
+    }
+}
+
+/// The bits of a fill value that a pixel can hold.
+fn fill_bits(value: &DeValue, pixel: PixelType) -> Option<u32> {
+    let number = || {
+        let integer = value.as_integer()?;
+        i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    };
+    let float = || value.as_float().and_then(|float| float.as_str().parse::<f32>().ok());
+    match (pixel, value.as_str()) {
+        (PixelType::I32, Some("lowest")) | (PixelType::F32, Some("nan")) => Some(pixel.missing()),
+        (PixelType::I32, _) => number().and_then(|fill| i32::try_from(fill).ok()).map(|fill| fill as u32),
+        (PixelType::F32, _) => float().or_else(|| number().map(|fill| fill as f32)).map(f32::to_bits),
+        (_, Some("all_ones")) => Some(pixel.all_ones()),
+        _ => number().and_then(|fill| u32::try_from(fill).ok()).filter(|&fill| fill <= pixel.all_ones()),
+    }
+}
+
+fn fill_text(pixel: PixelType) -> String {
+    match pixel {
+        PixelType::F32 => "\"nan\", or a number".to_owned(),
+        PixelType::I32 => format!("\"lowest\", or a whole number from {} to {}", i32::MIN, i32::MAX),
+        _ => format!("\"all_ones\", or a whole number from 0 to {} (what a pixel can hold)", pixel.all_ones()),
     }
 }
 

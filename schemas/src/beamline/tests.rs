@@ -250,6 +250,49 @@ fn fill_default_and_range_follow_the_pixel_type() {
     assert!(wrong.to_string().contains("from 0 to 65535"), "{wrong}");
 }
 
+const JUNGFRAU: &str = "[beamline]\nname = \"x01\"\n[detector]\ndetector_type = \"jungfrau\"\nmodel = \"1M\"\n\
+    start_udp_port = 5000\n";
+
+#[test]
+fn converted_pixels_are_of_the_type_and_size_that_the_ring_and_the_fill_value_follow() {
+    let conversion = "[conversion]\nto = \"photons\"\npixel = \"i32\"\nphoton_energy = \"8048 eV\"\n\
+        gain = [\"m0.bin\", \"/g/m1.bin\"]\npedestal = \"dark.h5\"\nmask = \"mask.h5\"\n";
+    let beamline = parse(&format!("{JUNGFRAU}{conversion}")).expect("valid");
+    let convert = beamline.conversion.convert.expect("it is asked for");
+    assert_eq!((convert.unit.as_str(), convert.unit.one_kev()), ("photons", 8.048));
+    assert_eq!(convert.gain, ["/lab/m0.bin", "/g/m1.bin"].map(PathBuf::from));
+    assert_eq!(beamline.conversion.mask.as_deref(), Some("/lab/mask.h5".as_ref()));
+    assert_eq!(beamline.detector.placement.pixel, PixelType::I32);
+    assert_eq!(beamline.detector.placement.image_bytes(), 1064 * 1030 * 4);
+    assert_eq!(beamline.assembler.fill as i32, i32::MIN);
+
+    let float = "[conversion]\nto = \"keV\"\ngain = \"g.h5\"\n";
+    let fill = |fill: &str| parse(&format!("{JUNGFRAU}{float}{fill}")).map(|beamline| beamline.assembler.fill);
+    assert!(fill("").is_ok_and(|bits| f32::from_bits(bits).is_nan()));
+    assert_eq!(fill("[assembler]\nfill = -1.5"), Ok((-1.5_f32).to_bits()));
+    assert_eq!(fill("[assembler]\nfill = 7"), Ok(7.0_f32.to_bits()));
+    assert!(fill("[assembler]\nfill = \"all_ones\"").is_err(), "it says nothing of a float");
+    assert!(parse(JUNGFRAU).is_ok_and(|beamline| beamline.detector.placement.pixel == PixelType::U16));
+}
+
+#[test]
+fn conversion_that_cannot_be_is_refused_with_its_reason() {
+    let wrong = |conversion: &str| errors(&format!("{JUNGFRAU}[conversion]\n{conversion}")).join("\n");
+    assert!(wrong("gain = \"g.h5\"").contains("conversion.to: missing"));
+    assert!(wrong("to = \"keV\"").contains("conversion.gain: missing"));
+    assert!(wrong("to = \"photons\"\ngain = \"g.h5\"").contains("conversion.photon_energy: missing"));
+    assert!(wrong("to = \"keV\"\ngain = \"g.h5\"\nphoton_energy = \"8 keV\"").contains("only with to"));
+    assert!(wrong("to = \"photons\"\ngain = \"g\"\nphoton_energy = \"8\"").contains("with its unit"));
+    assert!(wrong("to = \"keV\"\ngain = []").contains("conversion.gain: found []"));
+    let eiger = errors(&format!("{MINIMAL}[conversion]\nto = \"keV\"\ngain = \"g.h5\"")).join("\n");
+    assert!(eiger.contains("only for a detector that switches gains"), "{eiger}");
+    let masked = parse(&format!("{MINIMAL}[conversion]\nmask = \"m.h5\"")).expect("any detector may have a mask");
+    assert_eq!(masked.conversion.convert, None);
+    let converted = JUNGFRAU.replace("jungfrau", "jungfrau-converted");
+    assert!(errors(&converted).join("\n").contains("conversion.gain: missing"));
+    assert!(parse(&format!("{converted}[conversion]\ngain = \"g.h5\"")).is_ok());
+}
+
 #[test]
 fn spec_has_every_key_and_no_other() {
     let spec = include_str!("../../spec/beamline.md");

@@ -4,7 +4,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | `detector_name` | name for people; default: its type |
-//! | `detector_type` | `eiger`, `jungfrau` (or std-daq's `jungfrau-raw`), `gigafrost`, or a description that ships with ECS |
+//! | `detector_type` | `eiger`, `jungfrau` (or std-daq's `jungfrau-raw`, `jungfrau-converted`), `gigafrost`, or a description that ships with ECS |
 //! | `n_modules` | number of modules |
 //! | `bit_depth` | bits of a pixel |
 //! | `image_pixel_height`, `image_pixel_width` | size of the assembled image, gaps included |
@@ -194,7 +194,7 @@ impl DetectorConfig {
         }
         match self.detector_type.as_str() {
             "eiger" => eiger::detector(self),
-            "jungfrau" | "jungfrau-raw" => jungfrau::detector(self),
+            "jungfrau" | "jungfrau-raw" | "jungfrau-converted" => jungfrau::detector(self),
             "gigafrost" => gigafrost::detector(self),
             other => match described::shipped(other) {
                 Some(text) => described::detector(self, &described::parse(text)?),
@@ -332,7 +332,7 @@ pub(crate) fn is_field(key: &str) -> bool {
 /// The types of detectors that there are.
 pub(crate) fn types_text() -> String {
     let shipped = described::SHIPPED.iter().map(|(name, _)| *name);
-    let all = ["eiger", "jungfrau", "jungfrau-raw", "gigafrost"].into_iter().chain(shipped);
+    let all = ["eiger", "jungfrau", "jungfrau-raw", "jungfrau-converted", "gigafrost"].into_iter().chain(shipped);
     all.collect::<Vec<_>>().join(", ")
 }
 

@@ -217,6 +217,7 @@ pub(super) fn detector(config: &DetectorConfig, description: &Description) -> Re
         detector_type: config.detector_type.clone(),
         wire: wire(description)?,
         placement: Placement::new(frame, modules)?,
+        gain_maps: None,
     })
 }
 

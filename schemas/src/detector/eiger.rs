@@ -81,6 +81,7 @@ pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError
         detector_type: config.detector_type.clone(),
         wire: sls_header::wire(SlsType::Eiger, sls_header::image_id(config.image_id.as_deref())?, Vec::new()),
         placement: Placement::new(frame, modules)?,
+        gain_maps: None,
     })
 }
 

@@ -133,6 +133,7 @@ pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError
         detector_type: config.detector_type.clone(),
         wire: wire(&math, height),
         placement: Placement::new(frame, modules)?,
+        gain_maps: None,
     })
 }
 

@@ -1,4 +1,4 @@
-//! PSI JUNGFRAU: raw pixels of 16 bit, 14 of charge and 2 of gain.
+//! PSI JUNGFRAU: raw pixels of 16 bit, 14 of charge and 2 of gain; as they are, or to be converted.
 //!
 //! A module has 1024 x 512 pixels in 128 packets of 8192 bytes, four rows each. With two interfaces, the first one
 //! (`udp_dstport`) carries the lower half of the module, rows 0 to 255 of the stream, and the second one the upper
@@ -17,7 +17,7 @@
 //! documentation, "Detector image size and format".
 
 use super::{
-    Detector,
+    Detector, GainMaps,
     config::{Base, DetectorConfig, DetectorConfigError},
     grid::{CHIP, CHIP_GAP, Grid, modules_of},
     placement::{Frame, Modules, PacketLengths, Packing, PixelRun, PixelType, Placement},
@@ -56,6 +56,9 @@ pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError
     };
     let mut modules = Modules::default();
     let mut ports = Vec::new();
+    let mut maps = Vec::new();
+    let per_interface = rows * MODULE_WIDTH / interfaces as usize;
+    let first_pixel = (MODULE_HEIGHT - rows) / 2 * MODULE_WIDTH;
     for &module in base.positions.keys() {
         let runs = module_runs(&base, module, rows)?;
         let halves = runs.chunks(runs.len() / interfaces as usize).map(<[PixelRun]>::to_vec);
@@ -65,13 +68,14 @@ pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError
             modules.on.extend(halves);
             for interface in 0..interfaces {
                 ports.push(base.port(module * interfaces + interface)?);
+                maps.push((module as usize, first_pixel + interface as usize * per_interface));
             }
         }
     }
     let first_number = (PACKETS_PER_HALF - rows / ROWS_STEP) as u64;
     let of_interface = |interface: usize| if interface == 0 { first_number } else { 0 };
     let first = (0..modules.on.len()).map(|half| of_interface(half % interfaces as usize)).collect();
-    let module_bytes = rows * MODULE_WIDTH * PixelType::U16.bytes() / interfaces as usize;
+    let module_bytes = per_interface * PixelType::U16.bytes();
     let frame = Frame {
         height: base.height,
         width: base.width,
@@ -86,6 +90,7 @@ pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError
         detector_type: config.detector_type.clone(),
         wire: sls_header::wire(SlsType::Jungfrau, sls_header::image_id(config.image_id.as_deref())?, first),
         placement: Placement::new(frame, modules)?,
+        gain_maps: Some(GainMaps { rows: MODULE_HEIGHT, columns: MODULE_WIDTH, modules: maps }),
     })
 }
 
@@ -184,6 +189,8 @@ mod tests {
         assert_eq!(part.placement.segments(0)[0].offset_bytes, 17 * 1030 * 2);
         let two = detector("model = \"500K\"\nreadnrows = 16\nnuminterfaces = 2").expect("valid");
         assert_eq!(two.wire.packet_number.first, [62, 0]);
+        let maps = two.gain_maps.expect("it switches gains");
+        assert_eq!((maps.modules.as_slice(), maps.maps()), (&[(0, 248 * 1024), (0, 256 * 1024)][..], 1));
         assert_eq!(two.placement.segments(2)[0].offset_bytes, 7 * 1030 * 2, "the upper half begins at the middle");
         let inside = detector(&format!("readnrows = 16\n{STACKED}")).expect("valid").placement;
         assert_eq!((inside.height, inside.segments(0)[0].offset_bytes), (1024, 248 * 2048));

@@ -45,6 +45,26 @@ pub struct Detector {
     pub detector_type: String,
     pub wire: WireFormat,
     pub placement: Placement,
+    /// Where its pixels have gains, which of a map of gains each module's are.
+    pub gain_maps: Option<GainMaps>,
+}
+
+/// How the pixels of a detector that switches gains lie in maps of its gains and pedestals: one array of rows and
+/// columns a module and gain, in the order in which a module sends its pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GainMaps {
+    /// Of the map of one module.
+    pub rows: usize,
+    pub columns: usize,
+    /// Of each module that sends, as ports count them: the map's number, and the first pixel in it. The others follow.
+    pub modules: Vec<(usize, usize)>,
+}
+
+impl GainMaps {
+    /// Maps that there must be.
+    pub fn maps(&self) -> usize {
+        self.modules.iter().map(|(map, _)| map + 1).max().unwrap_or(0)
+    }
 }
 
 impl Detector {

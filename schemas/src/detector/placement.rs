@@ -28,6 +28,9 @@ pub enum PixelType {
     U8,
     U16,
     U32,
+    /// Of converted pixels only.
+    I32,
+    F32,
 }
 
 impl PixelType {
@@ -35,16 +38,22 @@ impl PixelType {
         match self {
             Self::U8 => 1,
             Self::U16 => 2,
-            Self::U32 => 4,
+            Self::U32 | Self::I32 | Self::F32 => 4,
         }
     }
 
-    /// The largest value, all ones: the default mark of a pixel that is missing.
+    /// All ones: the largest value of a pixel without a sign.
     pub const fn all_ones(self) -> u32 {
+        u32::MAX >> (32 - 8 * self.bytes())
+    }
+
+    /// Bits of the default mark of a pixel that is missing: the largest value, the lowest one of signed pixels (as
+    /// in the field's processing software), a NaN.
+    pub const fn missing(self) -> u32 {
         match self {
-            Self::U8 => 0xff,
-            Self::U16 => 0xffff,
-            Self::U32 => 0xffff_ffff,
+            Self::U8 | Self::U16 | Self::U32 => self.all_ones(),
+            Self::I32 => i32::MIN as u32,
+            Self::F32 => f32::NAN.to_bits(),
         }
     }
 
@@ -53,6 +62,8 @@ impl PixelType {
             Self::U8 => "u8",
             Self::U16 => "u16",
             Self::U32 => "u32",
+            Self::I32 => "i32",
+            Self::F32 => "f32",
         }
     }
 }
@@ -66,6 +77,8 @@ pub enum Packing {
     Packed12,
     /// Two pixels in a byte, the first one in its upper half.
     Packed4,
+    /// Two bytes a pixel, 14 bits of charge and 2 of the gain that it was taken with: made into another pixel.
+    Gain14,
 }
 
 /// How many bits a pixel has on the wire, and what it is in the image.
@@ -191,6 +204,7 @@ impl Packing {
             Self::Plain => pixel.bytes() * 8,
             Self::Packed12 => 12,
             Self::Packed4 => 4,
+            Self::Gain14 => 16,
         }
     }
 }
@@ -240,6 +254,29 @@ impl Placement {
             placement.append_module(module, runs, &cuts, &mut taken)?;
         }
         Ok(placement)
+    }
+
+    /// The same places for pixels of 16 bit that are made into `pixel`.
+    ///
+    /// # Errors
+    /// The image is larger than one may be.
+    ///
+    /// # Panics
+    /// If pixels are not plain ones of 16 bit.
+    pub fn converted(mut self, pixel: PixelType) -> Result<Self, PlacementError> {
+        assert_eq!((self.pixel, self.packing), (PixelType::U16, Packing::Plain), "only these are converted");
+        let Self { height, width, .. } = self;
+        let image_bytes = self.height * self.width * pixel.bytes();
+        if image_bytes > IMAGE_BYTES_MAX {
+            return Err(PlacementError::ImageSize { height, width, pixel_bytes: pixel.bytes() });
+        }
+        let times = (pixel.bytes() / self.pixel.bytes()) as u32;
+        for segment in &mut self.segments {
+            segment.offset_bytes *= times; // inside the image: IMAGE_BYTES_MAX
+            segment.len_bytes *= times;
+        }
+        (self.pixel, self.packing) = (pixel, Packing::Gain14);
+        Ok(self)
     }
 
     fn append_module(
@@ -385,7 +422,10 @@ impl Placement {
             self.packets_per_module,
             self.modules,
         ];
+        // Converted pixels of one size differ in what they are.
+        let converted = (self.packing == Packing::Gain14).then_some(self.pixel as u64);
         let frame = frame.into_iter().map(|number| number as u64).chain(self.ports.iter().map(|&port| port.into()));
+        let frame = frame.chain(converted);
         let segment = |segment: &Segment| u64::from(segment.offset_bytes) << 32 | u64::from(segment.len_bytes);
         frame.chain(self.segments.iter().map(segment)).fold(0xcbf2_9ce4_8422_2325, fold)
     }
@@ -510,6 +550,21 @@ mod tests {
         let outside = PlacementError::Outside { module: 0, packet: 1, offset_bytes: 39 };
         assert_eq!(place(&[&[(0, 2), (39, 2)]]), Err(outside));
         assert!(matches!(place(&[&[(usize::MAX, 4)]]), Err(PlacementError::Outside { .. })));
+    }
+
+    #[test]
+    fn converted_pixels_lie_at_the_same_places_and_the_placement_is_another() {
+        let modules = Modules { on: vec![runs(&[(0, 4), (20, 2)])], off: vec![runs(&[(30, 3)])] };
+        let plain = Placement::new(frame(16, 6, 12), modules).expect("valid");
+        let float = plain.clone().converted(PixelType::F32).expect("small enough");
+        assert_eq!((segments(&plain, 1), segments(&float, 1)), (vec![(6, 2), (40, 4)], vec![(12, 4), (80, 8)]));
+        assert_eq!((float.image_bytes(), float.payload_bytes, float.wire_bytes()), (160, 6, plain.wire_bytes()));
+        assert_eq!(plain.pixel_mask(), float.pixel_mask());
+        let integer = plain.clone().converted(PixelType::I32).expect("small enough");
+        assert!(plain.hash() != float.hash() && float.hash() != integer.hash());
+        let large = Frame { height: 40_000, width: 40_000, ..frame(16, 6, 12) };
+        let large = Placement::new(large, Modules { on: vec![runs(&[(0, 6)])], off: vec![] }).expect("3.2 GB");
+        assert!(large.converted(PixelType::F32).is_err(), "6.4 GB");
     }
 
     #[test]

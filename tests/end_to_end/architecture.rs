@@ -5,15 +5,16 @@ use serde_json::Value;
 use std::{collections::BTreeMap, process::Command};
 
 /// What each of our crates may depend on, of ours.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("ecs-schemas", &[]),
     ("ecs-shm-buffer", &[]),
     ("ecs-broker", &["ecs-schemas"]),
     ("ecs-sdk", &["ecs-schemas"]),
     ("ecs-supervisor", &["ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
-    ("ecs-readout", &["ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
+    ("ecs-calibration", &["ecs-schemas", "ecs-shm-buffer"]),
+    ("ecs-readout", &["ecs-calibration", "ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
     ("ecs-assembler", &["ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
-    ("ecs-writer", &["ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
+    ("ecs-writer", &["ecs-calibration", "ecs-schemas", "ecs-sdk", "ecs-shm-buffer"]),
     ("ecs-sim", &["ecs-schemas", "ecs-shm-buffer"]),
     ("ecs-bench", &["*"]),
     ("ecs-cli", &["*"]),

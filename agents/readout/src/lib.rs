@@ -10,8 +10,8 @@
 //! next on that port and gives the kernel the places of those; what came instead is moved. Where packets
 //! come faster than one by one, the kernel hands over many in one message (`UDP_GRO`). A packet may
 //! be late, early, doubled, cut, foreign or hostile: each is counted by cause, and none is written
-//! outside its own place in its own image. Pixels that are packed (12 and 4 bit) go through a staging buffer that
-//! stays in the cache, and are unpacked from there.
+//! outside its own place in its own image. Pixels that are packed (12 and 4 bit), or have a gain, go through a staging
+//! buffer that stays in the cache, and are unpacked or converted from there.
 //!
 //! Nothing here knows which detector it is: `ecs_schemas::detector` describes headers and places.
 //!
@@ -25,9 +25,13 @@
 //! | `overload` | when to throw whole images away, so that others stay whole |
 //! | `port` | what is known of one port: what comes next, how far it is, what waits |
 //! | `decode` | a packet's header, and why it is dropped |
-//! | `place`, `unpack` | a payload from staging to its place; packed pixels |
+//! | `place`, `unpack` | a payload from staging to its place; packed pixels; masked ones |
+//! | [`convert`] | pixels with gains to floats and integers |
+//! | `converter`, `watch` | which calibration an image is made with; new ones, while packets come |
 
 mod batch;
+pub mod convert;
+mod converter;
 mod decode;
 mod metrics;
 mod overload;
@@ -38,6 +42,7 @@ mod run;
 mod runs;
 mod socket;
 mod unpack;
+mod watch;
 
 pub use receive::Receiver;
 pub use run::{ReadoutError, run};

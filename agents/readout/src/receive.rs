@@ -16,7 +16,7 @@ use crate::{
     batch::{BATCH_PACKETS, Batch, Landed},
     decode,
     overload::Overload,
-    place::place,
+    place::Placer,
     port::{Parked, Port, Progress, successor},
     runs::{Action, FarIds},
     socket,
@@ -40,6 +40,7 @@ pub struct Receiver {
     /// When a packet was last placed, or waited for.
     last_heard_ns: u64,
     tally: Tally,
+    placer: Placer,
     /// The good packets of a staged batch; kept for its memory.
     staged: Vec<(Landed, PacketHeader)>,
 }
@@ -86,7 +87,7 @@ enum Taken {
 }
 
 impl Receiver {
-    pub fn new(detector: Detector, contributor: Contributor, deadline: Duration) -> Self {
+    pub fn new(detector: Detector, contributor: Contributor, deadline: Duration, placer: Placer) -> Self {
         let deadline_ns = deadline.as_nanos() as u64;
         Self {
             progress: Progress::new(deadline_ns),
@@ -98,6 +99,7 @@ impl Receiver {
             patience_ns: deadline_ns + deadline_ns / 4,
             last_heard_ns: 0,
             tally: Tally::default(),
+            placer,
             staged: Vec::with_capacity(BATCH_PACKETS),
         }
     }
@@ -113,6 +115,7 @@ impl Receiver {
     /// The socket is broken.
     pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
         self.follow_run();
+        self.placer.follow();
         let turn_ns = monotonic_ns();
         let received = match ports[index].parked.is_empty() {
             true => Some(self.receive_batches(&mut ports[index])?),
@@ -150,7 +153,7 @@ impl Receiver {
 
     /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<Received> {
-        let Self { detector, contributor, tally, far_ids, epoch, last_heard_ns, .. } = self;
+        let Self { detector, contributor, tally, far_ids, epoch, last_heard_ns, placer, .. } = self;
         let placement = &detector.placement;
         let places = port.batch.begin();
         let (expected, ids, count) = predict(port.expected(*epoch), places, placement.packets_per_module);
@@ -175,7 +178,7 @@ impl Receiver {
             }
             for packet in 0..contents.packets {
                 let landed = port.batch.landed(&contents, message, packet);
-                match take_packet(port, detector, &access, &expected, landed, now_ns) {
+                match take_packet(port, detector, placer, &access, &expected, landed, now_ns) {
                     Taken::Marked(fate, id) => {
                         tally.add(fate);
                         far_ids.note_placed(id, now_ns);
@@ -237,9 +240,9 @@ impl Receiver {
             }
             let payload = port.batch.payload(landed);
             // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
-            unsafe { place(&self.detector.placement, index, payload, access.pixels(image)) };
+            unsafe { self.placer.place(&self.detector.placement, &access, image, index, payload) };
             self.last_heard_ns = now_ns;
-            self.tally.add(mark(&access, image, index, &packet, now_ns));
+            self.tally.add(mark(&self.placer, &access, image, index, &packet, now_ns));
         }
     }
 
@@ -299,7 +302,7 @@ impl Receiver {
 
     /// Moves a packet from staging to its place. None if the image was closed meanwhile.
     fn place(&mut self, port: &mut Port, parked: &Parked, now_ns: u64) -> Option<PacketFate> {
-        let Self { detector, contributor, .. } = self;
+        let Self { detector, contributor, placer, .. } = self;
         let placement = &detector.placement;
         let access = contributor.protect(&[parked.packet.image_id]);
         let image = access.image(parked.packet.image_id)?;
@@ -313,10 +316,10 @@ impl Receiver {
             return Some(PacketFate::Duplicate);
         }
         // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
-        unsafe { place(placement, index, port.batch.payload(parked.landed), access.pixels(image)) };
+        unsafe { placer.place(placement, &access, image, index, port.batch.payload(parked.landed)) };
         self.tally.moved += 1;
         self.last_heard_ns = now_ns;
-        Some(mark(&access, image, index, &parked.packet, now_ns))
+        Some(mark(placer, &access, image, index, &parked.packet, now_ns))
     }
 
     /// Counts what the kernel dropped since the last time.
@@ -439,6 +442,7 @@ fn aim(port: &mut Port, placement: &Placement, access: &Access<'_>, expected: &[
 fn take_packet(
     port: &mut Port,
     detector: &Detector,
+    placer: &Placer,
     access: &Access<'_>,
     expected: &Expected,
     landed: Landed,
@@ -456,7 +460,7 @@ fn take_packet(
         let index = port.module * per_module + number;
         if (id, number) == (packet.image_id, packet.number) {
             port.note_id(id, now_ns);
-            return Taken::Marked(mark(access, image, index, &packet, now_ns), id);
+            return Taken::Marked(mark(placer, access, image, index, &packet, now_ns), id);
         }
         // SAFETY: P2: aimed at an image that `access` still protects.
         unsafe { port.batch.fetch_to_staging(landed, placement, index, access.pixels(image)) };
@@ -478,7 +482,17 @@ fn read_header(batch: &Batch, detector: &Detector, module: usize, landed: Landed
     if is_right { Ok(header) } else { Err(PacketFate::Malformed) }
 }
 
-fn mark(access: &Access<'_>, image: OpenImage, index: usize, packet: &PacketHeader, now_ns: u64) -> PacketFate {
+/// Marks a packet whose pixels are in their place, all but those that are masked.
+fn mark(
+    placer: &Placer,
+    access: &Access<'_>,
+    image: OpenImage,
+    index: usize,
+    packet: &PacketHeader,
+    now_ns: u64,
+) -> PacketFate {
+    // SAFETY: R1 of the ring: `access` protects the image; P3: the packet's number was checked.
+    unsafe { placer.mask(access, image, index) };
     let info = PacketInfo {
         received_ns: now_ns,
         detector_timestamp: packet.timestamp,

@@ -1,17 +1,23 @@
 //! The process: binds the ports, attaches to the ring, and goes round the ports until it is stopped.
 
 use crate::{
+    converter::Converter,
     metrics::Metrics,
+    place::Placer,
     port::Port,
     receive::{Receiver, Turn},
     socket::{PortSocket, SocketError, wait_readable},
+    watch::Watch,
 };
+use ecs_calibration::CalibrationError;
 use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
 use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
 use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants, monotonic_ns};
 use std::{
     io,
+    ops::Range,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -42,6 +48,9 @@ pub enum ReadoutError {
     Full(#[from] TooManyParticipants),
     #[error("ring {path} was made for another detector configuration; restart the beamline with one configuration")]
     OtherImages { path: String },
+    /// What pixels are to be converted with, or the mask, cannot be read.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Agent(#[from] StartError),
 }
@@ -53,6 +62,7 @@ pub enum ReadoutError {
 /// nothing.
 pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutError> {
     let mut ports = bind_ports(beamline, index)?;
+    let pixels = Pixels::read(beamline, index)?;
     let slots = beamline.agents();
     let name =
         slots.iter().find(|agent| agent.kind == "readout" && agent.index == index).map(|agent| agent.name.clone());
@@ -66,9 +76,42 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutEr
         },
         Vec::new(),
     )?;
-    let ended = receive_until_stopped(beamline, &name, &mut ports, &agent, stop);
+    let ended = receive_until_stopped(beamline, &pixels, &name, &mut ports, &agent, stop);
     agent.stop(STOP_PATIENCE);
     ended
+}
+
+/// What becomes of pixels, as read from the files that settings name.
+struct Pixels {
+    /// Where pixels are converted.
+    watch: Option<Watch>,
+    /// Of the image, where pixels are not converted: which are masked.
+    mask: Option<Vec<bool>>,
+    modules: Range<usize>,
+}
+
+impl Pixels {
+    fn read(beamline: &Beamline, index: u32) -> Result<Self, CalibrationError> {
+        let modules = beamline.readout_modules(index);
+        if beamline.conversion.convert.is_some() {
+            let watch = Some(Watch::start(beamline, modules.clone())?);
+            return Ok(Self { watch, mask: None, modules }); // its mask is in what pixels are converted with
+        }
+        let mask = ecs_calibration::mask(beamline.conversion.mask.as_deref(), &beamline.detector)?;
+        Ok(Self { watch: None, mask, modules })
+    }
+
+    fn placer(&self, beamline: &Beamline) -> Placer {
+        let (placement, fill) = (&beamline.detector.placement, beamline.assembler.fill);
+        match (&self.watch, &self.mask) {
+            (Some(watch), _) => {
+                let shared = Arc::clone(&watch.shared);
+                Placer::converting(Converter::new(shared, self.modules.clone(), placement.pixel, fill))
+            }
+            (None, Some(mask)) => Placer::masking(placement, mask, fill),
+            (None, None) => Placer::plain(),
+        }
+    }
 }
 
 fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError> {
@@ -94,6 +137,7 @@ fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError>
 /// Attaches to the ring, receives, and does it again with the next ring when this one is closed.
 fn receive_until_stopped(
     beamline: &Beamline,
+    pixels: &Pixels,
     name: &str,
     ports: &mut [Port],
     agent: &Agent,
@@ -111,7 +155,8 @@ fn receive_until_stopped(
         }
         agent.set_state(AgentState::Ready);
         tracing::info!(ports = ports.len(), "receiving");
-        let receiver = Receiver::new(beamline.detector.clone(), contributor, beamline.assembler.deadline);
+        let placer = pixels.placer(beamline);
+        let receiver = Receiver::new(beamline.detector.clone(), contributor, beamline.assembler.deadline, placer);
         receive(receiver, name, ports, agent, stop)?;
         agent.set_state(AgentState::Starting);
     }

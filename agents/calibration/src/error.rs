@@ -1,0 +1,17 @@
+//! Why files are not a calibration.
+
+use std::path::PathBuf;
+
+/// What is wrong with a file of gains, pedestals, a mask or a flat field.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrationError {
+    #[error("cannot read {path}: {reason}")]
+    Read { path: PathBuf, reason: String },
+    /// Name it behind the path, after `::`.
+    #[error("{path} has none of the datasets {names}; name it, as in {path}::/dataset", path = path.display())]
+    NoDataset { path: PathBuf, names: String },
+    #[error("{path} holds {found}; needed: {needed}", path = path.display())]
+    Shape { path: PathBuf, found: String, needed: String },
+    #[error("cannot write {path}: {reason}", path = path.display())]
+    Write { path: PathBuf, reason: String },
+}

@@ -46,7 +46,8 @@ impl Source {
         let mut signature = [0; 8];
         let is_hdf5 = file.read_exact(&mut signature).is_ok() && signature == HDF5_SIGNATURE;
         if is_hdf5 {
-            return self.read_hdf5(names);
+            // The library's one lock: some calls of the wrapper do not take it, and the writer uses it, too.
+            return hdf5::sync::sync(|| self.read_hdf5(names));
         }
         if bytes == 0 || !bytes.is_multiple_of(8) || bytes / 8 > NUMBERS_MAX {
             let needed = format!("an HDF5 file, or at most {NUMBERS_MAX} floats of 64 bit");

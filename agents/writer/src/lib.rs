@@ -11,6 +11,7 @@
 //! | [`mod@file`] | the file: laid out once, then only plain writes; its ledger; recovery |
 //! | `service` | a job from its parameters to its end, as the broker sees it |
 //! | `take` | which images belong to the job, and what became of each id |
+//! | `calibrations` | what the images of a job were made with |
 //! | `journal` | the job in hand, on disk, for the next start of this process |
 //! | `run` | the process |
 //!
@@ -21,6 +22,7 @@
 #[cfg(test)]
 extern crate self as ecs_writer;
 
+mod calibrations;
 pub mod file;
 mod journal;
 mod run;

@@ -1,12 +1,14 @@
 //! A write job from its parameters to its end, as the broker sees it.
 
 use crate::{
+    calibrations::Calibrations,
     file::{CreateError, End, EndState, FileSpec, ImageFile},
     journal::Journal,
     take::Take,
 };
 use ecs_schemas::{
     beamline::Beamline,
+    detector::placement::PIXEL_MASKED,
     error_code::{ErrorCode, Failure},
     image::LossCause,
     job::Progress,
@@ -95,10 +97,20 @@ impl WriteService {
             detector_name: self.beamline.detector.name.clone(),
             detector_type: self.beamline.detector.detector_type.clone(),
             bit_depth: placement.packing.bits(placement.pixel) as u32,
-            pixel_mask: placement.pixel_mask(),
+            pixel_mask: self.pixel_mask()?,
             metadata: params.metadata.clone(),
         };
         Ok(spec)
+    }
+
+    /// Why pixels have no value of their own, those that settings mask among them.
+    fn pixel_mask(&self) -> Result<Vec<u8>, Failure> {
+        let mut pixel_mask = self.beamline.detector.placement.pixel_mask();
+        let masked = ecs_calibration::mask(self.beamline.conversion.mask.as_deref(), &self.beamline.detector)
+            .map_err(|error| Failure::new(ErrorCode::Other, error.to_string()).with_hint("see conversion.mask"))?;
+        let masked = masked.unwrap_or_default();
+        pixel_mask.iter_mut().zip(masked).filter(|(_, masked)| *masked).for_each(|(bits, _)| *bits |= PIXEL_MASKED);
+        Ok(pixel_mask)
     }
 
     fn output(&self, output: &str) -> Result<PathBuf, Failure> {
@@ -156,7 +168,8 @@ impl WriteService {
         file: &mut ImageFile,
         reader: &mut Reader,
     ) -> Ending {
-        let mut take = match Take::new(file, params.images, params.start, spec.image_bytes()) {
+        let calibrations = Calibrations::new(&self.beamline.state_folder);
+        let mut take = match Take::new(file, params.images, params.start, spec.image_bytes(), calibrations) {
             Ok(take) => take,
             Err(error) => return Ending::failed(Failure::from(&error), LossCause::WriteError),
         };

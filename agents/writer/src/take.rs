@@ -7,7 +7,10 @@
 //!     still open at the end gets the cause of the end.
 //! T3  A new run before anything of the job has come is waited through; after that it ends the job.
 
-use crate::file::{ImageFile, ImageRow, WriteError};
+use crate::{
+    calibrations::Calibrations,
+    file::{ImageFile, ImageRow, WriteError},
+};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     image::LossCause,
@@ -23,6 +26,7 @@ pub struct Take<'a> {
     ids: Option<(u64, u64)>,
     /// The run that the job's images are of.
     epoch: Option<u64>,
+    calibrations: Calibrations,
     pub image_bytes: u64,
     pub images_written: u64,
 }
@@ -40,8 +44,15 @@ pub enum TakeError {
 impl<'a> Take<'a> {
     /// # Errors
     /// The file refuses the ids.
-    pub fn new(file: &'a mut ImageFile, images: u64, start: Option<u64>, image_bytes: u64) -> Result<Self, WriteError> {
-        let mut take = Self { file, images, start, ids: None, epoch: None, image_bytes, images_written: 0 };
+    pub fn new(
+        file: &'a mut ImageFile,
+        images: u64,
+        start: Option<u64>,
+        image_bytes: u64,
+        calibrations: Calibrations,
+    ) -> Result<Self, WriteError> {
+        let mut take =
+            Self { file, images, start, ids: None, epoch: None, calibrations, image_bytes, images_written: 0 };
         if let Some(start) = start {
             take.begin_at(start)?;
         }
@@ -127,7 +138,11 @@ impl<'a> Take<'a> {
             detector_timestamp: image.detector_timestamp,
             exposure_length: image.exposure_length,
             do_not_store: image.do_not_store,
+            calibration: image.made_with,
         };
+        if let Some(text) = self.calibrations.note(image.made_with) {
+            self.file.write_calibrations(text).map_err(TakeError::Write)?;
+        }
         self.file.write_image(&row, reader.pixels(image)).map_err(TakeError::Write)?;
         self.images_written += 1;
         self.advance(epoch, image.id + 1);

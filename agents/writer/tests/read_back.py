@@ -28,6 +28,7 @@ COLUMNS = {
     "detector_timestamp": "u8",
     "exposure_length": "u4",
     "do_not_store": "u1",
+    "calibration": "u8",
 }
 
 
@@ -52,6 +53,7 @@ def check_rows(group, packets, fill, ended, reason):
     assert (received.all(axis=1) == (status == COMPLETE))[known].all()
     times = {"first_packet_time": 10**18 + ids, "commit_time": 10**18 + 7 + ids, "detector_timestamp": ids * 10}
     of_header = {"exposure_length": 376, "do_not_store": ids % 3 == 0}
+    of_header["calibration"] = ids * np.uint64(0x9E3779B97F4A7C15)
     for name, expected in {**times, **of_header}.items():
         np.testing.assert_array_equal(columns[name][known], np.where(there, expected, 0)[known], err_msg=name)
 
@@ -66,7 +68,8 @@ def check_rows(group, packets, fill, ended, reason):
         lost = data[:][status == LOST]
         values = lost.reshape(len(lost), int(np.prod(lost.shape[1:])))
         zeros = (values == 0).all(axis=1)
-        assert ((values == np.array(fill, data.dtype)).all(axis=1) | zeros).all()
+        filled = np.isnan(values) if fill != fill else values == np.array(fill, data.dtype)
+        assert (filled.all(axis=1) | zeros).all()
         assert not zeros.any() or "without their fill value" in reason, reason
     return ids, status
 
@@ -123,7 +126,7 @@ def read_back(path, hold):
         ledger = read_ledger(file)
         ended = ledger["state"] != "writing"
         packets = int(file["entry/detector/packets_per_image"][()])
-        fill = int(file["entry/detector/fill_value"][()])
+        fill = file["entry/detector/fill_value"][()].item()
         rows = len(group["data"])
         ids, status = check_rows(group, packets, fill, ended, ledger["reason"])
         np.testing.assert_array_equal(ids, np.arange(rows, dtype=np.uint64) + np.uint64(ledger["first_id"]))

@@ -434,6 +434,8 @@ impl Placement {
 /// Bits of `pixel_mask` (NeXus, NXdetector): no sensor there; a pixel that is dead.
 pub const PIXEL_GAP: u8 = 1;
 pub const PIXEL_OFF: u8 = 2;
+/// Masked by a setting. (NeXus has bit 8 for this, beyond the byte that a pixel has here, and leaves bit 7 free.)
+pub const PIXEL_MASKED: u8 = 1 << 7;
 
 fn stream_pixels(runs: &[PixelRun]) -> usize {
     runs.iter().map(|run| run.pixels).sum()

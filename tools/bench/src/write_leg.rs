@@ -86,6 +86,7 @@ fn write_hdf5<'a>(
             detector_timestamp: 3,
             exposure_length: 4,
             do_not_store: false,
+            calibration: 0,
         };
         file.write_image(&values, image(row))?;
     }

@@ -24,50 +24,55 @@ const VIRIDIS_RGB: [[u8; 3]; 9] = [
     [0xfd, 0xe7, 0x25],
 ];
 
-/// Draws `height` rows of `width` pixels. `missing` is the value that marks a missing pixel.
+/// Draws `height` rows of `width` pixels. `missing` is the value that marks a missing pixel; so does one that is not a
+/// number. What is below zero is as dark as zero.
 ///
 /// # Errors
 /// The image is empty.
 ///
 /// # Panics
 /// If there are not `height * width` pixels.
-pub fn png(pixels: &[u32], height: usize, width: usize, missing: u32) -> Result<Vec<u8>, EncodingError> {
+pub fn png(pixels: &[f64], height: usize, width: usize, missing: f64) -> Result<Vec<u8>, EncodingError> {
     assert_eq!(pixels.len(), height * width, "pixels do not fill the image");
     let step = width.div_ceil(WIDTH_MAX).max(1);
     let (rows, columns) = (height.div_ceil(step), width.div_ceil(step));
-    let shown: Vec<Option<u32>> = (0..rows * columns)
+    let shown: Vec<Option<f64>> = (0..rows * columns)
         .map(|at| brightest(pixels, height, width, (at / columns * step, at % columns * step), step, missing))
         .collect();
     let (black, white) = levels(&shown);
     let scale = (white - black).max(f64::MIN_POSITIVE);
-    let colour = |value: u32| viridis((f64::from(value).ln_1p() - black) / scale);
+    let colour = |value: f64| viridis((value.ln_1p() - black) / scale);
     let rgb: Vec<u8> = shown.iter().flat_map(|value| value.map_or(MISSING_RGB, colour)).collect();
     encode(&rgb, rows, columns)
 }
 
 /// The largest value of a square, or none where every pixel of it is missing.
 fn brightest(
-    pixels: &[u32],
+    pixels: &[f64],
     height: usize,
     width: usize,
     (y, x): (usize, usize),
     step: usize,
-    missing: u32,
-) -> Option<u32> {
+    missing: f64,
+) -> Option<f64> {
     let rows = y..(y + step).min(height);
     let columns = x..(x + step).min(width);
-    rows.flat_map(|y| &pixels[y * width..][columns.clone()]).copied().filter(|&value| value != missing).max()
+    let there = rows.flat_map(|y| &pixels[y * width..][columns.clone()]).copied();
+    let there = there.filter(|&value| value != missing && !value.is_nan());
+    there.map(|value| value.max(0.0)).max_by(f64::total_cmp)
 }
 
 /// Logarithms of the values that are shown darkest and brightest.
-fn levels(shown: &[Option<u32>]) -> (f64, f64) {
-    let mut values: Vec<u32> = shown.iter().flatten().copied().collect();
+fn levels(shown: &[Option<f64>]) -> (f64, f64) {
+    let mut values: Vec<f64> = shown.iter().flatten().copied().collect();
     if values.is_empty() {
         return (0.0, 0.0);
     }
     let last = (values.len() - 1) as f64;
-    let mut level =
-        |quantile: f64| f64::from(*values.select_nth_unstable((last * quantile).round() as usize).1).ln_1p();
+    let mut level = |quantile: f64| {
+        let at = (last * quantile).round() as usize;
+        values.select_nth_unstable_by(at, f64::total_cmp).1.ln_1p()
+    };
     (level(BLACK_QUANTILE), level(WHITE_QUANTILE))
 }
 
@@ -109,7 +114,7 @@ mod tests {
 
     #[test]
     fn zero_is_darkest_the_largest_brightest_and_missing_stands_apart() {
-        let (height, width, rgb) = decode(png(&[0, 1000, 65535, 10], 2, 2, 65535).unwrap());
+        let (height, width, rgb) = decode(png(&[0.0, 1000.0, 65535.0, 10.0], 2, 2, 65535.0).unwrap());
         assert_eq!((height, width), (2, 2));
         let pixel = |at: usize| [rgb[3 * at], rgb[3 * at + 1], rgb[3 * at + 2]];
         assert_eq!((pixel(0), pixel(1), pixel(2)), (VIRIDIS_RGB[0], VIRIDIS_RGB[8], MISSING_RGB));
@@ -117,11 +122,19 @@ mod tests {
     }
 
     #[test]
+    fn converted_pixels_below_zero_are_dark_and_those_that_are_no_number_are_missing() {
+        let (_, _, rgb) = decode(png(&[-3.5, 0.0, 0.25, f64::NAN, 8.5, 0.0], 2, 3, f64::NAN).unwrap());
+        let pixel = |at: usize| [rgb[3 * at], rgb[3 * at + 1], rgb[3 * at + 2]];
+        assert_eq!((pixel(0), pixel(3), pixel(4)), (pixel(1), MISSING_RGB, VIRIDIS_RGB[8]));
+        assert!(pixel(2) != pixel(1) && pixel(2) != pixel(4), "fractions have colours of their own");
+    }
+
+    #[test]
     fn wide_image_is_shown_smaller_and_keeps_a_single_bright_pixel() {
         let (height, width) = (3, 4100);
-        let mut pixels = vec![0; height * width];
-        pixels[2 * width + 4098] = 500;
-        let (rows, columns, rgb) = decode(png(&pixels, height, width, u32::MAX).unwrap());
+        let mut pixels = vec![0.0; height * width];
+        pixels[2 * width + 4098] = 500.0;
+        let (rows, columns, rgb) = decode(png(&pixels, height, width, f64::from(u32::MAX)).unwrap());
         assert_eq!((rows, columns), (1, 1367));
         assert_eq!(rgb[3 * 1366..], VIRIDIS_RGB[8]);
         assert_eq!(rgb[..3], VIRIDIS_RGB[0]);
@@ -129,8 +142,8 @@ mod tests {
 
     #[test]
     fn image_without_any_value_is_drawn() {
-        let (_, _, rgb) = decode(png(&[7, 7], 1, 2, 7).unwrap());
+        let (_, _, rgb) = decode(png(&[7.0, 7.0], 1, 2, 7.0).unwrap());
         assert_eq!(rgb, [MISSING_RGB, MISSING_RGB].concat());
-        assert!(png(&[], 0, 0, 7).is_err());
+        assert!(png(&[], 0, 0, 7.0).is_err());
     }
 }

@@ -16,6 +16,7 @@ pub(super) enum Column {
     DetectorTimestamp,
     ExposureLength,
     DoNotStore,
+    Calibration,
     LossCause,
     Status,
 }
@@ -32,7 +33,7 @@ pub(super) struct Row<'a> {
 }
 
 impl Column {
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
     pub const ALL: [Self; Self::COUNT] = [
         Self::ImageId,
         Self::MissingPackets,
@@ -42,6 +43,7 @@ impl Column {
         Self::DetectorTimestamp,
         Self::ExposureLength,
         Self::DoNotStore,
+        Self::Calibration,
         Self::LossCause,
         Self::Status,
     ];
@@ -56,6 +58,7 @@ impl Column {
             Self::DetectorTimestamp => "detector_timestamp",
             Self::ExposureLength => "exposure_length",
             Self::DoNotStore => "do_not_store",
+            Self::Calibration => "calibration",
             Self::LossCause => "loss_cause",
             Self::Status => "status",
         }
@@ -80,6 +83,9 @@ impl Column {
             Self::DetectorTimestamp => "the detector's own clock, from the packet header",
             Self::ExposureLength => "exposure length from the packet header; subframes for an EIGER at 32 bit",
             Self::DoNotStore => "1: the detector said, in the packet header, that the image is not to be stored",
+            Self::Calibration => {
+                "number of what its pixels were made with, told in ledger/calibrations; 0: as they came"
+            }
             Self::LossCause => "why the image is lost; none where it is there",
             Self::Status => "pending: not written; complete; partial: some pixels hold the fill value; lost: all do",
         }
@@ -88,7 +94,7 @@ impl Column {
     /// Bytes of one row, for images of `packets` packets.
     pub fn row_bytes(self, packets: usize) -> usize {
         match self {
-            Self::ImageId | Self::FirstPacketTime | Self::CommitTime | Self::DetectorTimestamp => 8,
+            Self::ImageId | Self::FirstPacketTime | Self::CommitTime | Self::DetectorTimestamp | Self::Calibration => 8,
             Self::MissingPackets | Self::ExposureLength => 4,
             Self::PacketReceived => packets.div_ceil(8),
             Self::DoNotStore | Self::LossCause | Self::Status => 1,
@@ -97,7 +103,7 @@ impl Column {
 
     pub fn type_descriptor(self) -> TypeDescriptor {
         match self {
-            Self::ImageId | Self::FirstPacketTime | Self::CommitTime | Self::DetectorTimestamp => {
+            Self::ImageId | Self::FirstPacketTime | Self::CommitTime | Self::DetectorTimestamp | Self::Calibration => {
                 TypeDescriptor::Unsigned(IntSize::U8)
             }
             Self::MissingPackets | Self::ExposureLength => TypeDescriptor::Unsigned(IntSize::U4),
@@ -122,6 +128,7 @@ impl Column {
             Self::DetectorTimestamp => bytes.extend(image.detector_timestamp.to_le_bytes()),
             Self::ExposureLength => bytes.extend(image.exposure_length.to_le_bytes()),
             Self::DoNotStore => bytes.push(image.do_not_store.into()),
+            Self::Calibration => bytes.extend(image.calibration.to_le_bytes()),
             Self::LossCause => bytes.push(row.loss_cause as u8),
             Self::Status => bytes.push(row.status as u8),
         }

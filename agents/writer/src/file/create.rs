@@ -3,7 +3,7 @@
 use super::{
     columns::Column,
     layout::{CHUNK_ROWS, Layout, descriptor_path, open_in_library, with_library},
-    ledger::{LedgerField, STATE_BYTES, TEXT_BYTES},
+    ledger::{CALIBRATIONS_BYTES, LedgerField, STATE_BYTES, TEXT_BYTES},
     metadata::{self, text_attribute, texts_attribute},
     spec::FileSpec,
     time::iso_utc,
@@ -13,7 +13,7 @@ use hdf5_metno::{
     self as hdf5, Dataset, Group, Location,
     dataset::{AllocTime, FillTime},
     plist::file_access::LibraryVersion,
-    types::{IntSize, TypeDescriptor, VarLenUnicode},
+    types::{FloatSize, IntSize, TypeDescriptor, VarLenUnicode},
 };
 use std::{fs::File, time::SystemTime};
 
@@ -82,18 +82,22 @@ fn write_detector(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
     let number = |name: &str, value: u64| group.new_dataset::<u64>().create(name)?.write_scalar(&value);
     number("bit_depth", spec.bit_depth.into())?;
     number("packets_per_image", spec.packets_per_image as u64)?;
-    number("fill_value", spec.fill.into())?;
+    match spec.pixel {
+        PixelType::F32 => group.new_dataset::<f32>().create("fill_value")?.write_scalar(&f32::from_bits(spec.fill)),
+        PixelType::I32 => group.new_dataset::<i64>().create("fill_value")?.write_scalar(&i64::from(spec.fill as i32)),
+        _ => number("fill_value", spec.fill.into()),
+    }?;
     write_pixel_mask(group, spec)
 }
 
-/// As NeXus has it, but in one byte a pixel: of its bits, only the first two are used.
+/// As NeXus has it, but in one byte a pixel: of its bits, only the first two and the last one are used.
 fn write_pixel_mask(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
     if spec.pixel_mask.is_empty() {
         return Ok(());
     }
     let mask = group.new_dataset::<u8>().shape([spec.height, spec.width]).create("pixel_mask")?;
     mask.write_raw(&spec.pixel_mask)?;
-    describe(&mask, None, "bit 0: a gap, no sensor there; bit 1: its module is off")
+    describe(&mask, None, "bit 0: a gap, no sensor there; bit 1: its module is off; bit 7: masked by a setting")
 }
 
 fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
@@ -101,6 +105,9 @@ fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
         let number = TypeDescriptor::Unsigned(IntSize::U8);
         let dataset = match field {
             LedgerField::State => allocated(group, TypeDescriptor::FixedUnicode(STATE_BYTES), &[], field.name()),
+            LedgerField::Calibrations => {
+                allocated(group, TypeDescriptor::FixedUnicode(CALIBRATIONS_BYTES), &[], field.name())
+            }
             LedgerField::Writer | LedgerField::Reason => {
                 allocated(group, TypeDescriptor::FixedUnicode(TEXT_BYTES), &[], field.name())
             }
@@ -146,13 +153,15 @@ fn write_column(group: &Group, column: Column, spec: &FileSpec) -> hdf5::Result<
 
 fn write_data(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
     let pixel = match spec.pixel {
-        PixelType::U8 => IntSize::U1,
-        PixelType::U16 => IntSize::U2,
-        PixelType::U32 => IntSize::U4,
+        PixelType::U8 => TypeDescriptor::Unsigned(IntSize::U1),
+        PixelType::U16 => TypeDescriptor::Unsigned(IntSize::U2),
+        PixelType::U32 => TypeDescriptor::Unsigned(IntSize::U4),
+        PixelType::I32 => TypeDescriptor::Integer(IntSize::U4),
+        PixelType::F32 => TypeDescriptor::Float(FloatSize::U4),
     };
     let data = group
         .new_dataset_builder()
-        .empty_as(TypeDescriptor::Unsigned(pixel))
+        .empty_as(pixel)
         .alloc_time(Some(AllocTime::Early))
         .fill_time(FillTime::Never)
         .shape([spec.images as usize, spec.height, spec.width])

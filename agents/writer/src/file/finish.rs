@@ -11,7 +11,7 @@ use super::{
     spec::End,
     survey::Survey,
 };
-use ecs_schemas::{detector::PixelType, image::LossCause, write_job::Ledger};
+use ecs_schemas::{image::LossCause, write_job::Ledger};
 use std::{fs::File, io, ops::Range, path::Path};
 
 impl ImageFile {
@@ -135,11 +135,7 @@ fn fill<'r>(
     may_fill: &dyn Fn() -> bool,
 ) -> io::Result<()> {
     let pixels = layout.height * layout.width;
-    let image = match layout.pixel {
-        PixelType::U8 => vec![layout.fill as u8; pixels],
-        PixelType::U16 => (layout.fill as u16).to_le_bytes().repeat(pixels),
-        PixelType::U32 => layout.fill.to_le_bytes().repeat(pixels),
-    };
+    let image = layout.fill.to_le_bytes()[..layout.pixel.bytes()].repeat(pixels);
     for row in runs.flat_map(Range::clone) {
         if !may_fill() {
             return Err(io::Error::other("there was no time to write it"));

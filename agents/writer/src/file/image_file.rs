@@ -148,6 +148,16 @@ impl ImageFile {
         if self.is_published() { Ok(()) } else { self.publish() }
     }
 
+    /// Writes what is to be known of the calibrations of this file's images, cut after 4096 bytes: before the first
+    /// image that was made with the last of them.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn write_calibrations(&self, text: &str) -> Result<(), WriteError> {
+        let wrong = |source| WriteError::Rows { path: self.output.clone(), source };
+        write_text(&self.file, &self.layout, LedgerField::Calibrations, text).map_err(wrong)
+    }
+
     /// Notes that the images `ids` are lost. Their pixels get the fill value in [`finish`](Self::finish),
     /// when the disk has nothing more urgent to do.
     ///
@@ -219,6 +229,7 @@ pub(super) fn lost_row(image_id: u64, cause: LossCause) -> Row<'static> {
         detector_timestamp: 0,
         exposure_length: 0,
         do_not_store: false,
+        calibration: 0,
     };
     Row { status: ImageStatus::Lost, loss_cause: cause, image }
 }

@@ -10,7 +10,7 @@ use ecs_schemas::detector::PixelType;
 use hdf5_metno::{
     self as hdf5, Dataset, Group,
     plist::file_access::LibraryVersion,
-    types::{IntSize, TypeDescriptor},
+    types::{FloatSize, IntSize, TypeDescriptor},
 };
 use std::{fs::File, ops::Range, os::fd::AsRawFd, path::PathBuf};
 
@@ -55,7 +55,7 @@ impl Layout {
             width,
             pixel: pixel_type(&data)?,
             packets_per_image: scalar(file, "entry/detector/packets_per_image")? as usize,
-            fill: scalar(file, "entry/detector/fill_value")? as u32,
+            fill: fill_bits(file, pixel_type(&data)?)?,
             data_offset: 0,
             column_offsets: [0; Column::COUNT],
             ledger_offsets: [0; LedgerField::COUNT],
@@ -153,12 +153,24 @@ fn scalar(group: &Group, name: &str) -> Result<u64, String> {
     dataset(group, name)?.read_scalar::<u64>().map_err(|error| format!("{name}: {error}"))
 }
 
+fn fill_bits(file: &hdf5::File, pixel: PixelType) -> Result<u32, String> {
+    const NAME: &str = "entry/detector/fill_value";
+    let failed = |error: hdf5::Error| format!("{NAME}: {error}");
+    match pixel {
+        PixelType::F32 => Ok(dataset(file, NAME)?.read_scalar::<f32>().map_err(failed)?.to_bits()),
+        PixelType::I32 => Ok(dataset(file, NAME)?.read_scalar::<i64>().map_err(failed)? as u32),
+        _ => Ok(scalar(file, NAME)? as u32),
+    }
+}
+
 fn pixel_type(data: &Dataset) -> Result<PixelType, String> {
     let descriptor = data.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(|error| error.to_string())?;
     match descriptor {
         TypeDescriptor::Unsigned(IntSize::U1) => Ok(PixelType::U8),
         TypeDescriptor::Unsigned(IntSize::U2) => Ok(PixelType::U16),
         TypeDescriptor::Unsigned(IntSize::U4) => Ok(PixelType::U32),
+        TypeDescriptor::Integer(IntSize::U4) => Ok(PixelType::I32),
+        TypeDescriptor::Float(FloatSize::U4) => Ok(PixelType::F32),
         other => Err(format!("data is of type {other}")),
     }
 }

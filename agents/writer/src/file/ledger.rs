@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 /// Bytes of the texts, padded with zeros.
 pub(super) const STATE_BYTES: usize = 16;
 pub(super) const TEXT_BYTES: usize = 256;
+/// Room for some ten calibrations; each image has the number of its own in any case.
+pub(super) const CALIBRATIONS_BYTES: usize = 4096;
 /// The state of a file that has not ended.
 pub(super) const STATE_WRITING: &str = "writing";
 
@@ -23,12 +25,13 @@ pub(super) enum LedgerField {
     Lost,
     MissingPackets,
     LostByCause,
+    Calibrations,
     Reason,
     State,
 }
 
 impl LedgerField {
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Job,
         Self::Writer,
@@ -40,6 +43,7 @@ impl LedgerField {
         Self::Lost,
         Self::MissingPackets,
         Self::LostByCause,
+        Self::Calibrations,
         Self::Reason,
         Self::State,
     ];
@@ -56,6 +60,7 @@ impl LedgerField {
             Self::Lost => "lost",
             Self::MissingPackets => "missing_packets",
             Self::LostByCause => "lost_by_cause",
+            Self::Calibrations => "calibrations",
             Self::Reason => "reason",
             Self::State => "state",
         }
@@ -73,6 +78,7 @@ impl LedgerField {
             Self::Lost => "images that are not there",
             Self::MissingPackets => "packets missing in the partial images",
             Self::LostByCause => "lost images by cause; the attribute names has the causes in order",
+            Self::Calibrations => "what pixels were made with, by number: a line of JSON each",
             Self::Reason => "why the file ended as it did, for people",
             Self::State => "writing, done, failed or cancelled; counts are final unless it is writing",
         }
@@ -116,7 +122,11 @@ pub(super) fn read_text(file: &File, layout: &Layout, field: LedgerField) -> io:
 }
 
 fn text_bytes(field: LedgerField) -> usize {
-    if field == LedgerField::State { STATE_BYTES } else { TEXT_BYTES }
+    match field {
+        LedgerField::State => STATE_BYTES,
+        LedgerField::Calibrations => CALIBRATIONS_BYTES,
+        _ => TEXT_BYTES,
+    }
 }
 
 pub(super) fn read_number(file: &File, layout: &Layout, field: LedgerField) -> io::Result<u64> {

@@ -17,7 +17,7 @@ pub struct FileSpec {
     pub pixel: PixelType,
     /// At least 1.
     pub packets_per_image: usize,
-    /// Value of every pixel of a lost image.
+    /// Bits of every pixel of a lost image.
     pub fill: u32,
     /// Replace a file that is there.
     pub overwrite: bool,
@@ -66,6 +66,8 @@ pub struct ImageRow<'a> {
     pub exposure_length: u32,
     /// The detector said that the image is not to be stored.
     pub do_not_store: bool,
+    /// Number of what its pixels were made with; 0: they are as they came.
+    pub calibration: u64,
 }
 
 /// How a file ends.

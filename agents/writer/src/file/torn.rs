@@ -186,7 +186,7 @@ fn cut_writes_each_header_within_one_page_and_the_images_first() {
             blocks.push(offset / BLOCK_BYTES);
         }
         // One header for the images and one for each column; that of the images lies last and is written first.
-        assert_eq!(blocks.len(), 11);
+        assert_eq!(blocks.len(), 12);
         assert!(blocks.is_sorted_by(|earlier, later| earlier > later), "{blocks:?}");
         assert!(PAGE_BYTES.is_multiple_of(BLOCK_BYTES));
     }

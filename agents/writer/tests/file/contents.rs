@@ -9,11 +9,17 @@ use std::collections::BTreeMap;
 #[test]
 fn full_file_of_any_pixel_type_and_length_reads_back_exactly() {
     let folder = tempfile::tempdir().unwrap();
-    let types = [(PixelType::U8, "uint8"), (PixelType::U16, "uint16"), (PixelType::U32, "uint32")];
+    let types = [
+        (PixelType::U8, "uint8"),
+        (PixelType::U16, "uint16"),
+        (PixelType::U32, "uint32"),
+        (PixelType::I32, "int32"),
+        (PixelType::F32, "float32"),
+    ];
     for (pixel, dtype) in types {
         for images in [1, 2, 1000] {
             let output = folder.path().join(format!("{dtype}-{images}.h5"));
-            let spec = FileSpec { pixel, fill: pixel.all_ones(), ..spec(&output, images) };
+            let spec = FileSpec { pixel, fill: pixel.missing(), ..spec(&output, images) };
             let first_id = u64::from(u32::MAX) - 1; // ids pass 32 bits
             let mut file = create(&spec, first_id);
             (first_id..first_id + images).for_each(|id| write(&mut file, &spec, id, ALL_RECEIVED));
@@ -30,7 +36,24 @@ fn full_file_of_any_pixel_type_and_length_reads_back_exactly() {
             assert_same_ledger(&held, &ledger);
         }
     }
-    assert_eq!(files_in(folder.path()).len(), 9);
+    assert_eq!(files_in(folder.path()).len(), 15);
+}
+
+#[test]
+fn converted_images_of_which_packets_and_ids_are_missing_are_filled_with_their_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    for pixel in [PixelType::F32, PixelType::I32] {
+        let output = folder.path().join(format!("{}.h5", pixel.as_str()));
+        let spec = FileSpec { pixel, fill: pixel.missing(), ..spec(&output, 4) };
+        let mut file = create(&spec, 10);
+        file.write_calibrations("{\"number\":\"1\"}\n").unwrap();
+        write(&mut file, &spec, 10, 0b11_1110_1111);
+        write(&mut file, &spec, 12, ALL_RECEIVED);
+        file.finish(&end(EndState::Failed, LossCause::RunEnded)).unwrap();
+        let held = read_back(&output); // it checks every pixel
+        assert_eq!(held["status"], json!([2, 3, 1]));
+        assert_eq!(held["ledger"]["calibrations"], "{\"number\":\"1\"}\n");
+    }
 }
 
 #[test]

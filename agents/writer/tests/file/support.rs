@@ -45,7 +45,8 @@ pub fn done() -> End {
     end(EndState::Done, LossCause::NotReceived)
 }
 
-/// Pixel `p` is `id * 7919 + p * 13 + 1`, or the fill value where its packet is missing.
+/// Pixel `p` is `id * 7919 + p * 13 + 1`, or the fill value where its packet is missing. Of it, the lowest bits that
+/// fill a pixel, which is rounded where it is a float.
 pub fn pixels(spec: &FileSpec, image_id: u64, received: u64) -> Vec<u8> {
     let count = spec.height * spec.width;
     let pixel = |index: usize| {
@@ -53,7 +54,11 @@ pub fn pixels(spec: &FileSpec, image_id: u64, received: u64) -> Vec<u8> {
         let value = image_id.wrapping_mul(7919).wrapping_add(index as u64 * 13 + 1);
         if received >> packet & 1 == 1 { value } else { u64::from(spec.fill) }
     };
-    (0..count).flat_map(|index| pixel(index).to_le_bytes().into_iter().take(spec.pixel.bytes())).collect()
+    let bits = |index: usize| match (spec.pixel, pixel(index)) {
+        (PixelType::F32, value) if value != u64::from(spec.fill) => u64::from((value as f32).to_bits()),
+        (_, value) => value,
+    };
+    (0..count).flat_map(|index| bits(index).to_le_bytes().into_iter().take(spec.pixel.bytes())).collect()
 }
 
 pub fn row(image_id: u64, received: &[u64; 1]) -> ImageRow<'_> {
@@ -66,6 +71,7 @@ pub fn row(image_id: u64, received: &[u64; 1]) -> ImageRow<'_> {
         detector_timestamp: image_id * 10,
         exposure_length: 376,
         do_not_store: image_id.is_multiple_of(3),
+        calibration: image_id.wrapping_mul(0x9e37_79b9_7f4a_7c15),
     }
 }
 

@@ -11,13 +11,15 @@ use std::{
 };
 
 const DATASET: &str = "/entry/data/data";
+const FILL_VALUE: &str = "/entry/detector/fill_value";
 
 const EXAMPLES: &str = "\
 Examples:
   ecs-cli picture run7.h5 --output last.png
   ecs-cli picture run7.h5 --image 0 --output first.png
 
-Colours are logarithmic, from dark violet to yellow. Pixels whose packet was missing are magenta.";
+Colours are logarithmic, from dark violet to yellow. Pixels whose packet was missing, or
+that are masked, are magenta.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,14 +52,11 @@ impl Picture {
         let file = File::open(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
         let data = file.dataset(DATASET).with_context(|| format!("{} has no {DATASET}", self.file.display()))?;
         let row = self.row(&data)?;
-        let image = data.read_slice_2d::<u32, _>((row, .., ..)).context("cannot read the image")?;
+        let image = data.read_slice_2d::<f64, _>((row, .., ..)).context("cannot read the image")?;
         let (height, width) = image.dim();
-        let pixels: Vec<u32> = image.iter().copied().collect();
-        let missing = match data.dtype()?.size() {
-            1 => u32::from(u8::MAX),
-            2 => u32::from(u16::MAX),
-            _ => u32::MAX,
-        };
+        let pixels: Vec<f64> = image.iter().copied().collect();
+        let missing = file.dataset(FILL_VALUE).and_then(|fill| fill.read_scalar::<f64>());
+        let missing = missing.with_context(|| format!("{} has no {FILL_VALUE}", self.file.display()))?;
         let png = picture::png(&pixels, height, width, missing)?;
         fs::write(&self.output, png).with_context(|| format!("cannot write {}", self.output.display()))?;
         writeln!(io::stdout(), "{}: image {row}, {width} x {height} pixels", self.output.display())?;

@@ -1,6 +1,7 @@
 """Opens a file of the writer with plain h5py and checks it against the simulated detector.
 
     python tests/check_images.py FILE [--seed N] [--missing FILE.json] [--detector NAME:key=value:...] [--pixels KIND]
+                                 [--conversion FILE.json]
 
 Every image marked complete must be the simulated one to the last pixel; of a partial image, every pixel
 whose packet is marked as received, and the others must hold the fill value. With --missing, the packets
@@ -9,6 +10,10 @@ with the rows. Prints what it counted as JSON; exit code 1 and a sentence if som
 
 Where each pixel comes from is worked out here, from the documents of each detector, not from the code that is
 tested: `--detector` names one of the functions below. `--pixels` is `sim`, or a pattern of other senders.
+
+With --conversion, pixels must be those that raw ones become, bit by bit. The JSON file has `gain` and `pedestal` (arrays
+[gain, row, column] of one module: a flat file, or `file.h5::dataset`), `one_kev` (energy that is 1), `flat_field`, `mask`
+(arrays of the image); a mask alone is applied to pixels as they come.
 """
 
 import argparse
@@ -80,7 +85,10 @@ def jungfrau(read=512, interfaces=1, gap=2):
     y = lambda row: height - 1 - place(row) if gap else place(row)
     lines = [(y(row), chips(0, 4, 256, gap)) for row in range(read)]
     part = read // interfaces
-    return Detector(height, width, 16, [rows(lines[n * part : (n + 1) * part]) for n in range(interfaces)], 8192)
+    detector = Detector(height, width, 16, [rows(lines[n * part : (n + 1) * part]) for n in range(interfaces)], 8192)
+    first = [(512 - read) // 2 * 1024 + n * part * 1024 for n in range(interfaces)]
+    detector.map_pixels = [at + np.arange(part * 1024) for at in first]  # of each stream, in a map of 512 x 1024
+    return detector
 
 
 def gigafrost(height=252, width=504, packet_rows=17):
@@ -132,11 +140,69 @@ def other_pixels(kind, detector):
     return wanted
 
 
+def switching_gains(seed, height, width):
+    """Raw signals of every gain, without the part that tells the image: tools/sim/src/gains.rs."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.uint64)
+    wide = image(seed, 0, height, width, 16).astype(np.int64)  # level * 2^8 + noise of 12 bits
+    mix = np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64) ^ (y << np.uint64(32) | x)
+    mix *= np.uint64(0xD6E8FEB86659FD93)
+    mix = (mix ^ mix >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
+    noise, n2 = (mix >> np.uint64(52)).astype(np.int64), (mix >> np.uint64(32) & np.uint64(255)).astype(np.int64)
+    code = np.select([n2 < 8, n2 < 12, n2 == 12], [1, 3, 2], 0)
+    stripe = y.astype(np.int64) // 64 % 4
+    code = np.select([stripe == 1, stripe == 2], [1, 3], code)
+    return code << 14 | ((wide - noise) // 256 * 64 + noise)
+
+
+def array(source, *shape):
+    """A flat file of floats, or a dataset `file.h5::dataset`."""
+    path, _, dataset = source.partition("::")
+    if not dataset:
+        return np.fromfile(path, np.float64)[: int(np.prod(shape))].reshape(shape)
+    with h5py.File(path) as file:
+        values = file[dataset][...].astype(np.float64)
+    return values.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+
+
+class Conversion:
+    """Raw pixels to what they become: (charge - pedestal) * factor in floats of 32 bit."""
+
+    def __init__(self, detector, setting):
+        shape = detector.shape
+        self.mask = array(setting["mask"], *shape) != 0 if "mask" in setting else np.zeros(shape, bool)
+        self.converts = "gain" in setting
+        if not self.converts:
+            return
+        flat = array(setting["flat_field"], *shape) if "flat_field" in setting else np.ones(shape)
+        times = flat / setting.get("one_kev", 1.0)
+        gain, pedestal = (array(setting[name], 3, 512 * 1024) for name in ("gain", "pedestal"))
+        self.pedestal, self.factor = np.zeros((4, *shape), np.float32), np.full((4, *shape), np.nan, np.float32)
+        for (y, x), at in zip(detector.streams, detector.map_pixels):
+            for g, code in enumerate((0, 1, 3)):
+                with np.errstate(divide="ignore"):
+                    factor = (times[y, x] / gain[g, at]).astype(np.float32)
+                known = np.isfinite(factor) & np.isfinite(pedestal[g, at])
+                self.pedestal[code, y, x] = np.where(known, pedestal[g, at].astype(np.float32), 0)
+                self.factor[code, y, x] = np.where(known, factor, np.nan)
+
+    def of(self, raw, dtype, fill):
+        if self.converts:
+            code, charge = raw >> 14, (raw & 0x3FFF).astype(np.float32)
+            pick = lambda table: np.take_along_axis(table, code[None], 0)[0]
+            value = (charge - pick(self.pedestal)) * pick(self.factor)
+            marked = np.isnan(value)
+            if dtype == np.int32:
+                marked |= abs(value) >= 2**31
+                value = np.rint(np.where(marked, 0, value)).astype(np.int32)
+            raw = np.where(marked, np.array(fill, dtype), value.astype(dtype))
+        return np.where(self.mask, np.array(fill, dtype), raw.astype(dtype))
+
+
 def fail(text):
     sys.exit(f"{sys.argv[1]}: {text}")
 
 
-def check_rows(entry, detector, kind, seed, missing):
+def check_rows(entry, detector, kind, seed, missing, conversion):
     data, ids = entry["data/data"], entry["data/image_id"][:]
     status, received = entry["data/status"][:], entry["data/packet_received"][:]
     if data.shape[1:] != detector.shape:
@@ -144,20 +210,26 @@ def check_rows(entry, detector, kind, seed, missing):
     key_bits, dtype = KEY_BITS[detector.bits], data.dtype
     if kind == "sim":
         base = image(seed, 0, *detector.shape, detector.bits)  # the key of id 0 is 0: other ids only change the key
+        if conversion.converts:
+            base = switching_gains(seed, *detector.shape)
     else:
         base = other_pixels(kind, detector)
-    fill = np.iinfo(dtype).max
+    fill = {"f": np.nan, "i": -(2**31)}.get(dtype.kind) or np.iinfo(dtype).max
+    if str(fill) != str(entry["detector/fill_value"][()]):
+        fail(f"fill_value {entry['detector/fill_value'][()]}, not {fill}")
     for row, (image_id, state) in enumerate(zip(ids.tolist(), status.tolist())):
         there = np.unpackbits(received[row], bitorder="little").astype(bool)[: detector.packets]
         if state in (PENDING, LOST):
             if there.any() and state == LOST:
                 fail(f"image {image_id} is lost and has packets")
             continue
-        wanted = base.astype(dtype) ^ np.array(image_id % (2**key_bits - 3) if kind == "sim" else 0, dtype)
+        raw = base.astype(np.int64) ^ (image_id % (2**key_bits - 3) if kind == "sim" else 0)
+        wanted = conversion.of(raw, dtype, fill)
         wanted[~(there[detector.first] & there[detector.last])] = fill
         wanted[detector.first < 0] = 0
-        if not np.array_equal(data[row], wanted):
-            wrong = int((data[row] != wanted).sum())
+        bits = f"u{dtype.itemsize}"  # a NaN equals itself so
+        if not np.array_equal(data[row].view(bits), wanted.view(bits)):
+            wrong = int((data[row].view(bits) != wanted.view(bits)).sum())
             fail(f"image {image_id}, status {state}: {wrong} pixels are not what they must be")
         if (state == COMPLETE) != there.all():
             fail(f"image {image_id}: status {state} with {int((~there).sum())} packets missing")
@@ -208,6 +280,7 @@ def main():
     parser.add_argument("--missing")
     parser.add_argument("--detector")
     parser.add_argument("--pixels", default="sim")
+    parser.add_argument("--conversion")
     arguments = parser.parse_args()
     missing = json.loads(pathlib.Path(arguments.missing).read_text()) if arguments.missing else None
     with h5py.File(arguments.file) as file:
@@ -215,8 +288,10 @@ def main():
         height, item_bytes = entry["data/data"].shape[1], entry["data/data"].dtype.itemsize
         usual = f"{'quadrant' if height == 256 else 'eiger'}:bits={8 * item_bytes}"
         detector = named(arguments.detector or usual)
-        ids, status = check_rows(entry, detector, arguments.pixels, arguments.seed, missing)
-        if not np.array_equal(entry["detector/pixel_mask"][:], detector.mask):
+        setting = json.loads(pathlib.Path(arguments.conversion).read_text()) if arguments.conversion else {}
+        conversion = Conversion(detector, setting)
+        ids, status = check_rows(entry, detector, arguments.pixels, arguments.seed, missing, conversion)
+        if not np.array_equal(entry["detector/pixel_mask"][:], detector.mask | conversion.mask.astype(np.uint8) << 7):
             fail("pixel_mask is not that of the detector")
         print(json.dumps(check_ledger(entry, ids, status)))
 

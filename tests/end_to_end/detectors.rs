@@ -207,15 +207,28 @@ fn jungfrau_packets_of_the_std_daq_workflow_test_become_its_images() {
     let detector = "detector_type = \"jungfrau-raw\"\nn_modules = 1\nimage_pixel_height = 512\n\
         image_pixel_width = 1024\nbit_depth = 16\nimage_id = \"bunch_id_f64\"\n[module_positions]\n\
         0 = [0, 0, 1023, 511]";
-    let packets = |image: u64| {
-        let of_packet = |number: u32| {
-            let payload = (number as u16).to_le_bytes().repeat(4096);
-            (0, sls_packet(2 + image, number, (5.0 + image as f64).to_le_bytes(), 3, &payload))
-        };
-        (0..128).map(of_packet).collect()
-    };
     let check = ["--detector", "jungfrau:gap=0", "--pixels", "packet_number"];
-    assert_packets_become(detector, 5, 10, &check, packets);
+    assert_packets_become(detector, 5, 10, &check, jungfrau_workflow);
+}
+
+/// The packets of one image of that test.
+fn jungfrau_workflow(image: u64) -> Vec<(u16, Vec<u8>)> {
+    let of_packet = |number: u32| {
+        let payload = (number as u16).to_le_bytes().repeat(4096);
+        (0, sls_packet(2 + image, number, (5.0 + image as f64).to_le_bytes(), 3, &payload))
+    };
+    (0..128).map(of_packet).collect()
+}
+
+/// Sends its images to a port.
+pub fn send_jungfrau_workflow(port: u16, images: u64) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for image in 0..images {
+        for (_, packet) in jungfrau_workflow(image) {
+            socket.send_to(&packet, ("127.0.0.1", port)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5)); // a rate that any machine keeps up with
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! | `real_packets` | recorded packets of a real detector become the images that they must become |
 //! | `packet_loss` | every lost packet is marked, filled and counted; the sums are exact |
 //! | `detectors` | every detector through the whole system, every pixel of the file; one that no code knows |
+//! | `conversion` | pixels with gains become what they must, bit by bit; pedestals are taken and applied; masks |
 //! | `runs` | where a run begins and ends, with slow, late, stray and silent packets |
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
 //! | `kills` | the control plane under random kills, stops and full disks: what was acknowledged stays |
@@ -28,6 +29,7 @@ mod architecture;
 mod command_line;
 mod completion;
 mod control;
+mod conversion;
 mod detectors;
 mod garbage;
 mod jobs;

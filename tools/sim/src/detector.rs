@@ -56,6 +56,8 @@ pub struct DetectorSim {
     pub burst_packets: usize,
     /// UDP ports that send nothing.
     pub dead_ports: Vec<u16>,
+    /// Of a detector that switches gains: darks of this one, 0 to 2, instead of signals.
+    pub dark: Option<usize>,
 }
 
 /// How ids go on. 0: not at all.
@@ -105,6 +107,7 @@ impl DetectorSim {
             burst: 0.0,
             burst_packets: BURST_PACKETS_DEFAULT,
             dead_ports: Vec::new(),
+            dark: None,
         }
     }
 
@@ -209,7 +212,10 @@ impl<'a> Simulation<'a> {
         Ok(Self {
             sim,
             faults: sim.faults(),
-            pattern: Pattern::new(placement, sim.seed),
+            pattern: match sim.dark {
+                Some(gain) => Pattern::dark(placement, gain),
+                None => Pattern::new(placement, sim.seed),
+            },
             period_ticks: TICKS_PER_S / rate_hz,
             sender: Sender::open(sim.host, &placement.ports, placement.packet_bytes())?,
             streams: (0..placement.modules).map(|_| Stream::default()).collect(),

@@ -29,6 +29,7 @@ pub mod detector;
 pub mod dump;
 pub mod error;
 pub mod faults;
+pub mod gains;
 mod pace;
 pub mod pattern;
 pub mod replay;

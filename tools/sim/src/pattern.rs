@@ -23,6 +23,7 @@
 //!     do not fill their type, all ones of which is the mark.
 //! P3  The bytes of an image are those of `base` under one xor, which costs as much as a copy, packed or not.
 
+use crate::gains;
 use ecs_schemas::detector::{Packing, Placement};
 
 /// Pixel of the beam, the middle of an image of 514 x 1030.
@@ -49,11 +50,15 @@ pub fn bits(placement: &Placement) -> u32 {
 
 /// The part of a pixel that is the same in every image.
 fn base(seed: u64, y: usize, x: usize, bits: u32) -> u32 {
+    let noise = (mixed(seed, y, x) >> (64 - key_bits(bits))) as u32;
+    if bits < 8 { noise } else { (level(y as i64, x as i64) << (bits - 8)) + noise }
+}
+
+/// Noise of a place, in all bits.
+pub(crate) fn mixed(seed: u64, y: usize, x: usize) -> u64 {
     let place = seed.wrapping_mul(SEED_FACTOR) ^ ((y as u64) << 32 | x as u64);
     let mixed = place.wrapping_mul(NOISE_FACTOR);
-    let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(NOISE_FACTOR);
-    let noise = (mixed >> (64 - key_bits(bits))) as u32;
-    if bits < 8 { noise } else { (level(y as i64, x as i64) << (bits - 8)) + noise }
+    (mixed ^ (mixed >> 32)).wrapping_mul(NOISE_FACTOR)
 }
 
 /// The part of every pixel that says which image it is of.
@@ -72,7 +77,7 @@ const fn key_bits(bits: u32) -> u32 {
 }
 
 /// Brightness without noise, 0 to [`LEVEL_MAX`].
-fn level(y: i64, x: i64) -> u32 {
+pub(crate) fn level(y: i64, x: i64) -> u32 {
     let radius = (((y - BEAM_Y).pow(2) + (x - BEAM_X).pow(2)) as f64).sqrt() as i64;
     let ring = 10 * (6 - (radius % 64 - 32).abs()).max(0);
     let from_spot = |along: i64| (along.rem_euclid(211) - 105).pow(2);
@@ -92,11 +97,27 @@ pub struct Pattern {
     /// Of each packet number: how much of a pixel its first one lacks, in bits.
     phases: Vec<u32>,
     bits: u32,
+    /// Of darks: the pixels of as many ids as differ, one behind the other; nothing else tells the image.
+    darks: u64,
 }
 
 impl Pattern {
     /// Works out every pixel of a detector once, which takes as long as to send some tens of images.
     pub fn new(placement: &Placement, seed: u64) -> Self {
+        let bits = bits(placement);
+        match placement.packing {
+            Packing::Gain14 => Self::of(placement, 0, &|_, y, x| gains::base(seed, y, x)),
+            _ => Self::of(placement, 0, &|_, y, x| base(seed, y, x, bits)),
+        }
+    }
+
+    /// Dark images of a detector that switches gains, taken with one of them; see [`gains::dark`].
+    pub fn dark(placement: &Placement, gain: usize) -> Self {
+        Self::of(placement, gains::DARKS, &|id, y, x| gains::dark(id, y, x, gain))
+    }
+
+    /// Each pixel is `pixel(id, y, x)`, for ids below `darks`.
+    fn of(placement: &Placement, darks: u64, pixel: &dyn Fn(u64, usize, usize) -> u32) -> Self {
         let bits = bits(placement);
         let phase = |number: usize| (bits - placement.lead_bits(number)) % bits;
         let mut pattern = Self {
@@ -104,12 +125,14 @@ impl Pattern {
             offsets: vec![0],
             phases: (0..placement.packets_per_module).map(phase).collect(),
             bits,
+            darks,
         };
-        for packet in 0..placement.packets_per_image() {
+        let ids = (0..darks.max(1)).flat_map(|id| (0..placement.packets_per_image()).map(move |packet| (id, packet)));
+        for (id, packet) in ids {
             let number = packet % placement.packets_per_module;
             let begin = pattern.base.len();
             pattern.base.resize(begin + placement.payload_bytes_of(number), 0);
-            let values = pixels_of(placement, packet).map(|(y, x)| base(seed, y, x, bits));
+            let values = pixels_of(placement, packet).map(|(y, x)| pixel(id, y, x));
             pack(&mut pattern.base[begin..], values, placement, pattern.phases[number]);
             pattern.offsets.push(pattern.base.len());
         }
@@ -121,8 +144,13 @@ impl Pattern {
     /// # Panics
     /// If there is no such packet, or `payload` is not of its size.
     pub fn write_payload(&self, image_id: u64, packet_index: usize, payload: &mut [u8]) {
-        let base = &self.base[self.offsets[packet_index]..self.offsets[packet_index + 1]];
+        let packets = (self.offsets.len() - 1) / self.darks.max(1) as usize;
+        let of_image = packets * image_id.checked_rem(self.darks).unwrap_or(0) as usize;
+        let base = &self.base[self.offsets[of_image + packet_index]..self.offsets[of_image + packet_index + 1]];
         assert_eq!(payload.len(), base.len(), "payload of another packet");
+        if self.darks > 0 {
+            return payload.copy_from_slice(base);
+        }
         let key = self.key_bytes(image_id, self.phases[packet_index % self.phases.len()]);
         let mut out = payload.chunks_exact_mut(KEY_BYTES);
         let mut from = base.chunks_exact(KEY_BYTES);

@@ -113,6 +113,9 @@ struct Made {
     /// Seconds of silence before ids begin again
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pause: Duration,
+    /// JUNGFRAU: dark images of this gain instead of signals
+    #[arg(long, value_name = "GAIN", value_parser = clap::value_parser!(u8).range(0..=2))]
+    dark: Option<u8>,
     /// Instead of --rate: 10^9 bytes of packets per second
     #[arg(long, value_name = "GB/s", conflicts_with = "rate")]
     gigabytes: Option<f64>,
@@ -155,6 +158,11 @@ impl Sim {
 impl Made {
     fn run(self) -> anyhow::Result<Exit> {
         let detector = detector(&self.target.config)?;
+        anyhow::ensure!(
+            self.dark.is_none() || detector.gain_maps.is_some(),
+            "--dark is for a detector that switches gains (jungfrau), not for {}",
+            detector.detector_type
+        );
         let image_bytes = detector.placement.wire_bytes() as f64;
         let sim = DetectorSim {
             detector,
@@ -175,6 +183,7 @@ impl Made {
             burst: self.burst,
             burst_packets: self.burst_packets,
             dead_ports: self.dead_port,
+            dark: self.dark.map(usize::from),
         };
         let (stop, bar) = (stop::install(), bar(Some(self.images)));
         let report = detector::run(&sim, &|| stop.is_set(), &mut |report| show(&bar, report))?;

@@ -13,7 +13,8 @@ tested: `--detector` names one of the functions below. `--pixels` is `sim`, or a
 
 With --conversion, pixels must be those that raw ones become, bit by bit. The JSON file has `gain` and `pedestal` (arrays
 [gain, row, column] of one module: a flat file, or `file.h5::dataset`), `one_kev` (energy that is 1), `flat_field`, `mask`
-(arrays of the image); a mask alone is applied to pixels as they come.
+(arrays of the image); a mask alone is applied to pixels as they come. With --calibration, only images of this number
+are looked at.
 """
 
 import argparse
@@ -218,6 +219,8 @@ def check_rows(entry, detector, kind, seed, missing, conversion):
     if str(fill) != str(entry["detector/fill_value"][()]):
         fail(f"fill_value {entry['detector/fill_value'][()]}, not {fill}")
     for row, (image_id, state) in enumerate(zip(ids.tolist(), status.tolist())):
+        if conversion.number is not None and int(entry["data/calibration"][row]) != conversion.number:
+            continue
         there = np.unpackbits(received[row], bitorder="little").astype(bool)[: detector.packets]
         if state in (PENDING, LOST):
             if there.any() and state == LOST:
@@ -281,6 +284,7 @@ def main():
     parser.add_argument("--detector")
     parser.add_argument("--pixels", default="sim")
     parser.add_argument("--conversion")
+    parser.add_argument("--calibration", type=int)
     arguments = parser.parse_args()
     missing = json.loads(pathlib.Path(arguments.missing).read_text()) if arguments.missing else None
     with h5py.File(arguments.file) as file:
@@ -290,6 +294,7 @@ def main():
         detector = named(arguments.detector or usual)
         setting = json.loads(pathlib.Path(arguments.conversion).read_text()) if arguments.conversion else {}
         conversion = Conversion(detector, setting)
+        conversion.number = arguments.calibration
         ids, status = check_rows(entry, detector, arguments.pixels, arguments.seed, missing, conversion)
         if not np.array_equal(entry["detector/pixel_mask"][:], detector.mask | conversion.mask.astype(np.uint8) << 7):
             fail("pixel_mask is not that of the detector")

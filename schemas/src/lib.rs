@@ -23,6 +23,7 @@
 //! | [`telemetry`] | what agents publish, and the PUB header | `spec/telemetry.md` |
 //! | [`job`] | a job and its life, its queue, and what follows it | `spec/job.md` |
 //! | [`write_job`] | parameters and ledger of the writer's job | `spec/write.md` |
+//! | [`pedestal_job`] | parameters and result of the job that takes pedestals | `spec/pedestal.md` |
 //! | [`nearest`] | which name somebody may have meant | |
 //! | [`image`] | status of an image and why one is lost | `spec/image.md` |
 //! | [`detector`] | detector geometry: which packet lands where | `spec/image.md` |
@@ -41,6 +42,7 @@ pub mod job;
 pub mod keys;
 pub mod kv;
 pub mod nearest;
+pub mod pedestal_job;
 pub mod raw;
 pub mod registry;
 pub mod subsystem;

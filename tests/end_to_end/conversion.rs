@@ -2,11 +2,16 @@
 //!
 //! What a pixel must become is worked out by `tests/check_images.py` in numpy, from the documents.
 
-use crate::support::{Beamline, Detector, Outcome, check_images, python};
+use crate::support::{Beamline, Detector, Outcome, check_images, python, send, wait_for};
 use ecs_schemas::detector::DetectorConfig;
 use ecs_sim::faults::Faults;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Writes gains, pedestals, flat field and mask for images of this size into the folder.
 fn make_calibration(folder: &Path, height: usize, width: usize) {
@@ -146,4 +151,181 @@ fn masked_pixels_of_plain_and_of_packed_detectors_hold_the_fill_value_and_no_oth
         lossy_run(&beamline, 60, &["--detector", &of_detector, "--conversion", &setting]);
         assert_eq!(calibrations(&beamline.path("run.h5")), (vec![0], vec![]), "nothing was converted");
     }
+}
+
+const JUNGFRAU: &str = "detector_type = \"jungfrau\"\nmodel = \"500K\"\nnuminterfaces = 2";
+const OF_JUNGFRAU: [&str; 2] = ["--detector", "jungfrau:interfaces=2"];
+
+/// Asks for pedestals, and waits until the job runs.
+fn submit_pedestal(beamline: &Beamline, params: &[&str]) -> u64 {
+    let arguments = [&["submit", "pedestal", "--json"], params].concat();
+    let job = beamline.call(&arguments).ok().json()["id"].as_u64().unwrap();
+    beamline.wait_job(job, |job| job["state"] == "running");
+    job
+}
+
+/// Sends darks of a gain, with ids from 10,000 times the gain on, until the job has `done` images.
+fn send_darks(beamline: &Beamline, job: u64, gain: u64, done: u64) {
+    let (gain, start) = (gain.to_string(), (10_000 * gain + 1).to_string());
+    let mut sim = beamline.sim(2000, 100, &["--dark", &gain, "--start", &start]);
+    let _sim = Guard(sim.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for("the darks", Duration::from_secs(30), || {
+        let job = beamline.job(job);
+        let progress = job["progress"]["done"].as_u64().unwrap_or(0);
+        (progress >= done || job["state"] == "done").then_some(())
+    });
+}
+
+/// A child that does not outlive the test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a pedestal file holds against the formula of the darks: largest differences of mean and RMS, and its attributes.
+fn check_pedestals(beamline: &Beamline, file: &str) -> Value {
+    let mut command = python();
+    command.args(["-c", PEDESTALS]).arg(beamline.path(file));
+    Outcome::of(&mut command).ok().json()
+}
+
+const PEDESTALS: &str = "
+import h5py, json, sys, numpy as np
+row, column = np.mgrid[0:512, 0:1024]
+y = 513 - (row + 2 * (row >= 256))
+x = column + 2 * (column // 256)
+with h5py.File(sys.argv[1]) as file:
+    group = file['pedestal']
+    mean, frames = group['mean'][0], group['frames'][0]
+    rms = np.nan_to_num(group['rms'][0], nan=-1)
+    out = {'images': group.attrs['images'].tolist(), 'kept_from': group.attrs['kept_from'], 'job': int(group.attrs['job'])}
+    rest = np.stack([1000 * (g + 1) + (7 * y + 3 * x) % 256 for g in range(3)])
+    out['mean'] = [float(np.abs(mean[g] - rest[g]).max()) for g in range(3)]
+    out['rms'] = [[float(rms[g].min()), float(rms[g].max())] for g in range(3)]
+    out['frames'] = [[int(frames[g].min()), int(frames[g].max())] for g in range(3)]
+print(json.dumps(out))
+";
+
+#[test]
+fn pedestals_taken_from_darks_are_used_by_running_readouts_and_by_one_that_was_killed() {
+    let extra = "processes = 2\n[conversion]\nto = \"keV\"\ngain = \"gains.h5\"";
+    let beamline = up(JUNGFRAU, (514, 1030), extra);
+    let before = beamline.pid_of_name("readout-0");
+    let job = submit_pedestal(&beamline, &["output=dark.h5", "frames=50", "image_timeout_ms=20000"]);
+    (0..3).for_each(|gain| send_darks(&beamline, job, gain, 50 * (gain + 1)));
+    let ended = beamline.wait_end(job);
+    let result = &ended["result"];
+    assert_eq!((&ended["state"], &result["applied"]), (&"done".into(), &true.into()), "{ended:#}");
+    assert_eq!((&result["images"], &result["pixels_without"]), (&json!([50, 50, 50]), &json!([0, 0, 0])), "{ended:#}");
+    let held = check_pedestals(&beamline, "dark.h5");
+    assert_eq!((&held["images"], &held["job"]), (&json!([50, 50, 50]), &job.into()), "{held:#}");
+    for gain in 0..3 {
+        // The mean of whole fives is exact; where an image was missed, it is off by less than this.
+        assert!(held["mean"][gain].as_f64().unwrap() < 0.5, "{held:#}");
+        assert!(
+            held["rms"][gain][0].as_f64().unwrap() > 1.2 && held["rms"][gain][1].as_f64().unwrap() < 1.6,
+            "{held:#}"
+        );
+    }
+
+    // The readouts use them without having been started again, each image with them all.
+    assert_eq!(beamline.pid_of_name("readout-0"), before);
+    let setting = conversion(&beamline, &[("gain", "gains.h5::gains"), ("pedestal", "dark.h5::pedestal/mean")], 1.0);
+    let check = [&OF_JUNGFRAU[..], &["--conversion", &setting]].concat();
+    lossy_run(&beamline, 60, &check);
+    let (numbers, lines) = calibrations(&beamline.path("run.h5"));
+    assert_eq!((numbers.len(), lines.len()), (1, 1), "{lines:?}");
+    assert_eq!(lines[0]["pedestal"], beamline.path("dark.h5").display().to_string());
+
+    // One that is killed comes back with the same.
+    let job = beamline.submit_running("killed.h5", 600, &["--start", "1", "--timeout", "8"]);
+    let _sim = beamline.spawn_sim(800, 100);
+    wait_for("a third of the run", Duration::from_secs(30), || {
+        (beamline.job(job)["progress"]["done"].as_u64()? >= 200).then_some(())
+    });
+    send(before, libc::SIGKILL);
+    let ended = beamline.wait_end(job);
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    assert_ne!(beamline.pid_of_name("readout-0"), before);
+    let counts = check_images(&beamline.path("killed.h5"), &check);
+    assert!(counts["complete"].as_u64().unwrap() > 250 && counts["partial"].as_u64().unwrap() > 0, "{counts:#}");
+    let again = calibrations(&beamline.path("killed.h5")).0;
+    assert!(again.iter().all(|number| *number == 0 || *number == numbers[0]), "0: lost images; {again:?} {numbers:?}");
+}
+
+/// Names pedestals as a job does.
+fn activate(beamline: &Beamline, file: &str, after: Duration) {
+    let from = (SystemTime::now() + after).duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let text = json!({ "path": beamline.path(file).display().to_string(), "from_utc_ns": from }).to_string();
+    let state = beamline.path(".ecs").join(&beamline.name);
+    fs::write(state.join("new"), text).unwrap();
+    fs::rename(state.join("new"), state.join("pedestal.active")).unwrap();
+}
+
+#[test]
+fn pedestals_named_while_images_come_begin_with_one_image_on_all_processes() {
+    let extra = "processes = 2\n[conversion]\nto = \"keV\"\ngain = \"gains.h5\"\npedestal = \"pedestal.h5\"";
+    let beamline = up(JUNGFRAU, (514, 1030), extra);
+    let job = beamline.submit_running("run.h5", 600, &["--start", "1"]);
+    let _sim = beamline.spawn_sim(600, 100);
+    // A file that is not there changes nothing; the next one is used from its time on.
+    activate(&beamline, "none.h5", Duration::ZERO);
+    wait_for("the readout's word", Duration::from_secs(20), || {
+        beamline.log().contains("new pedestals are not used").then_some(())
+    });
+    activate(&beamline, "zeros.bin", Duration::from_millis(1500));
+    let ended = beamline.wait_end(job);
+    assert_eq!((&ended["state"], &ended["result"]["written"]), (&"done".into(), &600.into()), "{ended:#}");
+    let (numbers, lines) = calibrations(&beamline.path("run.h5"));
+    assert_eq!((numbers.len(), lines.len()), (2, 2), "{lines:?}");
+    let number = |line: usize| u64::from_str_radix(lines[line]["number"].as_str().unwrap(), 16).unwrap();
+    for (line, pedestal, name) in [(0, "pedestal.h5::pedestal/mean", "pedestal.h5"), (1, "zeros.bin", "zeros.bin")] {
+        assert_eq!(lines[line]["pedestal"], beamline.path(name).display().to_string());
+        let setting = conversion(&beamline, &[("gain", "gains.h5::gains"), ("pedestal", pedestal)], 1.0);
+        let of = number(line).to_string();
+        let check = [&OF_JUNGFRAU[..], &["--conversion", &setting, "--calibration", &of]].concat();
+        check_images(&beamline.path("run.h5"), &check);
+    }
+}
+
+#[test]
+fn pedestal_job_that_is_killed_leaves_nothing_switched_and_one_that_cannot_be_is_refused() {
+    let extra = "[conversion]\nto = \"keV\"\ngain = \"gains.h5\"\npedestal = \"pedestal.h5\"";
+    let beamline = up(JUNGFRAU, (514, 1030), extra);
+    let refused = |params: &[&str], why: &str| {
+        let arguments = [&["submit", "pedestal", "--wait", "--json"], params].concat();
+        let ended = beamline.call(&arguments);
+        assert!(ended.stdout.contains(why), "{params:?}: {}{}", ended.stdout, ended.stderr);
+    };
+    refused(&["output=dark.h5", "frames=0"], "frames = 0; allowed: 1 to 65535");
+    refused(&["output=dark.h5", "gains=[3]"], "allowed: some of 0, 1 and 2");
+    refused(&["output=gains.h5"], "output_exists");
+    refused(&["output=none/dark.h5"], "there is no such folder");
+    refused(&["output=dark.h5", "frames=5", "image_timeout_ms=300"], "gain 0: 0 of 5, gain 1: 0 of 5, gain 2: 0 of 5");
+    assert!(!beamline.path("dark.h5").exists());
+
+    let job = submit_pedestal(&beamline, &["output=dark.h5", "frames=1000"]);
+    send_darks(&beamline, job, 0, 20);
+    send(beamline.pid("writer"), libc::SIGKILL);
+    let ended = beamline.wait_job(job, |job| ["failed", "lost"].contains(&job["state"].as_str().unwrap_or("")));
+    assert_eq!(ended["reason"]["code"], "agent_lost", "{ended:#}");
+    beamline.call(&["status", "--wait", "30"]).ok();
+    assert!(!beamline.path("dark.h5").exists());
+    let setting =
+        conversion(&beamline, &[("gain", "gains.h5::gains"), ("pedestal", "pedestal.h5::pedestal/mean")], 1.0);
+    lossy_run(&beamline, 60, &[&OF_JUNGFRAU[..], &["--conversion", &setting]].concat());
+
+    // Pedestals of one gain: the others stay those that are in use.
+    let job = submit_pedestal(&beamline, &["output=dark.h5", "frames=10", "gains=[1]", "apply=false"]);
+    send_darks(&beamline, job, 1, 10);
+    assert_eq!(beamline.wait_end(job)["result"]["images"], json!([0, 10, 0]));
+    let held = check_pedestals(&beamline, "dark.h5");
+    assert_eq!((&held["frames"][0], &held["frames"][1]), (&json!([0, 0]), &json!([10, 10])), "{held:#}");
+    assert_eq!(held["rms"][0], json!([-1.0, -1.0]), "it was not taken: {held:#}");
+    assert_eq!(held["kept_from"], beamline.path("pedestal.h5").display().to_string());
+    assert!(held["mean"][1].as_f64().unwrap() < 0.5 && held["mean"][0].as_f64().unwrap() > 1.0, "{held:#}");
 }

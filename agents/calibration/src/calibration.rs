@@ -117,6 +117,18 @@ pub fn about(state_folder: &Path, number: u64) -> Option<About> {
     state::read(&state::about_path(state_folder, number)).ok().flatten()
 }
 
+/// The pedestals in a file, for a detector that switches gains.
+///
+/// # Errors
+/// The file cannot be read, or is not of the detector's size.
+///
+/// # Panics
+/// If the detector does not switch gains.
+pub fn pedestals(detector: &Detector, path: &Path) -> Result<Maps, CalibrationError> {
+    let maps = detector.gain_maps.as_ref().expect("only such a detector has pedestals");
+    Maps::read(&[path.to_owned()], &PEDESTAL_NAMES, MapsShape::of(maps))
+}
+
 /// The pixels of the image that settings mask, row by row; none where no mask is set.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ mod maps;
 mod source;
 pub mod state;
 
-pub use calibration::{About, Calibration, UNCONVERTED, about, mask};
+pub use calibration::{About, Calibration, UNCONVERTED, about, mask, pedestals};
 pub use constants::{GainZero, GainsAbove, LANES, ModuleConstants};
 pub use error::CalibrationError;
 pub use maps::{GAINS, Maps, MapsShape};

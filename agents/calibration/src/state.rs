@@ -68,10 +68,14 @@ pub fn active_pedestal(state_folder: &Path) -> Result<Option<ActivePedestal>, Ca
 /// Asks the readout for pixels as they come, until the value is dropped or this process ends.
 ///
 /// # Errors
-/// The state folder cannot be written.
+/// The state folder cannot be written, or another process has asked and lives.
 pub fn want_unconverted(state_folder: &Path) -> Result<Unconverted, CalibrationError> {
     let ProcessId { pid, start_time } = ProcessId::current();
     let path = state_folder.join(UNCONVERTED);
+    if let Some(other) = unconverted_wanted(state_folder).filter(|other| other.pid != pid) {
+        let reason = format!("process {} takes pedestals already", other.pid);
+        return Err(CalibrationError::Write { path, reason });
+    }
     write(&path, &Wanted { pid, start_time })?;
     Ok(Unconverted { path })
 }
@@ -91,8 +95,13 @@ impl Drop for Unconverted {
 
 /// Whether a living process wants pixels as they come.
 pub fn is_unconverted_wanted(state_folder: &Path) -> bool {
+    unconverted_wanted(state_folder).is_some()
+}
+
+/// The living process that wants it.
+fn unconverted_wanted(state_folder: &Path) -> Option<Wanted> {
     let wanted: Option<Wanted> = read(&state_folder.join(UNCONVERTED)).ok().flatten();
-    wanted.is_some_and(|Wanted { pid, start_time }| Proc.is_alive(ProcessId { pid, start_time }))
+    wanted.filter(|&Wanted { pid, start_time }| Proc.is_alive(ProcessId { pid, start_time }))
 }
 
 pub(crate) fn about_path(state_folder: &Path, number: u64) -> PathBuf {
@@ -153,5 +162,8 @@ mod tests {
         child.wait().unwrap();
         write(&folder.join(UNCONVERTED), &Wanted { pid: child.id(), start_time: 1 }).unwrap();
         assert!(!is_unconverted_wanted(folder));
+        // Another one that lives: the first process of the host.
+        write(&folder.join(UNCONVERTED), &Wanted { pid: 1, start_time: 0 }).unwrap();
+        assert!(want_unconverted(folder).unwrap_err().to_string().contains("process 1 takes"));
     }
 }

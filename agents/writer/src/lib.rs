@@ -12,6 +12,7 @@
 //! | `service` | a job from its parameters to its end, as the broker sees it |
 //! | `take` | which images belong to the job, and what became of each id |
 //! | `calibrations` | what the images of a job were made with |
+//! | `pedestal` | the job that takes pedestals from dark images |
 //! | `journal` | the job in hand, on disk, for the next start of this process |
 //! | `run` | the process |
 //!
@@ -25,6 +26,7 @@ extern crate self as ecs_writer;
 mod calibrations;
 pub mod file;
 mod journal;
+mod pedestal;
 mod run;
 mod service;
 mod take;

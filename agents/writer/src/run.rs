@@ -2,10 +2,11 @@
 
 use crate::{
     journal::{Journal, LockError},
+    pedestal::PedestalService,
     service::{Totals, WriteService},
 };
 use ecs_schemas::{beamline::Beamline, registry::AgentState, value::Value};
-use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
+use ecs_sdk::{Agent, AgentConfig, Service, StartError, stop::Stop};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -42,14 +43,18 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), WriterErr
     let journal = Journal::new(folder, &name);
     let _lock = journal.lock()?;
     let totals = Arc::new(Totals::default());
-    let service = WriteService::new(beamline, &name, journal.clone(), Arc::clone(&totals));
+    let mut services: Vec<Arc<dyn Service>> =
+        vec![Arc::new(WriteService::new(beamline, &name, journal.clone(), Arc::clone(&totals)))];
+    if beamline.conversion.convert.is_some() {
+        services.push(Arc::new(PedestalService::new(beamline, &name)));
+    }
     let config = AgentConfig {
         name,
         kind: "writer".to_owned(),
         request_endpoint: beamline.broker.request_endpoint.clone(),
         ended_jobs: journal.recover().into_iter().collect(),
     };
-    let agent = Agent::start(config, vec![Arc::new(service)])?;
+    let agent = Agent::start(config, services)?;
     agent.set_state(AgentState::Ready);
     tell_until_stopped(&agent, &totals, stop);
     agent.stop(STOP_PATIENCE);

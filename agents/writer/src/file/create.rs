@@ -23,7 +23,7 @@ use std::{fs::File, time::SystemTime};
 /// What the library said, or in what its layout is not the expected one.
 pub(super) fn lay_out(file: &File, spec: &FileSpec) -> Result<Layout, String> {
     with_library(|| {
-        create_empty(file).map_err(|error| error.to_string())?;
+        create_by_descriptor(file).and_then(hdf5::File::close).map_err(|error| error.to_string())?;
         let library = open_in_library(file, true).map_err(|error| error.to_string())?;
         write_structure(&library, spec).map_err(|error| error.to_string())?;
         let layout = Layout::read(&library)?;
@@ -34,10 +34,11 @@ pub(super) fn lay_out(file: &File, spec: &FileSpec) -> Result<Layout, String> {
 
 /// A file's superblock version follows the bounds that it is created under: 2 up to v1.8, which has no
 /// flag that a kill could leave set (rule F6).
-fn create_empty(file: &File) -> hdf5::Result<()> {
+/// Makes an empty file an HDF5 one, open in the library.
+pub(crate) fn create_by_descriptor(file: &File) -> hdf5::Result<hdf5::File> {
     let mut options = hdf5::File::with_options();
     options.with_fapl(|access| access.file_locking(false).libver_bounds(LibraryVersion::V18, LibraryVersion::latest()));
-    options.create(descriptor_path(file))?.close()
+    options.create(descriptor_path(file))
 }
 
 fn write_structure(file: &hdf5::File, spec: &FileSpec) -> hdf5::Result<()> {

@@ -103,7 +103,7 @@ pub(super) fn scalar_attribute<T: H5Type>(location: &Location, name: &str, value
     location.new_attr::<T>().create(name)?.write_scalar(value)
 }
 
-pub(super) fn text_attribute(location: &Location, name: &str, text: &str) -> hdf5::Result<()> {
+pub(crate) fn text_attribute(location: &Location, name: &str, text: &str) -> hdf5::Result<()> {
     scalar_attribute(location, name, &var_len(text)?)
 }
 

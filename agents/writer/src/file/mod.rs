@@ -62,3 +62,6 @@ pub use error::{CreateError, FinishError, RecoverError, WriteError};
 pub use image_file::ImageFile;
 pub use recover::{Recovered, recover};
 pub use spec::{Author, End, EndState, FileSpec, ImageRow};
+
+// The file of pedestals is made like one of images.
+pub(crate) use {create::create_by_descriptor, metadata::text_attribute, publish::publish, time::iso_utc};

@@ -23,7 +23,7 @@ pub(super) fn temporary_path(output: &Path, author: &Author) -> PathBuf {
 ///
 /// # Errors
 /// `AlreadyExists`, or what the file system says; the temporary name is then still there.
-pub(super) fn publish(temporary: &Path, output: &Path, overwrite: bool) -> io::Result<()> {
+pub(crate) fn publish(temporary: &Path, output: &Path, overwrite: bool) -> io::Result<()> {
     if overwrite {
         return fs::rename(temporary, output);
     }

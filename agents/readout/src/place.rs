@@ -44,6 +44,11 @@ impl Placer {
         }
     }
 
+    /// Number of what images are begun with, where pixels are converted.
+    pub fn calibration(&self) -> Option<u64> {
+        self.converter.as_ref().map(Converter::number)
+    }
+
     /// Puts the payload of `packet` to its place.
     ///
     /// # Safety

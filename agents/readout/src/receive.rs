@@ -108,6 +108,12 @@ impl Receiver {
         &self.contributor
     }
 
+    /// Number of what images are begun with now, where pixels are converted.
+    pub fn calibration(&mut self) -> Option<u64> {
+        self.placer.follow();
+        self.placer.calibration()
+    }
+
     /// One turn of `ports[index]`: batches are received, unless packets of the last one still wait; what
     /// waits is placed or dropped as far as that can be decided.
     ///

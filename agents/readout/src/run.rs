@@ -10,7 +10,7 @@ use crate::{
     watch::Watch,
 };
 use ecs_calibration::CalibrationError;
-use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState};
+use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState, value::Value};
 use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
 use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants, monotonic_ns};
 use std::{
@@ -207,7 +207,10 @@ fn receive(
         if published.elapsed() >= METRICS_PERIOD {
             published = Instant::now();
             receiver.count_kernel_dropped(ports);
-            agent.publish(metrics.read(receiver.contributor().ring(), name, ports));
+            let mut values = metrics.read(receiver.contributor().ring(), name, ports);
+            let calibration = receiver.calibration().map(|number| Value::from(format!("{number:016x}")));
+            values.extend(calibration.map(|number| ("calibration".to_owned(), number)));
+            agent.publish(values);
         }
     }
     receiver.count_kernel_dropped(ports);

@@ -26,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   ecs-cli submit write --output run7.h5 --images 1000
   ecs-cli submit reduce file=run7.h5 bins=512 mask='[1, 2]'
+  ecs-cli submit pedestal output=dark.h5 frames=1000 --wait
   ecs-cli submit reduce @params.json bins=256 --priority 10 --wait --timeout 60
   ecs-cli submit reduce file=run8.h5 --hold && ecs-cli jobs
 

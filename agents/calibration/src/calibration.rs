@@ -100,7 +100,7 @@ impl Calibration {
             flat_field: convert.flat_field.clone(),
             mask: beamline.conversion.mask.clone(),
         };
-        Ok(Self { number: number.0.max(FIRST_NUMBER).min(u64::MAX - 1), about, modules: kept })
+        Ok(Self { number: number.0.clamp(FIRST_NUMBER, u64::MAX - 1), about, modules: kept })
     }
 
     /// Leaves what is told of it in the state folder, for who writes image files.

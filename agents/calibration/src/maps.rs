@@ -174,7 +174,10 @@ mod tests {
         let of_all = |at: usize| value(at / 6 % 2, at / 12, at % 6);
         assert_right(&[hdf5(folder, "psi.h5", "gains", &[4, 4, 3], of_all)], SHAPE);
         let named = hdf5(folder, "named.h5", "other", &[3, 4, 3], of_all);
-        assert!(Maps::read(&[named.clone()], &["gains"], SHAPE).is_err_and(|error| error.to_string().contains("::")));
+        assert!(
+            Maps::read(std::slice::from_ref(&named), &["gains"], SHAPE)
+                .is_err_and(|error| error.to_string().contains("::"))
+        );
         assert_right(&[PathBuf::from(format!("{}::/other", named.display()))], SHAPE);
     }
 

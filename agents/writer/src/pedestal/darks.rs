@@ -162,7 +162,7 @@ mod tests {
             // 18 rows upwards: the first pixel of the first interface is row 17, in the map row 248.
             let (at, first) = (17 * 1030, 248 * 1024);
             for charge in [100, 102, 104, 106] {
-                let image = image(&darks, charge | 1 << 14, &[(at, charge + 7 | 1 << 14), (at + 1, 5)]);
+                let image = image(&darks, charge | 1 << 14, &[(at, (charge + 7) | 1 << 14), (at + 1, 5)]);
                 assert_eq!(darks.gain_of(&image, &ALL), Some(1));
                 darks.add(1, &image, &ALL);
             }

@@ -69,10 +69,9 @@ impl Pedestals {
                 pedestals.frames.push(of_darks.map_or(0, |of_darks| of_darks.frames));
             }
         }
-        for gain in 0..GAINS {
-            let count = counted[gain].max(1) as f64;
-            pedestals.mean_adu[gain] /= count;
-            pedestals.rms_adu[gain] /= count;
+        for (gain, count) in counted.into_iter().enumerate() {
+            pedestals.mean_adu[gain] /= count.max(1) as f64;
+            pedestals.rms_adu[gain] /= count.max(1) as f64;
         }
         pedestals
     }

@@ -7,6 +7,7 @@
 //! ```text
 //! message │ header │ segments in the ring │ header │ segments in the ring │ …… │ whatever else comes │
 //!         └─ staging, at the packet's offset ─┴─── or the payload too, ──┴─ if it has no free place ─┘
+//!            (and so the end of a payload that has no pixels: a last packet that is padded)
 //! ```
 //!
 //! | shape | messages | packets predicted | when |
@@ -103,7 +104,7 @@ unsafe impl Send for Batch {}
 impl Batch {
     pub fn new(placement: &Placement) -> Self {
         let packet_bytes = placement.packet_bytes();
-        let iovecs_per_packet = 1 + placement.segments_per_packet_max();
+        let iovecs_per_packet = 1 + placement.segments_per_packet_max() + 1;
         let coalesced_places =
             (MESSAGE_BYTES_MAX / packet_bytes).min((IOVECS_MAX - 1) / iovecs_per_packet).clamp(1, BATCH_PACKETS);
         let is_staged = placement.packing != Packing::Plain || iovecs_per_packet >= IOVECS_MAX;
@@ -165,8 +166,9 @@ impl Batch {
     /// Lets the payload of the next place go to the place of `packet` in the image whose pixels begin at
     /// `pixels`.
     pub fn aim_at_image(&mut self, placement: &Placement, packet: usize, pixels: *mut u8) {
-        let is_short = placement.payload_bytes_of(packet % placement.packets_per_module) < placement.payload_bytes;
-        self.aim(self.header_bytes, true, placement.segments(packet), pixels);
+        let payload_bytes = placement.payload_bytes_of(packet % placement.packets_per_module);
+        let is_short = payload_bytes < placement.payload_bytes;
+        self.aim(self.header_bytes, Some(payload_bytes), placement.segments(packet), pixels);
         if is_short && self.is_coalesced && !mem::replace(&mut self.is_ended, true) {
             self.end_message(0);
         }
@@ -174,22 +176,28 @@ impl Batch {
 
     /// Lets the packet of the next place stay in staging.
     pub fn aim_at_staging(&mut self) {
-        self.aim(self.packet_bytes, false, &[], ptr::null_mut());
+        self.aim(self.packet_bytes, None, &[], ptr::null_mut());
     }
 
-    fn aim(&mut self, staging_bytes: usize, at_image: bool, segments: &[Segment], pixels: *mut u8) {
+    /// `payload_bytes`: of what goes to an image.
+    fn aim(&mut self, staging_bytes: usize, payload_bytes: Option<usize>, segments: &[Segment], pixels: *mut u8) {
         if self.is_ended {
             return; // B2
         }
         let place = self.aimed.len();
         let message = if self.is_coalesced { 0 } else { place };
-        self.aimed.push(at_image);
+        self.aimed.push(payload_bytes.is_some());
         if !self.is_coalesced || place == 0 {
             self.begin_message(message);
         }
         self.push_staging(message, staging_bytes);
+        let mut padding = payload_bytes.unwrap_or(0);
         for segment in segments {
             self.push(pixels.wrapping_add(segment.offset_bytes as usize), segment.len_bytes as usize);
+            padding -= segment.len_bytes as usize;
+        }
+        if padding > 0 {
+            self.push_staging(message, padding); // or what comes behind it would land too early
         }
         if !self.is_coalesced || self.aimed.len() == self.coalesced_places {
             self.is_ended = self.is_coalesced;
@@ -562,6 +570,46 @@ mod tests {
                     assert_eq!(batch.payload(landed), vec![packet as u8 + 1; bytes - 32], "message {message}");
                 }
             }
+        }
+    }
+
+    /// As `short_last`, but a module's last packet is as long as the others: its last two bytes are no pixels.
+    fn padded_last() -> Placement {
+        let text = "detector_type = \"padded\"\nstart_udp_port = 1\n[module]\ncolumns = 14\nrows = 1\nbit_depth = 8\n\
+            [packet]\nheader_bytes = 8\npayload_bytes = 4\nlast = \"full\"\n[fields]\nimage_id = { offset = 0, bytes = 4 }\n\
+            packet_number = { offset = 4, bytes = 4 }";
+        DetectorConfig::from_toml(text).and_then(|config| config.placement()).unwrap()
+    }
+
+    #[test]
+    fn what_comes_behind_a_padded_packet_of_a_message_lands_in_its_place() {
+        let placement = padded_last();
+        let (sender, receiver) = sockets(12);
+        let mut batch = Batch::new(&placement);
+        batch.singles_in_a_row = 0;
+        let mut images = vec![vec![0_u8; placement.image_bytes()]; BATCH_PACKETS];
+        for place in 0..batch.begin() {
+            batch.aim_at_image(&placement, place % 4, images[place / 4].as_mut_ptr());
+        }
+        let header = |packet: usize| [0xe0 + packet as u8; 8];
+        let payload = |packet: usize| [0x10 * (packet as u8 + 1); 4];
+        sender
+            .send(&(0..12).flat_map(|packet| [&header(packet)[..], &payload(packet)].concat()).collect::<Vec<u8>>())
+            .unwrap();
+        // SAFETY: the places lead into `images` and the batch.
+        assert_eq!(unsafe { socket::receive(receiver.fd(), batch.messages()) }.unwrap(), 1);
+        let contents = batch.contents(0);
+        assert_eq!((contents.packets, contents.malformed), (12, 0));
+        for packet in 0..12 {
+            let landed = batch.landed(&contents, 0, packet);
+            assert_eq!(batch.header(landed)[..8], header(packet), "header of packet {packet}");
+            assert_eq!(batch.image_place(landed), Some(packet));
+            let (image, begin) = (packet / 4, packet % 4 * 4);
+            let pixels = &images[image][begin..(begin + 4).min(14)];
+            assert_eq!(pixels, &payload(packet)[..pixels.len()], "packet {packet}");
+            // SAFETY: the image is of this placement.
+            unsafe { batch.fetch_to_staging(landed, &placement, packet % 4, images[image].as_mut_ptr()) };
+            assert_eq!(batch.payload(landed), payload(packet), "packet {packet}");
         }
     }
 }

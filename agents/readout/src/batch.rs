@@ -45,6 +45,8 @@ const IOVECS_MAX: usize = 1024;
 const SINGLES_IN_A_ROW: usize = 2 * BATCH_PACKETS;
 /// Packed payloads of one batch: they are to be in the processor's second cache still when they are unpacked.
 const STAGED_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
+/// Packets of one staged batch: coalesced messages of a network hold this many each, at most.
+pub const STAGED_PACKETS: usize = STAGED_BYTES / MESSAGE_BYTES_MAX * BATCH_PACKETS;
 
 /// Reused for every batch of a port; nothing is allocated while packets come.
 pub struct Batch {

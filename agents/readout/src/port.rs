@@ -49,7 +49,7 @@ impl Port {
             socket,
             module,
             batch: Batch::new(placement),
-            parked: VecDeque::with_capacity(crate::batch::BATCH_PACKETS),
+            parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
             next: None,
             epoch: 0,
             last_id: None,

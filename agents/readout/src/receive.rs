@@ -13,7 +13,7 @@
 //!     waited here for all would keep back the very packets that let the window move.
 
 use crate::{
-    batch::{BATCH_PACKETS, Batch, Landed},
+    batch::{BATCH_PACKETS, Batch, Landed, STAGED_PACKETS},
     decode,
     overload::Overload,
     place::place,
@@ -98,7 +98,7 @@ impl Receiver {
             patience_ns: deadline_ns + deadline_ns / 4,
             last_heard_ns: 0,
             tally: Tally::default(),
-            staged: Vec::with_capacity(BATCH_PACKETS),
+            staged: Vec::with_capacity(STAGED_PACKETS),
         }
     }
 

@@ -146,9 +146,7 @@ impl Batch {
         let source = self.sources.get(m)?;
         let is_whole = self.messages[m].msg_hdr.msg_namelen as usize >= size_of::<libc::sockaddr_in>();
         let is_ipv4 = is_whole && i32::from(source.sin_family) == libc::AF_INET;
-        is_ipv4.then(|| {
-            SocketAddrV4::new(u32::from_be(source.sin_addr.s_addr).into(), u16::from_be(source.sin_port))
-        })
+        is_ipv4.then(|| SocketAddrV4::new(u32::from_be(source.sin_addr.s_addr).into(), u16::from_be(source.sin_port)))
     }
 
     /// Whether all payloads stay in staging: nothing is to be aimed, see [`Batch::stage`].

@@ -40,12 +40,7 @@ impl PortSocket {
     ///
     /// # Errors
     /// The port is taken, the address is not this host's, or the kernel refuses.
-    pub fn bind(
-        address: Ipv4Addr,
-        port: u16,
-        receive_buffer_bytes: u64,
-        coalesce: bool,
-    ) -> Result<Self, SocketError> {
+    pub fn bind(address: Ipv4Addr, port: u16, receive_buffer_bytes: u64, coalesce: bool) -> Result<Self, SocketError> {
         let address = SocketAddrV4::new(address, port);
         let socket = UdpSocket::bind(address).map_err(|source| SocketError::Bind { address, source })?;
         let failed = |option| move |source| SocketError::Option { address, option, source };

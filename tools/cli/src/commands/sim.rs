@@ -7,7 +7,8 @@ use ecs_schemas::detector::{self as description, DetectorConfig};
 use ecs_sdk::stop;
 use ecs_sim::{
     Report,
-    detector::{self, BURST_PACKETS_DEFAULT, DetectorSim, Ids},
+    detector::{self, DetectorSim, Ids},
+    faults::{BURST_PACKETS_DEFAULT, Faults},
     replay::{self, Replay},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -168,13 +169,15 @@ impl Made {
                 restart_pause: self.pause,
             },
             rate_hz: self.gigabytes.map_or(self.target.rate, |gigabytes| gigabytes * 1e9 / image_bytes),
-            seed: self.seed,
-            drop: self.drop,
-            reorder: self.reorder,
-            duplicate: self.duplicate,
-            burst: self.burst,
-            burst_packets: self.burst_packets,
-            dead_ports: self.dead_port,
+            faults: Faults {
+                seed: self.seed,
+                drop: self.drop,
+                reorder: self.reorder,
+                duplicate: self.duplicate,
+                burst: self.burst,
+                burst_packets: self.burst_packets,
+                dead_ports: self.dead_port,
+            },
         };
         let (stop, bar) = (stop::install(), bar(Some(self.images)));
         let report = detector::run(&sim, &|| stop.is_set(), &mut |report| show(&bar, report))?;

@@ -30,6 +30,8 @@
 
 mod batch;
 mod decode;
+#[cfg(test)]
+mod fuzz;
 mod metrics;
 mod overload;
 mod place;

@@ -11,6 +11,7 @@
 //! P4  A packet's length is that of its number: all but a module's last one have one length.
 //! P5  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
 //!     waited here for all would keep back the very packets that let the window move.
+//! P6  A packet of a sender that is not listed is counted before anything of it is looked at.
 
 use crate::{
     batch::{BATCH_PACKETS, Batch, Landed},

@@ -5,6 +5,8 @@
 //! faults  ─┼▶ detector ┐
 //! pace    ─┤           ├──▶ sender ──▶ socket ══UDP══▶ the readout of a beamline
 //! dump    ─┴─▶ replay ─┘       └──▶ report
+//!   ▲
+//!   └──── record ◀══UDP══ whatever comes on a detector's ports
 //! ```
 //!
 //! [`detector`] sends images made by [`pattern`], as packets of any detector that can be described; [`replay`] sends what a detector once sent. Both are
@@ -31,6 +33,7 @@ pub mod error;
 pub mod faults;
 mod pace;
 pub mod pattern;
+pub mod record;
 pub mod replay;
 pub mod report;
 mod sender;

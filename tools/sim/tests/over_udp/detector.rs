@@ -215,7 +215,8 @@ fn bursts_and_dead_ports_lose_what_the_faults_name() {
 fn ids_jump_and_begin_again_after_a_pause() {
     let receiver = Receiver::start(8);
     let ids = Ids { jump_every: 2, jump_by: 40, restart_every: 3, restart_pause: Duration::from_millis(150) };
-    let report = run_through(&DetectorSim { ids, ..faulty(Faults { reorder: 0.1, ..FAULTS }, sim(&receiver.detector, 6)) });
+    let report =
+        run_through(&DetectorSim { ids, ..faulty(Faults { reorder: 0.1, ..FAULTS }, sim(&receiver.detector, 6)) });
     assert!(report.seconds >= 0.15, "{report:?}");
     let packets = &receiver.packets(report.packets_sent)[0];
     let mut seen: Vec<u64> = names(packets).into_iter().map(|(id, _)| id).collect();

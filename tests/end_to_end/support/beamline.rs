@@ -210,7 +210,11 @@ impl Beamline {
     }
 
     pub fn spawn_sim(&self, images: u64, rate_hz: u64) -> Sim {
-        let mut command = self.sim(images, rate_hz, &[]);
+        self.spawn_sim_with(images, rate_hz, &[])
+    }
+
+    pub fn spawn_sim_with(&self, images: u64, rate_hz: u64, more: &[&str]) -> Sim {
+        let mut command = self.sim(images, rate_hz, more);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Sim(command.spawn().expect("the simulator starts"))
     }

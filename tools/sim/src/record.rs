@@ -36,7 +36,7 @@ pub struct Recording {
     /// Packets after which it ends; none: never.
     pub packets_max: Option<u64>,
     /// Silence after the first packet after which it ends; none: never.
-    pub quiet: Option<Duration>,
+    pub idle: Option<Duration>,
 }
 
 /// What was recorded.
@@ -114,8 +114,8 @@ pub fn run(
 
 fn is_over(recording: &Recording, report: &RecordReport, last: Option<Instant>) -> bool {
     let is_full = report.bytes + report.packets * LENGTH_BYTES as u64 + PACKET_BYTES_MAX as u64 > DUMP_BYTES_MAX;
-    let is_quiet = last.zip(recording.quiet).is_some_and(|(last, quiet)| last.elapsed() >= quiet);
-    is_full || is_quiet || recording.packets_max.is_some_and(|most| report.packets >= most)
+    let is_idle = last.zip(recording.idle).is_some_and(|(last, idle)| last.elapsed() >= idle);
+    is_full || is_idle || recording.packets_max.is_some_and(|most| report.packets >= most)
 }
 
 fn open(recording: &Recording) -> Result<Vec<Track>, RecordError> {

@@ -44,7 +44,7 @@ const DUMP_EXAMPLES: &str = "\
 Examples:
   ecs-cli sim dump --config detector.json recorded/
   ecs-cli sim dump --config beamline.toml recorded/ --packets 100000
-  ecs-cli sim dump --config detector.json recorded/ --quiet 5 && ecs-cli sim replay --config detector.json --dump recorded/
+  ecs-cli sim dump --config detector.json recorded/ --idle 5 && ecs-cli sim replay --config detector.json --dump recorded/
 
 Takes the detector's ports, so stop the beamline first. Ends at Ctrl-C, or as asked.";
 
@@ -171,7 +171,7 @@ struct DumpArgs {
     packets: Option<u64>,
     /// End once nothing has come for so long, after the first packet
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    quiet: Option<Duration>,
+    idle: Option<Duration>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -247,7 +247,7 @@ impl DumpArgs {
             address: self.address,
             folder: self.folder,
             packets_max: self.packets,
-            quiet: self.quiet,
+            idle: self.idle,
         };
         let (stop, bar) = (stop::install(), ProgressBar::new_spinner());
         let report = record::run(&recording, &|| stop.is_set(), &mut |report| {

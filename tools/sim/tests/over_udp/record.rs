@@ -21,8 +21,8 @@ use std::{
 
 fn recording(detector: &Detector, folder: &Path) -> Recording {
     let (address, folder) = (Ipv4Addr::LOCALHOST, folder.to_owned());
-    let quiet = Some(Duration::from_secs(2));
-    Recording { detector: detector.clone(), address, folder, packets_max: None, quiet }
+    let idle = Some(Duration::from_secs(2));
+    Recording { detector: detector.clone(), address, folder, packets_max: None, idle }
 }
 
 /// Records while `send` runs, from when the ports are taken.
@@ -84,7 +84,7 @@ fn recording_ends_at_its_packets_and_touches_no_file_that_is_there() {
     let (detector, sockets) = detector_on_free_ports(8);
     drop(sockets);
     let folder = tempfile::tempdir().unwrap();
-    let recording = Recording { packets_max: Some(100), quiet: None, ..recording(&detector, folder.path()) };
+    let recording = Recording { packets_max: Some(100), idle: None, ..recording(&detector, folder.path()) };
     let sim = DetectorSim { rate_hz: 200.0, ..DetectorSim::new(detector.clone(), Ipv4Addr::LOCALHOST, 4) };
     let report = record_while(&recording, || _ = detector::run(&sim, &|| false, &mut |_| ()).unwrap());
     assert_eq!((report.packets, report.bytes), (100, 100 * 4144));

@@ -139,10 +139,12 @@ impl Beamline {
             wrong.push(format!("S6: {} packets are in no image", status.packets_astray()));
         }
         if nobody_died {
-            let (dropped, counted) =
-                (dropped_by_kernel(&self.detector().placement.ports), status.packets.kernel_dropped);
-            if dropped != counted {
-                wrong.push(format!("/proc/net/udp: {dropped} dropped by the kernel, {counted} counted"));
+            let (waiting, dropped) = in_kernel(&self.detector().placement.ports);
+            if dropped != status.packets.kernel_dropped {
+                wrong.push(format!("/proc/net/udp: {dropped} dropped, {} counted", status.packets.kernel_dropped));
+            }
+            if waiting > 0 {
+                wrong.push(format!("/proc/net/udp: {waiting} bytes wait in sockets"));
             }
         }
         wrong
@@ -319,15 +321,17 @@ fn contributors(status: &RingStatus) -> BTreeSet<u32> {
     contributors.map(|other| other.process.pid).collect()
 }
 
-/// Messages that the kernel had no room for on these ports, by its own table.
-fn dropped_by_kernel(ports: &[u16]) -> u64 {
+/// Of these ports, by the kernel's own table: bytes that wait, and messages that it had no room for.
+fn in_kernel(ports: &[u16]) -> (u64, u64) {
     let table = fs::read_to_string("/proc/net/udp").expect("every Linux has it");
-    let dropped = |line: &str| {
+    let of_port = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let port = u16::from_str_radix(fields.get(1)?.split_once(':')?.1, 16).ok()?;
-        ports.contains(&port).then(|| fields.last()?.parse::<u64>().ok())?
+        let waiting = u64::from_str_radix(fields.get(4)?.split_once(':')?.1, 16).ok()?;
+        ports.contains(&port).then_some((waiting, fields.last()?.parse::<u64>().ok()?))
     };
-    table.lines().skip(1).filter_map(dropped).sum()
+    let ports = table.lines().skip(1).filter_map(of_port);
+    ports.fold((0, 0), |sum, port| (sum.0 + port.0, sum.1 + port.1))
 }
 
 pub fn send(pid: i32, signal: i32) {

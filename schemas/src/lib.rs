@@ -41,6 +41,7 @@ pub mod job;
 pub mod keys;
 pub mod kv;
 pub mod nearest;
+pub mod packets;
 pub mod raw;
 pub mod registry;
 pub mod subsystem;

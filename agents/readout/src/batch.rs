@@ -28,7 +28,7 @@
 
 use crate::socket::{self, Control};
 use ecs_schemas::detector::{Packing, Placement, Segment};
-use std::{mem, ptr};
+use std::{mem, net::SocketAddrV4, ptr};
 
 /// Packets of one batch: enough to make the system call cheap, few enough to keep the round short (and
 /// to touch few images at once).
@@ -74,6 +74,8 @@ pub struct Batch {
     /// For each place: whether it leads to an image.
     aimed: Vec<bool>,
     controls: Vec<Control>,
+    /// Where each message came from; empty where nobody asks.
+    sources: Vec<libc::sockaddr_in>,
     messages: Vec<libc::mmsghdr>,
 }
 
@@ -131,8 +133,23 @@ impl Batch {
             is_ended: false,
             aimed: Vec::with_capacity(BATCH_PACKETS),
             controls: vec![Control::default(); BATCH_PACKETS],
+            sources: Vec::new(),
             messages: vec![message; BATCH_PACKETS],
         }
+    }
+
+    /// From now on the kernel says where each message came from.
+    pub fn ask_for_sources(&mut self) {
+        // SAFETY: an address of zeros is one.
+        self.sources = vec![unsafe { mem::zeroed() }; BATCH_PACKETS];
+    }
+
+    /// Where message `m` came from, after it was received; none if nobody asked, or it was from no IPv4 address.
+    pub fn source(&self, m: usize) -> Option<SocketAddrV4> {
+        let source = self.sources.get(m)?;
+        let is_whole = self.messages[m].msg_hdr.msg_namelen as usize >= size_of::<libc::sockaddr_in>();
+        let is_ipv4 = is_whole && i32::from(source.sin_family) == libc::AF_INET;
+        is_ipv4.then(|| SocketAddrV4::new(u32::from_be(source.sin_addr.s_addr).into(), u16::from_be(source.sin_port)))
     }
 
     /// Whether all payloads stay in staging: nothing is to be aimed, see [`Batch::stage`].
@@ -318,6 +335,11 @@ impl Batch {
         header.msg_iov = self.iovecs[self.iovecs_used..].as_mut_ptr();
         header.msg_control = (&raw mut self.controls[m]).cast();
         header.msg_controllen = size_of::<Control>();
+        if let Some(source) = self.sources.get_mut(m) {
+            source.sin_family = 0;
+            header.msg_name = (&raw mut *source).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        }
     }
 
     /// Behind the last place of a message: room for whatever else comes.
@@ -362,7 +384,7 @@ mod tests {
     /// arrive coalesced.
     fn sockets(packet_bytes: i32) -> (UdpSocket, PortSocket) {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 1 << 20).ok()?));
+        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 1 << 20, true).ok()?));
         let (port, receiver) = (40_000..).find_map(bind).unwrap();
         sender.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let value = (&raw const packet_bytes).cast();
@@ -463,6 +485,36 @@ mod tests {
             sender.send(&vec![7; bytes]).unwrap();
             assert_eq!(receive(&mut batch, &receiver, &placement, &mut pixels), 1);
             assert_eq!(held(&mut batch), expected, "{bytes} bytes in packets of {packet_bytes}");
+        }
+    }
+
+    #[test]
+    fn source_of_each_message_is_told_where_it_is_asked_for() {
+        let placement = placement();
+        let (sender, receiver) = sockets(placement.packet_bytes() as i32);
+        let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = local_port(&receiver);
+        let (mut batch, mut pixels) = (Batch::new(&placement), vec![0; placement.image_bytes()]);
+        for is_asked in [false, true] {
+            for socket in [&sender, &other, &sender] {
+                let bytes = packets(placement.packet_bytes(), 1);
+                socket.send_to(&bytes, (Ipv4Addr::LOCALHOST, port)).unwrap();
+            }
+            assert_eq!(receive(&mut batch, &receiver, &placement, &mut pixels), 3);
+            let told: Vec<_> = (0..3).map(|message| batch.source(message).map(|source| source.port())).collect();
+            let ports = [&sender, &other, &sender].map(|socket| Some(socket.local_addr().unwrap().port()));
+            assert_eq!(told, if is_asked { ports } else { [None; 3] });
+            batch.ask_for_sources();
+        }
+    }
+
+    fn local_port(socket: &PortSocket) -> u16 {
+        // SAFETY: the address lives over the call and has the size that is told.
+        unsafe {
+            let mut address: libc::sockaddr_in = mem::zeroed();
+            let mut bytes = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            assert_eq!(libc::getsockname(socket.fd(), (&raw mut address).cast(), &raw mut bytes), 0);
+            u16::from_be(address.sin_port)
         }
     }
 

@@ -11,6 +11,7 @@
 //! | [`mod@file`] | the file: laid out once, then only plain writes; its ledger; recovery |
 //! | `service` | a job from its parameters to its end, as the broker sees it |
 //! | `take` | which images belong to the job, and what became of each id |
+//! | `packets` | what the readouts counted while the job ran |
 //! | `journal` | the job in hand, on disk, for the next start of this process |
 //! | `run` | the process |
 //!
@@ -23,6 +24,7 @@ extern crate self as ecs_writer;
 
 pub mod file;
 mod journal;
+mod packets;
 mod run;
 mod service;
 mod take;

@@ -9,7 +9,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
     ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
     ("detector", &crate::detector::config::KEYS),
     ("ring", &["path", "size"]),
-    ("readout", &["processes", "address", "receive_buffer"]),
+    ("readout", &["processes", "address", "receive_buffer", "senders", "coalesce"]),
     ("assembler", &["deadline", "fill", "open_images"]),
     ("writer", &["processes", "image_timeout", "sync"]),
 ];

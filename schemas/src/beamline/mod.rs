@@ -18,11 +18,13 @@ mod error;
 mod keys;
 mod parse;
 mod section;
+mod sender;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use error::{BeamlineError, BeamlineErrors, Problem};
+pub use sender::{AllowedSender, SENDERS_MAX};
 pub use units::{bytes_text, duration_text};
 
 use crate::detector::Detector;
@@ -80,6 +82,11 @@ pub struct ReadoutConfig {
     pub address: std::net::Ipv4Addr,
     /// Receive buffer asked of the kernel for each port. Default 64 MiB.
     pub receive_buffer_bytes: u64,
+    /// Senders whose packets count; all others' are counted and thrown away. Default: none named, everybody counts.
+    pub senders: Vec<AllowedSender>,
+    /// Whether the kernel may hand over many packets in one message. Default true. Without it, its count of dropped
+    /// packets is exact, and receiving costs more than twice as much.
+    pub coalesce: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

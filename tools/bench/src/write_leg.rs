@@ -6,7 +6,7 @@
 
 use crate::pairs::Pairs;
 use anyhow::Context;
-use ecs_schemas::{detector::Placement, image::LossCause};
+use ecs_schemas::{detector::Placement, image::LossCause, packets::PacketLedger};
 use ecs_writer::file::{Author, End, EndState, FileSpec, ImageFile, ImageRow};
 use std::{
     fs::{self, File},
@@ -90,7 +90,8 @@ fn write_hdf5<'a>(
         file.write_image(&values, image(row))?;
     }
     let state = EndState::Done;
-    file.finish(&End { state, reason: String::new(), pending_cause: LossCause::Several, sync: false })?;
+    let (reason, packets) = (String::new(), PacketLedger::default());
+    file.finish(&End { state, reason, pending_cause: LossCause::Several, packets, sync: false })?;
     Ok(())
 }
 

@@ -243,6 +243,10 @@ def check_rows(entry, detector, kind, seed, missing, conversion):
     return ids, status
 
 
+def named_counts(dataset):
+    return dict(zip(dataset.attrs["names"], dataset[:].tolist()))
+
+
 def check_ledger(entry, ids, status):
     ledger = entry["ledger"]
     number = lambda name: int(ledger[name][()])
@@ -257,11 +261,8 @@ def check_ledger(entry, ids, status):
         "pending": int((status == PENDING).sum()),
         "missing_packets": int(entry["data/missing_packets"][:].sum()),
         "first_id": int(ids[0]) if len(ids) else None,
-        "lost": dict(
-            (name, int(count))
-            for name, count in zip(ledger["lost_by_cause"].attrs["names"], ledger["lost_by_cause"][:])
-            if count
-        ),
+        "packets": named_counts(ledger["packets"]),
+        "lost": {cause: count for cause, count in named_counts(ledger["lost_by_cause"]).items() if count},
     }
     if len(ids) and not np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
         fail("image ids are not consecutive")
@@ -271,6 +272,9 @@ def check_ledger(entry, ids, status):
             fail(f"the ledger does not add up: {counts}")
         if (number("written"), number("partial")) != (counts["complete"], counts["partial"]):
             fail(f"the ledger does not agree with the rows: {counts}")
+        fates = [count for name, count in counts["packets"].items() if name not in ("received", "dropped_by_kernel")]
+        if sum(fates) != counts["packets"]["received"]:
+            fail(f"the packets do not add up: {counts}")
         if counts["pending"]:
             fail("an ended file has pending rows")
     return counts

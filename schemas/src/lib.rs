@@ -42,6 +42,7 @@ pub mod job;
 pub mod keys;
 pub mod kv;
 pub mod nearest;
+pub mod packets;
 pub mod pedestal_job;
 pub mod raw;
 pub mod registry;

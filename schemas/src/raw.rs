@@ -45,21 +45,36 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    #[inline]
     fn take(&mut self, count: usize) -> Result<&'a [u8], Unreadable> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(CUT)?;
         self.rest = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn byte(&mut self) -> Result<u8, Unreadable> {
         let (first, rest) = self.rest.split_first().ok_or(CUT)?;
         self.rest = rest;
         Ok(*first)
     }
 
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unreadable> {
+        let (first, rest) = self.rest.split_first_chunk().ok_or(CUT)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
     /// A big-endian number of 1, 2, 4 or 8 bytes.
+    #[inline]
     fn number(&mut self, bytes: usize) -> Result<u64, Unreadable> {
-        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        match bytes {
+            1 => self.byte().map(u64::from),
+            2 => Ok(u16::from_be_bytes(self.array()?).into()),
+            4 => Ok(u32::from_be_bytes(self.array()?).into()),
+            _ => Ok(u64::from_be_bytes(self.array()?)),
+        }
     }
 
     fn length(&mut self, bytes: usize) -> Result<usize, Unreadable> {
@@ -108,6 +123,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// No text begins here.
+    #[inline]
     pub fn key(&mut self) -> Result<&'a [u8], Unreadable> {
         let length = match self.byte()? {
             marker @ 0xa0..=0xbf => usize::from(marker & 0x1f),
@@ -127,6 +143,7 @@ impl<'a> Reader<'a> {
 
     /// # Errors
     /// No integer that is not negative begins here.
+    #[inline]
     pub fn unsigned(&mut self) -> Result<u64, Unreadable> {
         let negative = Unreadable("a number that is not negative was expected");
         match self.byte()? {
@@ -254,43 +271,46 @@ impl Writer {
     }
 
     /// The beginning of a map of fewer than 16 entries.
+    #[inline]
     pub fn map(&mut self, entries: u8) {
         debug_assert!(entries < 16, "messages have few fields");
         self.0.push(0x80 | entries);
     }
 
+    #[inline(always)] // most texts are names of fields: their length is known where it is called
     pub fn text(&mut self, text: &str) {
         match text.len() {
             length @ 0..=31 => self.0.push(0xa0 | length as u8),
             length @ 32..=0xff => self.0.extend([0xd9, length as u8]),
-            length @ 0x100..=0xffff => self.marked(0xda, &(length as u16).to_be_bytes()),
-            length => self.marked(0xdb, &(length as u32).to_be_bytes()), // a part has less than 4 GiB
+            length @ 0x100..=0xffff => self.marked(0xda, (length as u16).to_be_bytes()),
+            length => self.marked(0xdb, (length as u32).to_be_bytes()), // a part has less than 4 GiB
         }
         self.0.extend_from_slice(text.as_bytes());
     }
 
+    #[inline]
     pub fn unsigned(&mut self, number: u64) {
         match number {
             0..=0x7f => self.0.push(number as u8),
             0x80..=0xff => self.0.extend([0xcc, number as u8]),
-            0x100..=0xffff => self.marked(0xcd, &(number as u16).to_be_bytes()),
-            0x1_0000..=0xffff_ffff => self.marked(0xce, &(number as u32).to_be_bytes()),
-            _ => self.marked(0xcf, &number.to_be_bytes()),
+            0x100..=0xffff => self.marked(0xcd, (number as u16).to_be_bytes()),
+            0x1_0000..=0xffff_ffff => self.marked(0xce, (number as u32).to_be_bytes()),
+            _ => self.marked(0xcf, number.to_be_bytes()),
         }
     }
 
     pub fn bin(&mut self, bytes: &[u8]) {
         match bytes.len() {
             length @ 0..=0xff => self.0.extend([0xc4, length as u8]),
-            length @ 0x100..=0xffff => self.marked(0xc5, &(length as u16).to_be_bytes()),
-            length => self.marked(0xc6, &(length as u32).to_be_bytes()), // a part has less than 4 GiB
+            length @ 0x100..=0xffff => self.marked(0xc5, (length as u16).to_be_bytes()),
+            length => self.marked(0xc6, (length as u32).to_be_bytes()), // a part has less than 4 GiB
         }
         self.0.extend_from_slice(bytes);
     }
 
     /// As [`Writer::bin`], of at most 65,535 bytes that `write` appends; their length takes two bytes whatever it is.
     pub fn bin_of(&mut self, write: impl FnOnce(&mut Self)) {
-        self.marked(0xc5, &[0, 0]);
+        self.marked(0xc5, [0, 0]);
         let begin = self.0.len();
         write(self);
         let length = self.0.len() - begin;
@@ -311,9 +331,10 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
-    fn marked(&mut self, marker: u8, bytes: &[u8]) {
+    #[inline]
+    fn marked<const N: usize>(&mut self, marker: u8, bytes: [u8; N]) {
         self.0.push(marker);
-        self.0.extend_from_slice(bytes);
+        self.0.extend_from_slice(&bytes);
     }
 
     pub fn finish(self) -> Vec<u8> {

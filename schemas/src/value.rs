@@ -56,6 +56,14 @@ impl Value {
         }
     }
 
+    /// The entries of a list.
+    pub fn as_list(&self) -> Option<&[Value]> {
+        match self {
+            Self::List(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
     pub fn as_u64(&self) -> Option<u64> {
         match self {
             Self::Int(value) => u64::try_from(*value).ok(),

@@ -1,6 +1,6 @@
 //! The writer's job: what is asked, and the ledger that it ends with.
 
-use crate::{image::LossCause, value::Value};
+use crate::{image::LossCause, packets::PacketLedger, value::Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,6 +48,9 @@ pub struct Ledger {
     pub lost: BTreeMap<LossCause, u64>,
     /// Packets missing in the partial images.
     pub missing_packets: u64,
+    /// What the beamline's readouts counted while the job ran, be it of the job's images or not.
+    #[serde(default)]
+    pub packets: PacketLedger,
     /// Bytes of pixels in the file.
     pub bytes: u64,
     /// From the first image to the last byte, in seconds.
@@ -66,6 +69,6 @@ impl Ledger {
 
     /// The numbers add up.
     pub fn is_balanced(&self) -> bool {
-        self.written + self.partial + self.lost_total() == self.asked
+        self.written + self.partial + self.lost_total() == self.asked && self.packets.is_balanced()
     }
 }

@@ -97,6 +97,8 @@ pub enum PacketFate {
     Malformed,
     /// Thrown away unread, to catch up with a detector that sends more than can be received.
     Shed,
+    /// Of a sender that is not on the list of those that are listened to.
+    Unlisted,
 }
 
 impl Contributor {
@@ -233,6 +235,7 @@ impl Contributor {
             PacketFate::Foreign => &counters.foreign,
             PacketFate::Malformed => &counters.malformed,
             PacketFate::Shed => &counters.shed,
+            PacketFate::Unlisted => &counters.unlisted,
         };
         counter.fetch_add(packets, Relaxed);
     }
@@ -293,6 +296,21 @@ impl Drop for Contributor {
         participant::leave(&self.ring, &self.place);
         self.owner_event().signal();
     }
+}
+
+impl PacketFate {
+    /// All, each at its number.
+    pub const ALL: [Self; 9] = [
+        Self::Placed,
+        Self::Duplicate,
+        Self::Late,
+        Self::Early,
+        Self::NoSlot,
+        Self::Foreign,
+        Self::Malformed,
+        Self::Shed,
+        Self::Unlisted,
+    ];
 }
 
 /// Leave to write into some open images (R1), withdrawn when it is dropped.

@@ -46,7 +46,7 @@ use crate::{
 /// First eight bytes of the file, as text: `ECS_RING`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ECS_RING");
 /// Layout and protocol. A participant with another one is refused.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 pub(crate) const CONTROL_ALIGN: usize = 128;
 
 /// Where slots, runs and events of the whole ring are told. One writer, the owner, except where said.
@@ -125,6 +125,10 @@ pub(crate) struct OwnerCounters {
     pub slots_in_quarantine: AtomicU64,
     /// By [`crate::LossCause`], at its number.
     pub lost: [AtomicU64; 8],
+    /// Slots that were given to an image, and those of them that became none: no packet came, a contributor hung in
+    /// it, or the owner died.
+    pub opened: AtomicU64,
+    pub discarded: AtomicU64,
 }
 
 /// The counters that are about to change, as they were before. Written by the owner.
@@ -138,7 +142,7 @@ pub(crate) struct Journal {
     pub before: [AtomicU64; 3],
 }
 
-/// What became of packets: received is the sum of the first eight. A place's counters only rise, whoever
+/// What became of packets: received is the sum of the first nine. A place's counters only rise, whoever
 /// holds it: nothing is moved when one leaves, so nothing is lost when somebody dies while it would be.
 #[repr(C, align(128))]
 pub(crate) struct ContributorCounters {
@@ -150,6 +154,8 @@ pub(crate) struct ContributorCounters {
     pub foreign: AtomicU64,
     pub malformed: AtomicU64,
     pub shed: AtomicU64,
+    /// Of a sender that is not on the list.
+    pub unlisted: AtomicU64,
     /// Placed with a copy, since another packet was expected there.
     pub moved: AtomicU64,
     /// Thrown away by the kernel, by its own count: not part of `received`.
@@ -176,9 +182,13 @@ pub(crate) struct Participant {
     /// Contributor: how far its ports are (set_progress), and when it last placed a packet.
     pub progress: AtomicU64,
     pub last_placed_ns: AtomicU64,
-    /// Reader: images that it was overtaken by.
+    /// Reader: commit steps from `first_seq` on that it was overtaken by, and that it was given and has let go of.
     pub overtaken: AtomicU64,
-    _pad: [u64; 11],
+    pub first_seq: AtomicU64,
+    pub delivered: AtomicU64,
+    /// Reliable reader: images lost for want of a slot while it was the one that held the oldest. Written by the owner.
+    pub refused: AtomicU64,
+    _pad: [u64; 8],
     pub counters: ContributorCounters,
     /// `counters` when its holder joined.
     pub joined: ContributorCounters,

@@ -53,6 +53,11 @@ pub enum Role {
 pub struct TooManyParticipants;
 
 impl Role {
+    /// Whether it is a reader, of either kind.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::ReliableReader | Self::LossyReader)
+    }
+
     fn from_code(code: u64) -> Option<Self> {
         [Self::Joining, Self::Contributor, Self::ReliableReader, Self::LossyReader]
             .into_iter()
@@ -94,8 +99,18 @@ impl Participant {
         }
     }
 
-    pub(crate) fn words(&self) -> [&AtomicU64; 6] {
-        [&self.hazard, &self.cursor, &self.progress, &self.last_placed_ns, &self.restart, &self.overtaken]
+    pub(crate) fn words(&self) -> [&AtomicU64; 9] {
+        [
+            &self.hazard,
+            &self.cursor,
+            &self.progress,
+            &self.last_placed_ns,
+            &self.restart,
+            &self.overtaken,
+            &self.first_seq,
+            &self.delivered,
+            &self.refused,
+        ]
     }
 }
 
@@ -177,7 +192,7 @@ pub(crate) fn free_the_dead(ring: &Ring, liveness: &dyn Liveness) {
 }
 
 impl ContributorCounters {
-    pub(crate) fn all(&self) -> [&AtomicU64; 11] {
+    pub(crate) fn all(&self) -> [&AtomicU64; 12] {
         [
             &self.placed,
             &self.duplicate,
@@ -187,6 +202,7 @@ impl ContributorCounters {
             &self.foreign,
             &self.malformed,
             &self.shed,
+            &self.unlisted,
             &self.moved,
             &self.kernel_dropped,
             &self.bytes,

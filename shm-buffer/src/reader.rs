@@ -38,6 +38,8 @@ pub struct Reader {
     holds: bool,
     /// Steps that were missed and that no delivery has told of yet.
     overtaken: u64,
+    /// Steps that were delivered, and let go of but for the last one.
+    delivered: u64,
     /// The bitmap of every whole image.
     whole: Arc<[u64]>,
 }
@@ -139,6 +141,7 @@ impl Reader {
             cursor = reclaimed;
             ring.places()[place.index].cursor.store(cursor, Relaxed);
         }
+        ring.places()[place.index].first_seq.store(cursor, Relaxed);
         Ok(Self {
             ring: ring.clone(),
             place,
@@ -146,6 +149,7 @@ impl Reader {
             cursor,
             holds: false,
             overtaken: 0,
+            delivered: 0,
             whole: whole_bitmap(ring.geometry().packets_per_image),
         })
     }
@@ -162,6 +166,7 @@ impl Reader {
                 Step::NotYet => return None,
                 Step::Committed(delivery) => {
                     self.cursor += 1;
+                    self.delivered += 1;
                     self.holds = true;
                     self.overtaken = 0;
                     return Some(delivery);
@@ -198,6 +203,7 @@ impl Reader {
         if !std::mem::take(&mut self.holds) {
             return;
         }
+        self.me().delivered.store(self.delivered, Relaxed);
         // Release pairs with Acquire in Owner::oldest_cursor: what we read was read before it is replaced.
         self.me().cursor.store(self.cursor, Release);
         fence(SeqCst); // pairs with the fence in Owner::sleep: it sees the cursor, or we see its need

@@ -123,6 +123,8 @@ fn each_broken_rule_is_told_by_its_name() {
         ("K7", raw.participant_at(0) + 128, 9),
         ("K8", 640, 99),
         ("K8", 664, 9),
+        ("K8", 736, 2),
+        ("K8", 744, 99),
         ("K9", raw::BASE, 7 << 48 | 15),
         ("K9", raw.commit_at(1) + 8, 7),
         ("K10", raw.commit_at(2) + 64, 14),

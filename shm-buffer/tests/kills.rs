@@ -225,6 +225,7 @@ fn processes_killed_and_stopped_at_random_never_show_a_wrong_pixel_or_lose_count
         println!("{rounds} rounds: {} kills, {} stops; {status:?}", troupe.kills, troupe.stops);
         assert!(status.participants.iter().all(|other| Proc.is_alive(other.process)), "I8: {:?}", status.participants);
         assert_eq!(status.images_complete + status.images_partial, told.images, "images, counted and told");
+        common::wait_until("the readers are at rest", || ring.status().imbalances().is_empty());
         assert_eq!(status.lost.iter().sum::<u64>(), told.lost, "losses, counted and told: {:?}", status.lost);
         assert!(status.images_complete > rounds && status.epoch == 1, "{status:?}");
         assert_eq!(status.slots_in_quarantine, 0);

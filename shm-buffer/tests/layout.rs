@@ -13,7 +13,7 @@ use std::{fmt::Write, path::Path};
 /// Offset, bytes, meaning.
 type Field = (u64, usize, String);
 
-const HEADER: [(u64, usize, &str); 42] = [
+const HEADER: [(u64, usize, &str); 44] = [
     (0, 8, "magic: ECS_RING"),
     (8, 4, "version"),
     (12, 4, "slots"),
@@ -49,6 +49,8 @@ const HEADER: [(u64, usize, &str); 42] = [
     (656, 8, "packets missing"),
     (664, 8, "slots in quarantine"),
     (680, 8, "images lost: not received"),
+    (736, 8, "images opened"),
+    (744, 8, "images discarded"),
     (768, 8, "journal: what is counted: 1 an image, 2 + cause << 8 lost ones"),
     (776, 8, "journal: until the head, or the base, is beyond this"),
     (784, 8, "journal: complete, or lost, before"),
@@ -58,7 +60,7 @@ const HEADER: [(u64, usize, &str); 42] = [
     (904, 8, "window_table[1]"),
 ];
 const VARIES: &str = "created_ns: differs from ring to ring";
-const COUNTERS: [&str; 11] = [
+const COUNTERS: [&str; 12] = [
     "placed",
     "duplicate",
     "late",
@@ -67,11 +69,12 @@ const COUNTERS: [&str; 11] = [
     "foreign",
     "malformed",
     "shed",
+    "unlisted",
     "moved",
     "kernel_dropped",
     "bytes",
 ];
-const PARTICIPANT: [(u64, usize, &str); 9] = [
+const PARTICIPANT: [(u64, usize, &str); 12] = [
     (0, 8, "identity: role (8), generation (24), pid (32)"),
     (8, 8, "generation (24), start_time (40)"),
     (16, 32, "name"),
@@ -81,6 +84,9 @@ const PARTICIPANT: [(u64, usize, &str); 9] = [
     (144, 8, "progress: epoch (16), id + 1 (48)"),
     (152, 8, "last_placed_ns"),
     (160, 8, "overtaken"),
+    (168, 8, "first_seq"),
+    (176, 8, "delivered"),
+    (184, 8, "refused"),
 ];
 const SLOT: [(u64, usize, &str); 9] = [
     (0, 8, "word: tag (61), state (3): 0 free, 1 open, 2 closing, 3 committed"),

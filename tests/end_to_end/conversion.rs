@@ -47,16 +47,9 @@ fn lossy_run(beamline: &Beamline, images: u64, check: &[&str]) -> Value {
     let sent = Outcome::of(&mut beamline.sim(images, 100, &faults)).ok().json();
     let ended = beamline.wait_end(job);
     assert_eq!(ended["state"], "done", "{ended:#}");
-    let per_module = placement.packets_per_module;
-    let faults = Faults {
-        seed: 7,
-        drop: 0.01,
-        reorder: 0.02,
-        duplicate: 0.02,
-        packets_per_module: per_module,
-        ..Faults::default()
-    };
-    let dropped = |id: u64| faults.dropped_packets(id, placement.packets_per_image());
+    let faults = Faults { seed: 7, drop: 0.01, reorder: 0.02, duplicate: 0.02, ..Faults::default() };
+    let fates = faults.of(&placement);
+    let dropped = |id: u64| fates.dropped_packets(id);
     let missing: serde_json::Map<String, Value> = (1..=images).map(|id| (id.to_string(), json!(dropped(id)))).collect();
     fs::write(beamline.path("missing.json"), Value::Object(missing).to_string()).unwrap();
     let path = beamline.path("missing.json").display().to_string();

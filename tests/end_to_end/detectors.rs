@@ -24,18 +24,10 @@ fn assert_lossy_run_is_right(detector: &'static str, check: &str, images: u64, r
     let ended = beamline.wait_end(job);
     assert_eq!(ended["state"], "done", "{detector}: {ended:#}");
 
-    let faults = Faults {
-        seed: 7,
-        drop: 0.01,
-        reorder,
-        duplicate: 0.02,
-        burst: 0.001,
-        burst_packets: 16,
-        packets_per_module: placement.packets_per_module,
-        dead_modules: Vec::new(),
-    };
+    let fates =
+        Faults { seed: 7, drop: 0.01, reorder, duplicate: 0.02, burst: 0.001, ..Faults::default() }.of(&placement);
     let packets = placement.packets_per_image();
-    let dropped = |id: u64| faults.dropped_packets(id, packets);
+    let dropped = |id: u64| fates.dropped_packets(id);
     let whole_images: usize = (1..=images).filter(|&id| dropped(id).len() == packets).count();
     let missing: serde_json::Map<String, Value> = (1..=images).map(|id| (id.to_string(), json!(dropped(id)))).collect();
     fs::write(beamline.path("missing.json"), Value::Object(missing).to_string()).unwrap();
@@ -142,7 +134,7 @@ fn dummy_udp_by_its_description_is_right_to_the_pixel() {
 
 /// No line of Rust knows this one: 12 bit across packets, big-endian fields that are parts of words, rows that count
 /// by three and begin at seven, two ports a module, chips with gaps, and a short last packet.
-const MADE_UP: &str = r#"
+pub const MADE_UP: &str = r#"
     detector_type = "made-up"
     modules = [2, 1]
     [module]

@@ -4,9 +4,12 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `real_packets` | recorded packets of a real detector become the images that they must become |
+//! | `accounting` | sent = delivered + lost by cause, through every layer; strangers, jumps, restarts, uninvited images, records |
 //! | `packet_loss` | every lost packet is marked, filled and counted; the sums are exact |
 //! | `detectors` | every detector through the whole system, every pixel of the file; one that no code knows |
 //! | `conversion` | pixels with gains become what they must, bit by bit; pedestals are taken and applied; masks |
+//! | `faults` | every detector under all faults and kills at once: each pixel right, or marked |
+//! | `rates` | half, once and twice what the machine carries: sent = delivered + lost by cause, to the packet |
 //! | `runs` | where a run begins and ends, with slow, late, stray and silent packets |
 //! | `kill` | any process may die at any time: the others live, the file is right, the job ends |
 //! | `kills` | the control plane under random kills, stops and full disks: what was acknowledged stays |
@@ -25,18 +28,21 @@
 
 #![allow(clippy::unwrap_used, reason = "every function here is a test or serves one")]
 
+mod accounting;
 mod architecture;
 mod command_line;
 mod completion;
 mod control;
 mod conversion;
 mod detectors;
+mod faults;
 mod garbage;
 mod jobs;
 mod kill;
 mod kills;
 mod leftovers;
 mod packet_loss;
+mod rates;
 mod real_packets;
 mod refusals;
 mod runs;

@@ -21,9 +21,9 @@ fn one_percent_of_packets_lost_is_marked_filled_and_counted_to_the_packet() {
     assert_eq!(ledger["written"].as_u64().unwrap() + ledger["partial"].as_u64().unwrap(), IMAGES, "{ledger:#}");
     assert_eq!(ledger["missing_packets"], sent["packets_dropped"], "{ledger:#}\n{sent:#}");
 
-    let faults = Faults { seed: SEED, drop: 0.01, reorder: 0.01, duplicate: 0.01, ..Faults::default() };
+    let fates = Faults { seed: SEED, drop: 0.01, ..Faults::default() }.of(&beamline.detector().placement);
     let dropped: serde_json::Map<String, Value> =
-        (1..=IMAGES).map(|id| (id.to_string(), json!(faults.dropped_packets(id, 256)))).collect();
+        (1..=IMAGES).map(|id| (id.to_string(), json!(fates.dropped_packets(id)))).collect();
     fs::write(beamline.path("missing.json"), Value::Object(dropped).to_string()).unwrap();
     let missing = beamline.path("missing.json").display().to_string();
     let counts = check_images(&beamline.path("run.h5"), &["--seed", "7", "--missing", &missing]);

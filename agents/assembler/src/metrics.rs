@@ -1,7 +1,7 @@
 //! What the assembler tells of the ring, once a second.
 
 use ecs_schemas::value::Value;
-use ecs_shm_buffer::{LossCause, Ring, RingStatus};
+use ecs_shm_buffer::{LossCause, ParticipantStatus, Ring, RingStatus, Role};
 use std::{collections::BTreeMap, time::Instant};
 
 /// Turns the ring's counters into telemetry with rates since the last time.
@@ -42,6 +42,22 @@ impl Metrics {
     }
 }
 
+/// What each reader was given, and what it was not.
+fn readers(status: &RingStatus) -> Value {
+    let reader = |reader: &ParticipantStatus| {
+        Value::map([
+            ("name", reader.name.as_str().into()),
+            ("pid", reader.process.pid.into()),
+            ("is_reliable", (reader.role == Role::ReliableReader).into()),
+            ("delivered", reader.delivered.into()),
+            ("overtaken", reader.overtaken.into()),
+            ("refused", reader.refused.into()),
+            ("behind", reader.behind.into()),
+        ])
+    };
+    Value::List(status.participants.iter().filter(|participant| participant.role.reads()).map(reader).collect())
+}
+
 fn levels(status: &RingStatus) -> Vec<(&'static str, Value)> {
     let packets = &status.packets;
     vec![
@@ -49,10 +65,14 @@ fn levels(status: &RingStatus) -> Vec<(&'static str, Value)> {
         ("ring_slots_in_use", status.slots_in_use.into()),
         ("ring_slots_in_quarantine", status.slots_in_quarantine.into()),
         ("ring_fill", Value::Float(f64::from(status.slots_in_use) / f64::from(status.slots))),
-        ("ring_readers", status.participants.iter().filter(|participant| participant.behind > 0).count().into()),
+        ("ring_readers", status.participants.iter().filter(|participant| participant.role.reads()).count().into()),
+        ("readers", readers(status)),
         ("run", status.epoch.into()),
         ("images_complete", status.images_complete.into()),
         ("images_partial", status.images_partial.into()),
+        ("images_opened", status.images_opened.into()),
+        ("images_open", status.images_open.into()),
+        ("images_discarded", status.images_discarded.into()),
         ("missing_packets", status.missing_packets.into()),
         ("packets_received", packets.received.into()),
         ("packets_placed", packets.placed.into()),
@@ -63,6 +83,7 @@ fn levels(status: &RingStatus) -> Vec<(&'static str, Value)> {
         ("dropped_foreign", packets.foreign.into()),
         ("dropped_malformed", packets.malformed.into()),
         ("dropped_shed", packets.shed.into()),
+        ("dropped_unlisted", packets.unlisted.into()),
         ("dropped_by_kernel", packets.kernel_dropped.into()),
     ]
 }

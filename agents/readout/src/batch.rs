@@ -7,6 +7,7 @@
 //! ```text
 //! message │ header │ segments in the ring │ header │ segments in the ring │ …… │ whatever else comes │
 //!         └─ staging, at the packet's offset ─┴─── or the payload too, ──┴─ if it has no free place ─┘
+//!            (and so the end of a payload that has no pixels: a last packet that is padded)
 //! ```
 //!
 //! | shape | messages | packets predicted | when |
@@ -27,7 +28,7 @@
 
 use crate::socket::{self, Control};
 use ecs_schemas::detector::{Packing, Placement, Segment};
-use std::{mem, ptr};
+use std::{mem, net::SocketAddrV4, ptr};
 
 /// Packets of one batch: enough to make the system call cheap, few enough to keep the round short (and
 /// to touch few images at once).
@@ -44,6 +45,8 @@ const IOVECS_MAX: usize = 1024;
 const SINGLES_IN_A_ROW: usize = 2 * BATCH_PACKETS;
 /// Packed payloads of one batch: they are to be in the processor's second cache still when they are unpacked.
 const STAGED_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
+/// Packets of one staged batch: coalesced messages of a network hold this many each, at most.
+pub const STAGED_PACKETS: usize = STAGED_BYTES / MESSAGE_BYTES_MAX * BATCH_PACKETS;
 
 /// Reused for every batch of a port; nothing is allocated while packets come.
 pub struct Batch {
@@ -71,6 +74,8 @@ pub struct Batch {
     /// For each place: whether it leads to an image.
     aimed: Vec<bool>,
     controls: Vec<Control>,
+    /// Where each message came from; empty where nobody asks.
+    sources: Vec<libc::sockaddr_in>,
     messages: Vec<libc::mmsghdr>,
 }
 
@@ -103,7 +108,7 @@ unsafe impl Send for Batch {}
 impl Batch {
     pub fn new(placement: &Placement) -> Self {
         let packet_bytes = placement.packet_bytes();
-        let iovecs_per_packet = 1 + placement.segments_per_packet_max();
+        let iovecs_per_packet = 1 + placement.segments_per_packet_max() + 1;
         let coalesced_places =
             (MESSAGE_BYTES_MAX / packet_bytes).min((IOVECS_MAX - 1) / iovecs_per_packet).clamp(1, BATCH_PACKETS);
         let is_staged = placement.packing != Packing::Plain || iovecs_per_packet >= IOVECS_MAX;
@@ -128,8 +133,23 @@ impl Batch {
             is_ended: false,
             aimed: Vec::with_capacity(BATCH_PACKETS),
             controls: vec![Control::default(); BATCH_PACKETS],
+            sources: Vec::new(),
             messages: vec![message; BATCH_PACKETS],
         }
+    }
+
+    /// From now on the kernel says where each message came from.
+    pub fn ask_for_sources(&mut self) {
+        // SAFETY: an address of zeros is one.
+        self.sources = vec![unsafe { mem::zeroed() }; BATCH_PACKETS];
+    }
+
+    /// Where message `m` came from, after it was received; none if nobody asked, or it was from no IPv4 address.
+    pub fn source(&self, m: usize) -> Option<SocketAddrV4> {
+        let source = self.sources.get(m)?;
+        let is_whole = self.messages[m].msg_hdr.msg_namelen as usize >= size_of::<libc::sockaddr_in>();
+        let is_ipv4 = is_whole && i32::from(source.sin_family) == libc::AF_INET;
+        is_ipv4.then(|| SocketAddrV4::new(u32::from_be(source.sin_addr.s_addr).into(), u16::from_be(source.sin_port)))
     }
 
     /// Whether all payloads stay in staging: nothing is to be aimed, see [`Batch::stage`].
@@ -165,8 +185,9 @@ impl Batch {
     /// Lets the payload of the next place go to the place of `packet` in the image whose pixels begin at
     /// `pixels`.
     pub fn aim_at_image(&mut self, placement: &Placement, packet: usize, pixels: *mut u8) {
-        let is_short = placement.payload_bytes_of(packet % placement.packets_per_module) < placement.payload_bytes;
-        self.aim(self.header_bytes, true, placement.segments(packet), pixels);
+        let payload_bytes = placement.payload_bytes_of(packet % placement.packets_per_module);
+        let is_short = payload_bytes < placement.payload_bytes;
+        self.aim(self.header_bytes, Some(payload_bytes), placement.segments(packet), pixels);
         if is_short && self.is_coalesced && !mem::replace(&mut self.is_ended, true) {
             self.end_message(0);
         }
@@ -174,22 +195,28 @@ impl Batch {
 
     /// Lets the packet of the next place stay in staging.
     pub fn aim_at_staging(&mut self) {
-        self.aim(self.packet_bytes, false, &[], ptr::null_mut());
+        self.aim(self.packet_bytes, None, &[], ptr::null_mut());
     }
 
-    fn aim(&mut self, staging_bytes: usize, at_image: bool, segments: &[Segment], pixels: *mut u8) {
+    /// `payload_bytes`: of what goes to an image.
+    fn aim(&mut self, staging_bytes: usize, payload_bytes: Option<usize>, segments: &[Segment], pixels: *mut u8) {
         if self.is_ended {
             return; // B2
         }
         let place = self.aimed.len();
         let message = if self.is_coalesced { 0 } else { place };
-        self.aimed.push(at_image);
+        self.aimed.push(payload_bytes.is_some());
         if !self.is_coalesced || place == 0 {
             self.begin_message(message);
         }
         self.push_staging(message, staging_bytes);
+        let mut padding = payload_bytes.unwrap_or(0);
         for segment in segments {
             self.push(pixels.wrapping_add(segment.offset_bytes as usize), segment.len_bytes as usize);
+            padding -= segment.len_bytes as usize;
+        }
+        if padding > 0 {
+            self.push_staging(message, padding); // or what comes behind it would land too early
         }
         if !self.is_coalesced || self.aimed.len() == self.coalesced_places {
             self.is_ended = self.is_coalesced;
@@ -308,6 +335,11 @@ impl Batch {
         header.msg_iov = self.iovecs[self.iovecs_used..].as_mut_ptr();
         header.msg_control = (&raw mut self.controls[m]).cast();
         header.msg_controllen = size_of::<Control>();
+        if let Some(source) = self.sources.get_mut(m) {
+            source.sin_family = 0;
+            header.msg_name = (&raw mut *source).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        }
     }
 
     /// Behind the last place of a message: room for whatever else comes.
@@ -352,7 +384,7 @@ mod tests {
     /// arrive coalesced.
     fn sockets(packet_bytes: i32) -> (UdpSocket, PortSocket) {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 1 << 20).ok()?));
+        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 1 << 20, true).ok()?));
         let (port, receiver) = (40_000..).find_map(bind).unwrap();
         sender.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let value = (&raw const packet_bytes).cast();
@@ -453,6 +485,36 @@ mod tests {
             sender.send(&vec![7; bytes]).unwrap();
             assert_eq!(receive(&mut batch, &receiver, &placement, &mut pixels), 1);
             assert_eq!(held(&mut batch), expected, "{bytes} bytes in packets of {packet_bytes}");
+        }
+    }
+
+    #[test]
+    fn source_of_each_message_is_told_where_it_is_asked_for() {
+        let placement = placement();
+        let (sender, receiver) = sockets(placement.packet_bytes() as i32);
+        let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = local_port(&receiver);
+        let (mut batch, mut pixels) = (Batch::new(&placement), vec![0; placement.image_bytes()]);
+        for is_asked in [false, true] {
+            for socket in [&sender, &other, &sender] {
+                let bytes = packets(placement.packet_bytes(), 1);
+                socket.send_to(&bytes, (Ipv4Addr::LOCALHOST, port)).unwrap();
+            }
+            assert_eq!(receive(&mut batch, &receiver, &placement, &mut pixels), 3);
+            let told: Vec<_> = (0..3).map(|message| batch.source(message).map(|source| source.port())).collect();
+            let ports = [&sender, &other, &sender].map(|socket| Some(socket.local_addr().unwrap().port()));
+            assert_eq!(told, if is_asked { ports } else { [None; 3] });
+            batch.ask_for_sources();
+        }
+    }
+
+    fn local_port(socket: &PortSocket) -> u16 {
+        // SAFETY: the address lives over the call and has the size that is told.
+        unsafe {
+            let mut address: libc::sockaddr_in = mem::zeroed();
+            let mut bytes = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            assert_eq!(libc::getsockname(socket.fd(), (&raw mut address).cast(), &raw mut bytes), 0);
+            u16::from_be(address.sin_port)
         }
     }
 
@@ -562,6 +624,46 @@ mod tests {
                     assert_eq!(batch.payload(landed), vec![packet as u8 + 1; bytes - 32], "message {message}");
                 }
             }
+        }
+    }
+
+    /// As `short_last`, but a module's last packet is as long as the others: its last two bytes are no pixels.
+    fn padded_last() -> Placement {
+        let text = "detector_type = \"padded\"\nstart_udp_port = 1\n[module]\ncolumns = 14\nrows = 1\nbit_depth = 8\n\
+            [packet]\nheader_bytes = 8\npayload_bytes = 4\nlast = \"full\"\n[fields]\nimage_id = { offset = 0, bytes = 4 }\n\
+            packet_number = { offset = 4, bytes = 4 }";
+        DetectorConfig::from_toml(text).and_then(|config| config.placement()).unwrap()
+    }
+
+    #[test]
+    fn what_comes_behind_a_padded_packet_of_a_message_lands_in_its_place() {
+        let placement = padded_last();
+        let (sender, receiver) = sockets(12);
+        let mut batch = Batch::new(&placement);
+        batch.singles_in_a_row = 0;
+        let mut images = vec![vec![0_u8; placement.image_bytes()]; BATCH_PACKETS];
+        for place in 0..batch.begin() {
+            batch.aim_at_image(&placement, place % 4, images[place / 4].as_mut_ptr());
+        }
+        let header = |packet: usize| [0xe0 + packet as u8; 8];
+        let payload = |packet: usize| [0x10 * (packet as u8 + 1); 4];
+        sender
+            .send(&(0..12).flat_map(|packet| [&header(packet)[..], &payload(packet)].concat()).collect::<Vec<u8>>())
+            .unwrap();
+        // SAFETY: the places lead into `images` and the batch.
+        assert_eq!(unsafe { socket::receive(receiver.fd(), batch.messages()) }.unwrap(), 1);
+        let contents = batch.contents(0);
+        assert_eq!((contents.packets, contents.malformed), (12, 0));
+        for packet in 0..12 {
+            let landed = batch.landed(&contents, 0, packet);
+            assert_eq!(batch.header(landed)[..8], header(packet), "header of packet {packet}");
+            assert_eq!(batch.image_place(landed), Some(packet));
+            let (image, begin) = (packet / 4, packet % 4 * 4);
+            let pixels = &images[image][begin..(begin + 4).min(14)];
+            assert_eq!(pixels, &payload(packet)[..pixels.len()], "packet {packet}");
+            // SAFETY: the image is of this placement.
+            unsafe { batch.fetch_to_staging(landed, &placement, packet % 4, images[image].as_mut_ptr()) };
+            assert_eq!(batch.payload(landed), payload(packet), "packet {packet}");
         }
     }
 }

@@ -21,6 +21,7 @@
 //! | `socket` | the UDP socket: buffer size, `recvmmsg`, the kernel's drop counter |
 //! | `batch` | the memory of one batch, and the scatter lists of its messages |
 //! | `receive` | one turn of a port: predict, receive, mark, move strays |
+//! | `senders` | whose packets count |
 //! | `runs` | what an id outside the window means: late, early, or a new run |
 //! | `overload` | when to throw whole images away, so that others stay whole |
 //! | `port` | what is known of one port: what comes next, how far it is, what waits |
@@ -33,6 +34,8 @@ mod batch;
 pub mod convert;
 mod converter;
 mod decode;
+#[cfg(test)]
+mod fuzz;
 mod metrics;
 mod overload;
 mod place;
@@ -40,6 +43,7 @@ mod port;
 mod receive;
 mod run;
 mod runs;
+mod senders;
 mod socket;
 mod unpack;
 mod watch;

@@ -41,6 +41,7 @@ impl Metrics {
             ("dropped_foreign", counts.foreign.into()),
             ("dropped_malformed", counts.malformed.into()),
             ("dropped_shed", counts.shed.into()),
+            ("dropped_unlisted", counts.unlisted.into()),
             ("dropped_by_kernel", counts.kernel_dropped.into()),
             ("receive_buffer_bytes", given.into()),
         ];

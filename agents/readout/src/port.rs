@@ -4,6 +4,7 @@
 use crate::{
     batch::{Batch, Landed},
     runs::{NEAR_IDS, RUN_IDS},
+    senders::Senders,
     socket::PortSocket,
 };
 use ecs_schemas::detector::{PacketHeader, Placement};
@@ -16,6 +17,7 @@ pub struct Port {
     /// of the same module.
     pub module: usize,
     pub batch: Batch,
+    senders: Senders,
     /// Packets of the last batch that are still in its staging place. While there are any, the port
     /// receives no more: the kernel's buffer holds what comes, and other ports go on.
     pub parked: VecDeque<Parked>,
@@ -44,12 +46,17 @@ pub struct Parked {
 }
 
 impl Port {
-    pub fn new(socket: PortSocket, module: usize, placement: &Placement) -> Self {
+    pub fn new(socket: PortSocket, module: usize, placement: &Placement, senders: Senders) -> Self {
+        let mut batch = Batch::new(placement);
+        if !senders.is_everybody() {
+            batch.ask_for_sources();
+        }
         Self {
             socket,
             module,
-            batch: Batch::new(placement),
-            parked: VecDeque::with_capacity(crate::batch::BATCH_PACKETS),
+            batch,
+            senders,
+            parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
             next: None,
             epoch: 0,
             last_id: None,
@@ -57,6 +64,11 @@ impl Port {
             heard_ns: 0,
             emptied_ns: 0,
         }
+    }
+
+    /// Whether message `m` of the batch is of somebody who is listened to.
+    pub fn is_listed(&mut self, m: usize) -> bool {
+        self.senders.is_everybody() || self.senders.allow(self.batch.source(m))
     }
 
     /// The packet that is to be expected next in this run, if one came before.

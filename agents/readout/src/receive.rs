@@ -11,9 +11,10 @@
 //! P4  A packet's length is that of its number: all but a module's last one have one length.
 //! P5  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
 //!     waited here for all would keep back the very packets that let the window move.
+//! P6  A packet of a sender that is not listed is counted before anything of it is looked at.
 
 use crate::{
-    batch::{BATCH_PACKETS, Batch, Landed},
+    batch::{BATCH_PACKETS, Batch, Landed, STAGED_PACKETS},
     decode,
     overload::Overload,
     place::Placer,
@@ -59,7 +60,7 @@ pub enum Turn {
 /// Fates of the packets of one batch, so that the shared counters are touched once a batch.
 #[derive(Default)]
 struct Tally {
-    fates: [(u64, Option<PacketFate>); 8],
+    fates: [u64; PacketFate::ALL.len()],
     moved: u64,
 }
 
@@ -100,7 +101,7 @@ impl Receiver {
             last_heard_ns: 0,
             tally: Tally::default(),
             placer,
-            staged: Vec::with_capacity(BATCH_PACKETS),
+            staged: Vec::with_capacity(STAGED_PACKETS),
         }
     }
 
@@ -177,6 +178,10 @@ impl Receiver {
         for message in 0..messages {
             let contents = port.batch.contents(message);
             packets += contents.packets + contents.malformed;
+            if !port.is_listed(message) {
+                tally.add_many(PacketFate::Unlisted, (contents.packets + contents.malformed) as u64);
+                continue; // what it left in an image is not marked, as in P2
+            }
             tally.add_many(PacketFate::Malformed, contents.malformed as u64);
             if port.batch.is_out_of_step(&contents) {
                 // SAFETY: P2: aimed at images that `access` still protects.
@@ -210,6 +215,10 @@ impl Receiver {
         for message in 0..messages {
             let contents = port.batch.contents(message);
             packets += contents.packets + contents.malformed;
+            if !port.is_listed(message) {
+                self.tally.add_many(PacketFate::Unlisted, (contents.packets + contents.malformed) as u64);
+                continue;
+            }
             self.tally.add_many(PacketFate::Malformed, contents.malformed as u64);
             for packet in 0..contents.packets {
                 let landed = port.batch.landed(&contents, message, packet);
@@ -389,18 +398,17 @@ impl Tally {
     }
 
     fn add_many(&mut self, fate: PacketFate, packets: u64) {
-        let (count, slot) = &mut self.fates[fate as usize];
-        (*count, *slot) = (*count + packets, Some(fate));
+        self.fates[fate as usize] += packets;
     }
 
     /// Adds the batch to the shared counters. Returns how many packets were placed.
     fn flush(&mut self, contributor: &Contributor, packet_bytes: u64) -> u64 {
-        let (mut received, placed) = (0, self.fates[PacketFate::Placed as usize].0);
-        if self.fates.iter().all(|(count, _)| *count == 0) {
+        let (mut received, placed) = (0, self.fates[PacketFate::Placed as usize]);
+        if self.fates.iter().all(|count| *count == 0) {
             return 0;
         }
-        for (count, fate) in std::mem::take(&mut self.fates) {
-            if let Some(fate) = fate {
+        for (fate, count) in PacketFate::ALL.into_iter().zip(std::mem::take(&mut self.fates)) {
+            if count > 0 {
                 contributor.count(fate, count);
                 received += count;
             }

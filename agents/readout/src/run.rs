@@ -6,6 +6,7 @@ use crate::{
     place::Placer,
     port::Port,
     receive::{Receiver, Turn},
+    senders::Senders,
     socket::{PortSocket, SocketError, wait_readable},
     watch::Watch,
 };
@@ -119,8 +120,9 @@ fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError>
     let modules = beamline.readout_modules(index);
     let placement = &beamline.detector.placement;
     let bind = |port: usize| {
-        let socket = PortSocket::bind(readout.address, placement.ports[port], readout.receive_buffer_bytes)?;
-        Ok(Port::new(socket, placement.module_of_port(port), placement))
+        let (number, buffer_bytes) = (placement.ports[port], readout.receive_buffer_bytes);
+        let socket = PortSocket::bind(readout.address, number, buffer_bytes, readout.coalesce)?;
+        Ok(Port::new(socket, placement.module_of_port(port), placement, Senders::new(&readout.senders)))
     };
     let mine = (0..placement.ports.len()).filter(|&port| modules.contains(&placement.module_of_port(port)));
     let ports: Vec<Port> = mine.map(bind).collect::<Result<_, SocketError>>()?;

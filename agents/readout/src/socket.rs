@@ -35,11 +35,12 @@ pub enum SocketError {
 }
 
 impl PortSocket {
-    /// Binds the port and asks for a receive buffer, beyond the host's limit where the process may.
+    /// Binds the port and asks for a receive buffer, beyond the host's limit where the process may; and, where
+    /// `coalesce`, for messages of many packets.
     ///
     /// # Errors
     /// The port is taken, the address is not this host's, or the kernel refuses.
-    pub fn bind(address: Ipv4Addr, port: u16, receive_buffer_bytes: u64) -> Result<Self, SocketError> {
+    pub fn bind(address: Ipv4Addr, port: u16, receive_buffer_bytes: u64, coalesce: bool) -> Result<Self, SocketError> {
         let address = SocketAddrV4::new(address, port);
         let socket = UdpSocket::bind(address).map_err(|source| SocketError::Bind { address, source })?;
         let failed = |option| move |source| SocketError::Option { address, option, source };
@@ -53,7 +54,9 @@ impl PortSocket {
             .map_err(failed("SO_RCVBUF"))?;
         // Packets that came together are handed over together: less than half the cost of each. A kernel
         // that cannot hands them over one by one.
-        let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        if coalesce {
+            let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        }
         let given: i32 = get_option(fd, libc::SO_RCVBUF, 0).map_err(failed("SO_RCVBUF"))?;
         let receive_buffer =
             ReceiveBuffer { asked_bytes: receive_buffer_bytes, given_bytes: u64::try_from(given / 2).unwrap_or(0) };
@@ -62,8 +65,8 @@ impl PortSocket {
 
     /// What the kernel threw away since the last call, for want of room in the buffer. It is the counter
     /// that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also when no
-    /// packet follows the loss, and costs nothing per packet. Packets that came coalesced count as one,
-    /// so it is the least that was lost; the bitmaps of the images tell which.
+    /// packet follows the loss, and costs nothing per packet. It counts messages: packets that came coalesced count as
+    /// one, so it is the least that was lost, and exact without coalescing. The bitmaps of the images tell which.
     pub fn take_kernel_dropped(&mut self) -> u64 {
         const SO_MEMINFO: i32 = 55; // asm-generic/socket.h; not in libc for every target
         const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
@@ -186,4 +189,35 @@ fn get_option<T: Copy>(fd: RawFd, option: i32, mut value: T) -> io::Result<T> {
     // that much, and T is a plain number or array of numbers here.
     let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends `messages` of `packets` packets each to a socket that nobody reads, and returns how many packets the kernel
+    /// says that it dropped, and how many it really did.
+    fn overflow(coalesce: bool, messages: u64, packets: u64) -> (u64, u64) {
+        const PACKET_BYTES: i32 = 1000;
+        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 64 << 10, coalesce).ok()?));
+        let (port, mut receiver) = (41_000..).find_map(bind).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        set_option(sender.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, PACKET_BYTES).unwrap();
+        for _ in 0..messages {
+            sender.send_to(&vec![7; PACKET_BYTES as usize * packets as usize], ("127.0.0.1", port)).unwrap();
+        }
+        let counted = receiver.take_kernel_dropped();
+        assert_eq!(receiver.take_kernel_dropped(), 0, "counted once");
+        (counted, messages * packets - discard(receiver.fd(), u64::MAX).unwrap())
+    }
+
+    #[test]
+    fn what_the_kernel_drops_is_exact_without_coalescing_and_a_lower_bound_with_it() {
+        let (counted, dropped) = overflow(false, 100, 10);
+        assert!(dropped > 100, "nothing overflowed: {dropped}");
+        assert_eq!(counted, dropped);
+        let (counted, dropped) = overflow(true, 100, 10);
+        assert!(counted > 0 && counted * 10 == dropped, "{counted} messages counted of {dropped} packets");
+        assert_eq!(overflow(true, 5, 1), (0, 0));
+    }
 }

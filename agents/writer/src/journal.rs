@@ -11,6 +11,7 @@ use ecs_schemas::{
     error_code::{ErrorCode, Failure},
     image::LossCause,
     job::JobId,
+    packets::PacketLedger,
     value::Value,
     write_job::Ledger,
 };
@@ -120,7 +121,8 @@ impl Journal {
             }
         };
         let reason = "the writer was killed while it wrote this file".to_owned();
-        let end = End { state: EndState::Failed, reason, pending_cause: LossCause::WriterDown, sync: true };
+        let packets = PacketLedger::default(); // what it had counted went with it
+        let end = End { state: EndState::Failed, reason, pending_cause: LossCause::WriterDown, packets, sync: true };
         let recovered = recover(&entry.output, &self.author_of(entry.job, entry.file_id), &end);
         tracing::debug!(job = entry.job.0, output = %entry.output.display(), "told again how the last job ended");
         Some((entry.job, job_end(&entry, recovered)))

@@ -13,6 +13,7 @@
 //! | `take` | which images belong to the job, and what became of each id |
 //! | `calibrations` | what the images of a job were made with |
 //! | `pedestal` | the job that takes pedestals from dark images |
+//! | `packets` | what the readouts counted while the job ran |
 //! | `journal` | the job in hand, on disk, for the next start of this process |
 //! | `run` | the process |
 //!
@@ -26,6 +27,7 @@ extern crate self as ecs_writer;
 mod calibrations;
 pub mod file;
 mod journal;
+mod packets;
 mod pedestal;
 mod run;
 mod service;

@@ -4,6 +4,7 @@ use crate::{
     calibrations::Calibrations,
     file::{CreateError, End, EndState, FileSpec, ImageFile},
     journal::Journal,
+    packets::JobPackets,
     take::Take,
 };
 use ecs_schemas::{
@@ -141,12 +142,14 @@ impl WriteService {
         ring: &Ring,
         mut file: ImageFile,
     ) -> JobEnd {
+        let mut packets = JobPackets::begin(ring);
         let ending = match Reader::reliable(ring, ProcessId::current(), &self.name, Start::Next) {
-            Ok(mut reader) => self.take_images(job, params, spec, &mut file, &mut reader),
+            Ok(mut reader) => self.take_images(job, params, spec, &mut file, &mut reader, &mut packets),
             Err(error) => Ending::failed(Failure::new(ErrorCode::Busy, error.to_string()), LossCause::WriterDown),
         };
         let reason = ending.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-        let end = End { state: ending.state, reason, pending_cause: ending.cause, sync: self.beamline.writer.sync };
+        let (state, pending_cause, sync) = (ending.state, ending.cause, self.beamline.writer.sync);
+        let end = End { state, reason, pending_cause, packets: packets.end(), sync };
         let begun = Instant::now();
         let may_fill = || !job.is_killed() || begun.elapsed() < FILL_PATIENCE;
         match file.finish_while(&end, &may_fill) {
@@ -167,6 +170,7 @@ impl WriteService {
         spec: &FileSpec,
         file: &mut ImageFile,
         reader: &mut Reader,
+        packets: &mut JobPackets,
     ) -> Ending {
         let calibrations = Calibrations::new(&self.beamline.state_folder);
         let mut take = match Take::new(file, params.images, params.start, spec.image_bytes(), calibrations) {
@@ -185,7 +189,8 @@ impl WriteService {
                         let (failure, cause) = error.failure();
                         return Ending::failed(failure, cause);
                     }
-                    if delivery.image.is_some() {
+                    if let Some(image) = &delivery.image {
+                        packets.note_image(image);
                         last_image = Instant::now();
                     }
                 }

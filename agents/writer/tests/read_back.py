@@ -97,7 +97,7 @@ def read_ledger(file):
     ledger = {}
     for name, value in file["entry/ledger"].items():
         assert value.attrs["description"], name
-        if name == "lost_by_cause":
+        if name in ("lost_by_cause", "packets"):
             pairs = zip(value.attrs["names"], value[()])
             ledger[name] = {cause: int(count) for cause, count in pairs if count}
         else:
@@ -110,6 +110,10 @@ def check_ledger(ledger, group):
     assert ledger["written"] == (status == COMPLETE).sum() and ledger["partial"] == (status == PARTIAL).sum()
     assert ledger["written"] + ledger["partial"] + ledger["lost"] == ledger["asked"], ledger
     assert sum(ledger["lost_by_cause"].values()) == ledger["lost"], ledger
+    packets = dict(ledger["packets"])
+    received = packets.pop("received", 0)
+    packets.pop("dropped_by_kernel", 0)
+    assert sum(packets.values()) == received, ledger
     missing = group["missing_packets"][:].sum() if len(status) else 0
     assert ledger["missing_packets"] == missing, ledger
 

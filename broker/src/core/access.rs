@@ -85,17 +85,19 @@ impl Sender {
     /// # Errors
     /// `forbidden`, with the role that it needs.
     pub fn permit(&self, kind: &str) -> Result<(), Failure> {
-        let needed = role_needed(kind);
-        let message = match self {
+        let holder = match self {
             Self::Anyone => return Ok(()),
-            Self::Holder(holder) if holder.role >= needed => return Ok(()),
-            Self::Holder(holder) => {
+            Self::Holder(holder) => Some(holder),
+            Self::Revoked => None,
+        };
+        let needed = role_needed(kind);
+        let message = match holder {
+            Some(holder) if holder.role >= needed => return Ok(()),
+            Some(holder) => {
                 let (name, role) = (&holder.name, holder.role.as_str());
                 format!("{kind} needs the role {}; the key {name} has the role {role}", needed.as_str())
             }
-            Self::Revoked => {
-                format!("{kind} needs the role {}; this connection's key was taken away", needed.as_str())
-            }
+            None => format!("{kind} needs the role {}; this connection's key was taken away", needed.as_str()),
         };
         let hint = format!("use a key with the role {0}: ecs-cli keys add NAME --role {0}", needed.as_str());
         Err(Failure::new(ErrorCode::Forbidden, message).with_hint(hint))

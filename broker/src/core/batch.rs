@@ -55,12 +55,9 @@ impl Core {
         save: &mut impl FnMut(&Changes) -> Result<(), E>,
         outputs: &mut Outputs,
     ) -> Result<(), Undone<'a>> {
-        let (mut held, mut free, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut held, mut again) = (Vec::new(), Vec::new());
         for input in inputs {
-            let stepped = self.step(now_ns, input);
-            held.extend(stepped.held);
-            free.extend(stepped.free);
-            if !stepped.once {
+            if !self.take(now_ns, input, &mut held) {
                 again.push(input);
             }
         }
@@ -71,7 +68,7 @@ impl Core {
         }
         let (publications, updates) = self.commit(now_ns);
         outputs.publications.extend(publications);
-        outputs.messages.append(&mut free);
+        outputs.messages.append(&mut self.free);
         outputs.messages.extend(updates);
         saved.map_err(|error| Undone { again, why: error.to_string() })
     }

@@ -2,8 +2,7 @@
 
 use super::{
     Core,
-    asking::target,
-    exchanges::{Ask, Ended, WaitingCall},
+    exchanges::{Ask, Ended, Target, WaitingCall},
     parameters::check_against,
     passing::{CallWanted, decoded, read_call, run_call},
     requests::{Answer, Call},
@@ -17,6 +16,11 @@ use ecs_schemas::{
 };
 use smol_str::SmolStr;
 
+struct FreeWorker {
+    subsystem: SmolStr,
+    agent: SmolStr,
+}
+
 impl Core {
     /// # Errors
     /// `not_handled`, `wrong_type`, `out_of_range`, `bad_parameter`, `busy`.
@@ -24,16 +28,16 @@ impl Core {
         let CallWanted { call: name, params } = read_call(body)?;
         let worker = self.subsystems.workers(name, &self.registry).next();
         let worker = worker.ok_or_else(|| self.nobody_answers(name))?;
-        check_raw(name, self.subsystems.call_of(worker, name).expect("it is a handler"), params)?;
+        check_raw(name, worker.handled, params)?;
         self.exchanges.admit(call.session, call.header.id)?;
         self.exchanges.check_queue(name, params.len())?;
         let waiting = WaitingCall { params: params.to_vec(), by: self.by(call) };
         let name = SmolStr::new(name);
         let exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
         let number = self.open(exchange);
-        let worker = self.free_worker(&name).filter(|_| self.exchanges.is_queue_empty(&name));
-        match worker {
-            Some(worker) => self.give(number, waiting, &name, &worker, call.now_ns),
+        let is_next = self.exchanges.is_queue_empty(&name);
+        match self.free_worker(&name).filter(|_| is_next) {
+            Some(worker) => self.give(number, waiting, &name, worker, call.now_ns),
             None => self.exchanges.enqueue(&name, number, waiting),
         }
         Ok(None)
@@ -55,31 +59,32 @@ impl Core {
             && let Some(worker) = self.free_worker(name)
             && let Some((number, waiting)) = self.exchanges.dequeue(name)
         {
-            self.give(number, waiting, name, &worker, now_ns);
+            self.give(number, waiting, name, worker, now_ns);
         }
     }
 
     /// The worker may be described otherwise than the one that was there when the call came (X2).
-    fn give(&mut self, number: u64, waiting: WaitingCall, name: &str, worker: &str, now_ns: u64) {
-        let agent = SmolStr::new(self.subsystems.agent_of(worker).unwrap_or_default());
-        let handled = self.subsystems.call_of(worker, name).expect("it is a free worker");
+    fn give(&mut self, number: u64, waiting: WaitingCall, name: &str, worker: FreeWorker, now_ns: u64) {
+        let FreeWorker { subsystem, agent } = worker;
+        let handled = self.subsystems.call_of(&subsystem, name).expect("it is a free worker");
         let wrong = check_raw(name, handled, &waiting.params).err();
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
-        exchange.targets.push(target(worker, &agent));
-        if let Some(wrong) = wrong {
-            return self.end_target(number, 0, Ended::not_ok(TargetEnd::Refused, wrong), now_ns);
+        let body = run_call(&subsystem, name, &waiting.params, &waiting.by);
+        exchange.targets.push(Target { subsystem, agent, asked_id: 0, end: None });
+        match wrong {
+            Some(wrong) => self.end_target(number, 0, Ended::not_ok(TargetEnd::Refused, wrong), now_ns),
+            None => self.ask_target(number, 0, RunCall::KIND, body, now_ns),
         }
-        let body = run_call(worker, name, &waiting.params, &waiting.by);
-        self.ask_target(number, 0, RunCall::KIND, body, now_ns);
     }
 
-    fn free_worker(&self, name: &SmolStr) -> Option<SmolStr> {
+    /// The least busy of those that may take a call.
+    fn free_worker(&self, name: &SmolStr) -> Option<FreeWorker> {
         let free = self.subsystems.workers(name, &self.registry).filter_map(|worker| {
-            let at_once = self.subsystems.call_of(worker, name)?.at_once as usize;
-            let busy = self.exchanges.busy(worker, name);
+            let (busy, at_once) = (self.exchanges.busy(worker.name, name), worker.handled.at_once as usize);
             (busy < at_once).then(|| (busy * 1000 / at_once, worker))
         });
-        free.min().map(|(_, worker)| SmolStr::new(worker))
+        let (_, worker) = free.min_by_key(|(load, worker)| (*load, worker.name))?;
+        Some(FreeWorker { subsystem: worker.name.clone(), agent: SmolStr::new(worker.agent) })
     }
 
     /// Calls that wait, after a worker has come.

@@ -371,8 +371,8 @@ impl Exchanges {
     }
 
     /// Calls that a subsystem has under way.
-    pub fn busy(&self, subsystem: &str, call: &SmolStr) -> usize {
-        self.busy.get(&(SmolStr::new(subsystem), call.clone())).copied().unwrap_or(0)
+    pub fn busy(&self, subsystem: &SmolStr, call: &SmolStr) -> usize {
+        self.busy.get(&(subsystem.clone(), call.clone())).copied().unwrap_or(0)
     }
 
     /// Whether another call may wait for a worker.

@@ -220,7 +220,7 @@ pub struct Core {
     lost: HashMap<Session, u64>,
     /// Rule C6.
     are_jobs_put_off: bool,
-    /// Outputs of this step that leave whatever the disk does, and whether it is done once (rule C5).
+    /// Outputs that leave whatever the disk does; whether this step is done once (rule C5).
     free: Vec<Outgoing>,
     once: bool,
     /// Subsystems whose descriptions of this batch are handled again if the disk fails: what follows them is, too.
@@ -262,6 +262,13 @@ impl Core {
 
     /// Takes one input and returns what is to be sent.
     pub fn step(&mut self, now_ns: u64, input: &Input) -> Stepped {
+        let mut held = Vec::new();
+        let once = self.take(now_ns, input, &mut held);
+        Stepped { held, free: std::mem::take(&mut self.free), once }
+    }
+
+    /// Takes one input. What may leave in any case is in `self.free`, all else is appended to `held`; true if it is done once.
+    fn take(&mut self, now_ns: u64, input: &Input, held: &mut Vec<Outgoing>) -> bool {
         let mut out = Vec::new();
         let before = self.counters;
         self.once = matches!(input, Input::Unreachable { .. });
@@ -289,13 +296,13 @@ impl Core {
         }
         self.follow_parted(now_ns);
         self.end_overdue(now_ns);
-        let mut stepped = Stepped { held: out, free: std::mem::take(&mut self.free), once: self.once };
-        if stepped.once {
-            stepped.free.append(&mut stepped.held);
+        if self.once {
+            self.free.append(&mut out);
             self.counters_before.received += self.counters.received - before.received;
             self.counters_before.malformed += self.counters.malformed - before.malformed;
         }
-        stepped
+        held.append(&mut out);
+        self.once
     }
 
     /// From now on steps leave alone what becomes of jobs when agents come and go, or not any more (rule C6).

@@ -30,6 +30,7 @@ use ecs_schemas::{
     subsystem::{Description, Handled, Listed, SubsystemStatus},
 };
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -68,6 +69,13 @@ struct Subsystem {
     is_awaited: bool,
 }
 
+/// A subsystem that is here and answers a call.
+pub struct Worker<'a> {
+    pub name: &'a SmolStr,
+    pub agent: &'a str,
+    pub handled: &'a Handled,
+}
+
 impl Subsystem {
     /// Items whose values are stored.
     fn stored_items(&self) -> BTreeSet<String> {
@@ -81,7 +89,7 @@ pub struct Subsystems {
     all: BTreeMap<String, Subsystem>,
     names_by_uuid: HashMap<String, String>,
     /// Calls, and the subsystems that answer each.
-    workers: BTreeMap<String, BTreeSet<String>>,
+    workers: BTreeMap<String, BTreeSet<SmolStr>>,
     /// Stored values of items that no subsystem is described with now (D4).
     unclaimed: BTreeMap<ItemPath, Kept>,
     /// Descriptions that are to be published, and those to be stored (D2).
@@ -262,7 +270,7 @@ impl Subsystems {
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
         for call in &description.calls {
-            self.workers.entry(call.name.clone()).or_default().insert(name.clone());
+            self.workers.entry(call.name.clone()).or_default().insert(SmolStr::new(&name));
         }
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
@@ -287,7 +295,7 @@ impl Subsystems {
     fn forget_workers(&mut self, description: &Description) {
         for call in &description.calls {
             if let Some(workers) = self.workers.get_mut(&call.name) {
-                workers.remove(&description.name);
+                workers.remove(description.name.as_str());
                 if workers.is_empty() {
                     self.workers.remove(&call.name);
                 }
@@ -474,9 +482,13 @@ impl Subsystems {
     }
 
     /// Subsystems that answer this call, of agents that are here.
-    pub fn workers<'a>(&'a self, call: &str, registry: &'a Registry) -> impl Iterator<Item = &'a str> {
-        let is_here = |name: &&str| self.agent_of(name).is_some_and(|agent| registry.presence(agent) == Presence::Here);
-        self.workers.get(call).into_iter().flatten().map(String::as_str).filter(is_here)
+    pub fn workers<'a>(&'a self, call: &'a str, registry: &'a Registry) -> impl Iterator<Item = Worker<'a>> {
+        let here = move |name: &'a SmolStr| {
+            let Subsystem { agent, description, .. } = self.all.get(name.as_str())?;
+            let handled = description.calls.iter().find(|handled| handled.name == call)?;
+            (registry.presence(agent) == Presence::Here).then_some(Worker { name, agent, handled })
+        };
+        self.workers.get(call).into_iter().flatten().filter_map(here)
     }
 
     /// The call of this name that a subsystem answers.

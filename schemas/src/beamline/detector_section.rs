@@ -116,9 +116,9 @@ fn read_fields(fields: &Fields) -> (Option<Detector>, FieldErrors) {
 fn read_config(fields: &Fields, errors: &mut FieldErrors) -> Option<DetectorConfig> {
     let types = types_text();
     let detector_type: Option<String> = field(fields, "detector_type", &types, errors);
-    let start_udp_port = field(fields, "start_udp_port", "a port from 1 to 65535", errors);
     let config = DetectorConfig {
         detector_name: optional(fields, "detector_name", "a name", errors).unwrap_or_default(),
+        start_udp_port: optional(fields, "start_udp_port", "a port from 1 to 65535", errors),
         n_modules: optional(fields, "n_modules", "the number of modules", errors),
         bit_depth: optional(fields, "bit_depth", "8, 16 or 32; EIGER: 4 and 12 as well", errors),
         image_pixel_height: optional(fields, "image_pixel_height", "rows of the image", errors),
@@ -139,7 +139,7 @@ fn read_config(fields: &Fields, errors: &mut FieldErrors) -> Option<DetectorConf
         ..DetectorConfig::default()
     };
     require_geometry(fields, detector_type.as_deref(), errors);
-    Some(DetectorConfig { detector_type: detector_type?, start_udp_port: start_udp_port?, ..config })
+    Some(DetectorConfig { detector_type: detector_type?, ..config })
 }
 
 const POSITIONS: &str = "\"module\" = [x0, y0, x1, y1] for each module";

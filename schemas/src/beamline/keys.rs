@@ -10,7 +10,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("detector", &crate::detector::config::KEYS),
     ("conversion", &["to", "pixel", "gain", "pedestal", "photon_energy", "flat_field", "mask"]),
     ("ring", &["path", "size"]),
-    ("readout", &["processes", "address", "receive_buffer"]),
+    ("readout", &["processes", "address", "receive_buffer", "senders", "coalesce"]),
     ("assembler", &["deadline", "fill", "open_images"]),
     ("writer", &["processes", "image_timeout", "sync"]),
 ];

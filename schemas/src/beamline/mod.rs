@@ -19,12 +19,14 @@ mod error;
 mod keys;
 mod parse;
 mod section;
+mod sender;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use conversion::{ConversionConfig, Convert, PixelUnit};
 pub use error::{BeamlineError, BeamlineErrors, Problem};
+pub use sender::{AllowedSender, SENDERS_MAX};
 pub use units::{bytes_text, duration_text};
 
 use crate::detector::Detector;
@@ -84,6 +86,11 @@ pub struct ReadoutConfig {
     pub address: std::net::Ipv4Addr,
     /// Receive buffer asked of the kernel for each port. Default 64 MiB.
     pub receive_buffer_bytes: u64,
+    /// Senders whose packets count; all others' are counted and thrown away. Default: none named, everybody counts.
+    pub senders: Vec<AllowedSender>,
+    /// Whether the kernel may hand over many packets in one message. Default true. Without it, its count of dropped
+    /// packets is exact, and receiving costs more than twice as much.
+    pub coalesce: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! `Beamline::parse`: from the text of a TOML file to a checked configuration, or to all its errors.
 
 use super::{
-    AssemblerConfig, Beamline, BeamlineErrors, BrokerConfig, Problem, ReadoutConfig, RingConfig, WriterConfig,
+    AllowedSender, AssemblerConfig, Beamline, BeamlineErrors, BrokerConfig, Problem, ReadoutConfig, RingConfig,
+    SENDERS_MAX, WriterConfig,
     conversion,
     detector_section::{self, Load},
     keys::SECTIONS,
@@ -191,7 +192,21 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             processes: section.count(self.report, "processes", 1..=modules, 1) as u32,
             address: address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             receive_buffer_bytes: section.bytes(self.report, "receive_buffer", range, RECEIVE_BUFFER_BYTES_DEFAULT),
+            senders: self.senders(&section),
+            coalesce: section.flag(self.report, "coalesce", true),
         }
+    }
+
+    fn senders(&mut self, section: &Section) -> Vec<AllowedSender> {
+        let allowed = format!(
+            "a list of at most {SENDERS_MAX} IPv4 addresses, each with its source port where that matters: \
+             [\"10.0.0.2\", \"10.0.0.3:5000\"]"
+        );
+        let read = |value: &DeValue| {
+            let senders = value.as_array()?.iter().map(|sender| sender.get_ref().as_str()?.parse().ok());
+            senders.collect::<Option<Vec<_>>>().filter(|senders| senders.len() <= SENDERS_MAX)
+        };
+        section.get(self.report, "senders", &allowed, read).unwrap_or_default()
     }
 
     fn assembler(&mut self, placement: Option<&Placement>, ring_size_bytes: u64) -> AssemblerConfig {

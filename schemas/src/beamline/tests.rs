@@ -34,7 +34,13 @@ fn minimal_file_gives_every_default() {
     assert_eq!(beamline.broker, BrokerConfig::default());
     assert_eq!(beamline.ring, RingConfig { path: "/dev/shm/ecs-x01.ring".into(), size_bytes: 1 << 30 });
     assert_eq!(beamline.detector.placement.pixel, PixelType::U32);
-    let readout = ReadoutConfig { processes: 1, address: [0, 0, 0, 0].into(), receive_buffer_bytes: 64 << 20 };
+    let readout = ReadoutConfig {
+        processes: 1,
+        address: [0, 0, 0, 0].into(),
+        receive_buffer_bytes: 64 << 20,
+        senders: Vec::new(),
+        coalesce: true,
+    };
     assert_eq!(beamline.readout, readout);
     let assembler = AssemblerConfig { deadline: Duration::from_millis(200), fill: u32::MAX, open_images: 32 };
     assert_eq!(beamline.assembler, assembler);
@@ -66,6 +72,8 @@ fn every_key_is_read() {
         processes = 2
         address = "127.0.0.1"
         receive_buffer = "4 MiB"
+        senders = ["10.0.0.2", "10.0.0.3:5000"]
+        coalesce = false
         [assembler]
         deadline = "1.5 s"
         fill = 7
@@ -90,7 +98,14 @@ fn every_key_is_read() {
     assert_eq!(beamline.broker, broker);
     assert_eq!(beamline.key_folder(), Path::new("/lab/keys"));
     assert_eq!(beamline.ring, RingConfig { path: "/dev/shm/other".into(), size_bytes: 64 << 20 });
-    let readout = ReadoutConfig { processes: 2, address: [127, 0, 0, 1].into(), receive_buffer_bytes: 4 << 20 };
+    let senders = ["10.0.0.2", "10.0.0.3:5000"].map(|sender| sender.parse().expect("an address")).to_vec();
+    let readout = ReadoutConfig {
+        processes: 2,
+        address: [127, 0, 0, 1].into(),
+        receive_buffer_bytes: 4 << 20,
+        senders,
+        coalesce: false,
+    };
     assert_eq!(beamline.readout, readout);
     assert_eq!(beamline.assembler, AssemblerConfig { deadline: Duration::from_millis(1500), fill: 7, open_images: 9 });
     let writer = WriterConfig { processes: 2, image_timeout: Duration::from_secs(5), sync: false };
@@ -122,6 +137,8 @@ fn one_wrong_key_is_reported_with_its_place_what_was_found_and_what_is_allowed()
         ("[broker]\npublish_endpoint = \"tcp://127.0.0.1:7750\"", "other than broker.request_endpoint"),
         ("[readout]\nprocesses = 5", "readout.processes: found 5; allowed: a whole number from 1 to 4"),
         ("[readout]\nprocesses = 0", "found 0; allowed: a whole number from 1 to 4"),
+        ("[readout]\nsenders = [\"10.0.0.2\", \"host\"]", "readout.senders: found"),
+        ("[readout]\nsenders = \"10.0.0.2\"", "allowed: a list of at most 1024 IPv4 addresses"),
         ("[readout]\naddress = \"::1\"", "allowed: an IPv4 address"),
         ("[assembler]\nfill = -1", "assembler.fill: found -1; allowed: \"all_ones\", or a whole number from 0 to"),
         ("[assembler]\nfill = \"zero\"", "found \"zero\"; allowed: \"all_ones\""),

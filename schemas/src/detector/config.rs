@@ -8,10 +8,10 @@
 //! | `n_modules` | number of modules |
 //! | `bit_depth` | bits of a pixel |
 //! | `image_pixel_height`, `image_pixel_width` | size of the assembled image, gaps included |
-//! | `start_udp_port` | the first module's port; the others follow |
+//! | `start_udp_port` | the first module's port; the others follow it |
 //! | `module_positions` | `"m": [x0, y0, x1, y1]`, first and last pixel, both included; `y1 < y0`: rows run upwards |
 //! | `model`, `modules` | instead of sizes and positions: `"9M"`, or `[columns, rows]` of modules |
-//! | `udp_ports` | the ports one by one, where they do not follow each other |
+//! | `udp_ports` | instead: the ports one by one, where they do not follow each other |
 //! | `deactivate` | modules that are off: masked, and never waited for |
 //! | `tengiga` | EIGER: payloads of 4096 bytes (the default) or 1024 |
 //! | `readnrows` | EIGER, JUNGFRAU: rows that are read |
@@ -66,7 +66,7 @@ pub struct DetectorConfig {
     pub bit_depth: Option<u32>,
     pub image_pixel_height: Option<usize>,
     pub image_pixel_width: Option<usize>,
-    pub start_udp_port: u16,
+    pub start_udp_port: Option<u16>,
     #[serde(default)]
     pub module_positions: BTreeMap<u32, Position>,
     pub model: Option<String>,
@@ -267,9 +267,7 @@ impl DetectorConfig {
         if let Some((field, pixels)) = sizes.into_iter().find(|(_, pixels)| !(1..=IMAGE_PIXELS_MAX).contains(pixels)) {
             return Err(wrong(field, pixels.to_string(), &format!("1 to {IMAGE_PIXELS_MAX}")));
         }
-        if self.start_udp_port == 0 && self.udp_ports.is_empty() {
-            return Err(wrong("start_udp_port", "0".to_owned(), "1 to 65535"));
-        }
+        self.check_ports()?;
         if let Some(module) = self.deactivate.iter().find(|&&module| module >= n_modules) {
             return Err(wrong("deactivate", module.to_string(), &format!("modules 0 to {}", n_modules - 1)));
         }
@@ -277,6 +275,64 @@ impl DetectorConfig {
             return Err(wrong("deactivate", "every module".to_owned(), "at least one module that is on"));
         }
         Ok(Base { config: self, height, width, positions })
+    }
+}
+
+impl DetectorConfig {
+    /// Each port is one, and nobody else's: two modules on one would be taken for one another.
+    fn check_ports(&self) -> Result<(), DetectorConfigError> {
+        let wrong = DetectorConfigError::field;
+        match (self.start_udp_port, &self.udp_ports[..]) {
+            (None, []) => {
+                return Err(DetectorConfigError::missing("start_udp_port", "1 to 65535; or udp_ports instead"));
+            }
+            (Some(0), _) => return Err(wrong("start_udp_port", "0".to_owned(), "1 to 65535")),
+            (Some(start), [_, ..]) => {
+                let allowed = "start_udp_port or udp_ports, not both";
+                return Err(wrong("start_udp_port", start.to_string(), allowed));
+            }
+            _ => {}
+        }
+        let mut indexes = BTreeMap::new();
+        for (index, &port) in self.udp_ports.iter().enumerate() {
+            if port == 0 {
+                return Err(wrong("udp_ports", format!("port 0 at index {index}"), "ports from 1 to 65535"));
+            }
+            if let Some(other) = indexes.insert(port, index) {
+                let found = format!("port {port} at the indexes {other} and {index}");
+                return Err(wrong("udp_ports", found, "each port once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Settings that not every detector has, and whether each is given.
+    fn settings(&self) -> [(&'static str, bool); 8] {
+        [
+            ("model", self.model.is_some()),
+            ("modules", self.modules.is_some()),
+            ("deactivate", !self.deactivate.is_empty()),
+            ("tengiga", self.tengiga.is_some()),
+            ("readnrows", self.readnrows.is_some()),
+            ("numinterfaces", self.numinterfaces.is_some()),
+            ("octets", self.octets.is_some()),
+            ("image_id", self.image_id.is_some()),
+        ]
+    }
+
+    /// A setting that has no effect is a wrong run: of those that not all have, this detector has `used`.
+    pub(super) fn check_settings(&self, used: &[&str]) -> Result<(), DetectorConfigError> {
+        let unused = self.settings().into_iter().find(|(name, is_given)| *is_given && !used.contains(name));
+        if let Some((name, _)) = unused {
+            let allowed = format!("no such setting for {}", self.detector_type);
+            return Err(DetectorConfigError::field(name, "a value".to_owned(), &allowed));
+        }
+        if (self.model.is_some() || self.modules.is_some()) && !self.module_positions.is_empty() {
+            let found = format!("{} entries", self.module_positions.len());
+            let allowed = "none beside model or modules, from which the positions follow";
+            return Err(DetectorConfigError::field("module_positions", found, allowed));
+        }
+        Ok(())
     }
 }
 
@@ -301,7 +357,7 @@ impl Base<'_> {
                 DetectorConfigError::field("udp_ports", format!("{count} ports"), "a port for every module")
             });
         }
-        let port = u32::from(self.config.start_udp_port) + index;
+        let port = u32::from(self.config.start_udp_port.unwrap_or_default()) + index;
         u16::try_from(port).map_err(|_| {
             DetectorConfigError::field("start_udp_port", port.to_string(), "ports up to 65535 for every module")
         })
@@ -361,15 +417,12 @@ mod tests {
             (r#""image_pixel_width": 1030"#, r#""image_pixel_width": 1000"#, "inside the image"),
             ("1029,\n      513", "1028,\n      513", "x1 - x0 = 513"),
             ("1029,\n      513\n", "513\n", "not a detector configuration: invalid length 3"),
-            ("516,\n      258,\n      1029", "515,\n      258,\n      1028", ""),
         ];
         for (from, to, expected) in cases {
             let text = EIGER.replacen(from, to, 1);
             assert_ne!(text, EIGER, "{from} is not in the file");
-            match DetectorConfig::from_json(&text) {
-                Err(error) => assert!(error.to_string().contains(expected), "{error}"),
-                Ok(_) => assert_eq!(expected, "", "{to} was accepted"),
-            }
+            let error = DetectorConfig::from_json(&text).expect_err(to);
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
@@ -424,11 +477,49 @@ mod tests {
 
     #[test]
     fn ports_may_be_given_one_by_one() {
-        let short = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 32\nstart_udp_port = 1\n";
+        let short = "detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 32\n";
         let ports = |ports: &str| {
             DetectorConfig::from_toml(&format!("{short}udp_ports = {ports}")).map(|config| config.placement())
         };
         assert_eq!(ports("[7, 9, 8, 11]").expect("valid").map(|placement| placement.ports), Ok(vec![7, 9, 8, 11]));
+        for (wrong, expected) in [
+            ("[7, 9, 7, 8]", "udp_ports = port 7 at the indexes 0 and 2; allowed: each port once"),
+            ("[7, 0, 8, 9]", "udp_ports = port 0 at index 1"),
+            ("[7, 9, 8, 11]\nstart_udp_port = 7", "start_udp_port or udp_ports, not both"),
+            ("[]", "start_udp_port is missing; allowed: 1 to 65535; or udp_ports instead"),
+        ] {
+            let error = ports(wrong).expect_err(wrong).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
         assert!(ports("[7, 9]").is_err_and(|error| error.to_string().contains("a port for every module")));
+    }
+
+    #[test]
+    fn a_setting_that_has_no_effect_is_refused() {
+        let cases = [
+            ("detector_type = \"gigafrost\"\nimage_pixel_height = 252\nimage_pixel_width = 504", "readnrows = 8"),
+            (
+                "detector_type = \"gigafrost\"\nimage_pixel_height = 252\nimage_pixel_width = 504",
+                "image_id = \"bunch_id\"",
+            ),
+            ("detector_type = \"jungfrau\"\nmodel = \"500K\"", "tengiga = true"),
+            ("detector_type = \"jungfrau\"\nmodel = \"500K\"", "octets = 2"),
+            ("detector_type = \"eiger\"\nbit_depth = 16\nmodel = \"500K\"", "numinterfaces = 2"),
+            ("detector_type = \"eiger\"\nbit_depth = 16\nmodel = \"500K\"", "octets = 1"),
+            ("detector_type = \"moench\"", "readnrows = 8"),
+        ];
+        for (detector, setting) in cases {
+            let text = format!("{detector}\nstart_udp_port = 50000");
+            assert_eq!(DetectorConfig::from_toml(&text).err(), None, "{text}");
+            let error = DetectorConfig::from_toml(&format!("{text}\n{setting}")).expect_err(setting).to_string();
+            let (name, _) = setting.split_once(' ').expect("a setting");
+            assert!(error.starts_with(name) && error.contains("no such setting for"), "{error}");
+        }
+        let both = EIGER.replacen('{', r#"{"model": "500K","#, 1);
+        let error = DetectorConfig::from_json(&both).expect_err("both").to_string();
+        assert_eq!(
+            error,
+            "module_positions = 4 entries; allowed: none beside model or modules, from which the positions follow"
+        );
     }
 }

@@ -154,10 +154,9 @@ pub(super) fn parse(text: &str) -> Result<Description, DetectorConfigError> {
 /// The configuration of a detector with a description of its own.
 pub(super) fn read(text: &str) -> Result<DetectorConfig, DetectorConfigError> {
     let description = parse(text)?;
-    let port = description.start_udp_port.or_else(|| description.udp_ports.first().copied());
     Ok(DetectorConfig {
         detector_type: description.detector_type.clone(),
-        start_udp_port: port.ok_or_else(|| DetectorConfigError::missing("start_udp_port", "1 to 65535"))?,
+        start_udp_port: description.start_udp_port,
         description: Some(Box::new(description)),
         ..DetectorConfig::default()
     })
@@ -212,13 +211,21 @@ pub(super) fn detector(config: &DetectorConfig, description: &Description) -> Re
         },
         ports,
     };
-    Ok(Detector {
-        name: config.name().to_owned(),
-        detector_type: config.detector_type.clone(),
-        wire: wire(description)?,
-        placement: Placement::new(frame, modules)?,
-        gain_maps: None,
-    })
+    let (wire, placement) = (wire(description)?, Placement::new(frame, modules)?);
+    check_numbers(&wire.packet_number, placement.packets_per_module)?;
+    let (name, detector_type) = (config.name().to_owned(), config.detector_type.clone());
+    Ok(Detector { name, detector_type, wire, placement, gain_maps: None })
+}
+
+/// The field of the packet number holds that of the last packet, or packets could not be told from one another.
+fn check_numbers(number: &PacketNumber, packets: usize) -> Result<(), DetectorConfigError> {
+    let first = number.first.first().copied().unwrap_or(0);
+    let last = (packets as u64 - 1).checked_add(first).and_then(|last| last.checked_mul(number.step));
+    if last.is_some_and(|last| last <= number.field.max()) {
+        return Ok(());
+    }
+    let allowed = format!("room for {packets} packets, counted by {} from {first} on", number.step);
+    Err(wrong("fields.packet_number", format!("at most {}", number.field.max()), &allowed))
 }
 
 /// The configuration, with the description's values where it has none.
@@ -242,19 +249,11 @@ fn with_description(config: &DetectorConfig, description: &Description) -> Resul
     if config.deactivate.is_empty() {
         config.deactivate.clone_from(&description.deactivate);
     }
-    let unused = [
-        ("bit_depth", config.bit_depth.is_some()),
-        ("model", config.model.is_some()),
-        ("tengiga", config.tengiga.is_some()),
-        ("readnrows", config.readnrows.is_some()),
-        ("numinterfaces", config.numinterfaces.is_some()),
-        ("octets", config.octets.is_some()),
-        ("image_id", config.image_id.is_some()),
-    ];
-    match unused.into_iter().find(|(_, is_there)| *is_there) {
-        Some((field, _)) => Err(wrong(field, "a value", "none: the description of this detector says it")),
-        None => Ok(config),
+    if config.bit_depth.is_some() {
+        return Err(wrong("bit_depth", "a value", "none: the description of this detector says it"));
     }
+    config.check_settings(&["modules", "deactivate"])?;
+    Ok(config)
 }
 
 fn wrong(field: &str, found: impl ToString, allowed: &str) -> DetectorConfigError {
@@ -493,6 +492,14 @@ mod tests {
             ("bits = 6", "bits = 15", "fields.packet_number.bits = 15; allowed: 1 to 14"),
             ("bit = 2", "bit = 16", "fields.packet_number.bit = 16; allowed: 0 to 15"),
             ("step = 10", "step = 0", "fields.packet_number.step = 0"),
+            (
+                "bits = 6",
+                "bits = 4",
+                "fields.packet_number = at most 15; allowed: room for 2 packets, counted by 10 from 1 on",
+            ),
+            ("step = 10", "step = 0x4000000000000000", "allowed: room for 2 packets"),
+            ("first = 1", "first = 4294967295", "allowed: room for 2 packets"),
+            ("start_udp_port = 6000", "udp_ports = [6000, 6001, 6002, 6001]", "port 6001 at the indexes 1 and 3"),
             ("value = 77", "value = 256", "fields.check.value = 256; allowed: up to 255"),
             (", value = 77", "", "fields.check.value is missing"),
             ("columns = 6", "colums = 6", "unknown field `colums`"),

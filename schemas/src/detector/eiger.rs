@@ -35,6 +35,7 @@ const MODELS: [(&str, [u32; 2]); 6] =
 /// # Errors
 /// Names the field and module that is wrong.
 pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError> {
+    config.check_settings(&["model", "modules", "deactivate", "tengiga", "readnrows", "image_id"])?;
     let wrong = DetectorConfigError::field;
     let bit_depth = config.required_bit_depth("4, 8, 12, 16 or 32")?;
     let depth = pixel_of_bit_depth(bit_depth);

@@ -95,6 +95,7 @@ impl PacketMath {
 /// # Errors
 /// Names the field that is wrong.
 pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError> {
+    config.check_settings(&["octets"])?;
     let wrong = DetectorConfigError::field;
     let height = side(config.image_pixel_height, "image_pixel_height", HEIGHT_STEP)?;
     let width = side(config.image_pixel_width, "image_pixel_width", WIDTH_STEP)?;

@@ -38,9 +38,10 @@ const MODELS: [(&str, [u32; 2]); 4] = [("500K", [1, 1]), ("1M", [1, 2]), ("4M", 
 /// # Errors
 /// Names the field and module that is wrong.
 pub fn detector(config: &DetectorConfig) -> Result<Detector, DetectorConfigError> {
+    config.check_settings(&["model", "modules", "deactivate", "readnrows", "numinterfaces", "image_id"])?;
     let wrong = DetectorConfigError::field;
-    if config.bit_depth.is_some_and(|bits| bits != 16) {
-        return Err(wrong("bit_depth", config.required_bit_depth("")?.to_string(), "16 for a JUNGFRAU"));
+    if let Some(bits) = config.bit_depth.filter(|&bits| bits != 16) {
+        return Err(wrong("bit_depth", bits.to_string(), "16 for a JUNGFRAU"));
     }
     let rows = rows_read(config)?;
     let interfaces = match config.numinterfaces.unwrap_or(1) {
@@ -109,12 +110,11 @@ fn module_runs(base: &Base, module: u32, rows_read: usize) -> Result<Vec<PixelRu
     let [x0, y0, x1, y1] = base.positions[&module];
     let columns = x1.checked_sub(x0).and_then(|last| last.checked_add(1));
     let rows = y1.checked_sub(y0).and_then(i64::checked_abs).and_then(|last| last.checked_add(1));
-    let (gaps_width, gaps_height) = (3 * CHIP_GAP, CHIP_GAP);
-    let size = |gap: usize, rows: usize| {
-        columns == Some((MODULE_WIDTH + gap * gaps_width / CHIP_GAP) as i64)
-            && rows_equal(rows, gap * gaps_height / CHIP_GAP, y0, y1)
+    // Four chips side by side, two above each other.
+    let is_size = |gap: usize, height: usize| {
+        columns == Some((MODULE_WIDTH + 3 * gap) as i64) && rows == Some((height + gap) as i64)
     };
-    let gap = [0, CHIP_GAP].into_iter().find(|&gap| size(gap, MODULE_HEIGHT) || size(gap, rows_read));
+    let gap = [0, CHIP_GAP].into_iter().find(|&gap| is_size(gap, MODULE_HEIGHT) || is_size(gap, rows_read));
     let Some(gap) = gap else {
         return Err(base.wrong_position(
             module,
@@ -132,10 +132,6 @@ fn module_runs(base: &Base, module: u32, rows_read: usize) -> Result<Vec<PixelRu
         (0..MODULE_WIDTH / CHIP).map(move |chip| PixelRun { first: first + chip * (CHIP + gap), pixels: CHIP })
     };
     Ok((first_row..first_row + rows_read).flat_map(row).collect())
-}
-
-fn rows_equal(rows: usize, gap: usize, y0: i64, y1: i64) -> bool {
-    y1.checked_sub(y0).and_then(i64::checked_abs) == Some((rows + gap) as i64 - 1)
 }
 
 #[cfg(test)]

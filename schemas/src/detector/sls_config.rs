@@ -118,7 +118,6 @@ impl Commands {
         let ports_per_unit = if is_eiger { EIGER_PORTS } else { self.numinterfaces.unwrap_or(1).clamp(1, 2) };
         let udp_ports = self.udp_ports(ports_per_unit)?;
         Ok(DetectorConfig {
-            start_udp_port: udp_ports[0],
             udp_ports,
             bit_depth: Some(self.dr.unwrap_or(16)),
             half_modules: is_eiger.then_some(grid),
@@ -126,7 +125,7 @@ impl Commands {
             deactivate: if is_eiger { self.off } else { Vec::new() },
             tengiga: is_eiger.then_some(self.tengiga),
             readnrows: self.readnrows,
-            numinterfaces: self.numinterfaces,
+            numinterfaces: self.numinterfaces.filter(|_| !is_eiger), // an EIGER has one, and takes the command
             detector_type,
             ..DetectorConfig::default()
         })

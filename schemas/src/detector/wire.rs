@@ -92,7 +92,7 @@ impl Field {
 
     /// The largest number that the field holds.
     pub fn max(&self) -> u64 {
-        if self.is_float { 1 << 53 } else { self.mask }
+        if self.is_float { (1 << 53) - 1 } else { self.mask }
     }
 
     #[inline]

@@ -9,7 +9,7 @@
 //! | K5 | a committed image has as many packets marked as it says, and no bit beyond its packets |
 //! | K6 | cursors are not beyond the head; what a living reliable reader wants is there |
 //! | K7 | hazard words name slots that there are |
-//! | K8 | the counters are not more than the steps, and no more slots in quarantine than there are |
+//! | K8 | the counters are not more than the steps, nor images than were opened; no more slots in quarantine than there are |
 //! | K9 | words of a run name this one, or the one before or after |
 //! | K10 | losses of one step rise, and end where the step says that all is accounted for |
 
@@ -186,7 +186,7 @@ fn check_step(seen: &Inspection, step: &CommitSeen, faults: &mut Vec<Fault>) {
 fn check_seat(seen: &Inspection, seat: &Seat, faults: &mut Vec<Fault>) {
     let of = || format!("place {}", seat.place);
     let role = seat.status.role;
-    if matches!(role, Role::ReliableReader | Role::LossyReader) && seat.cursor > seen.later.commit_head {
+    if role.reads() && seat.cursor > seen.later.commit_head {
         let found = format!("its cursor is at {}, the head at {}", seat.cursor, seen.later.commit_head);
         faults.push(Fault::new("K6", of(), found));
     }
@@ -208,6 +208,10 @@ fn check_counters(seen: &Inspection, faults: &mut Vec<Fault>) {
     let steps = seen.later.commit_head;
     if images > steps.saturating_add(1) {
         faults.push(Fault::new("K8", "images", format!("{images} in {steps} steps")));
+    }
+    let closed = images.saturating_add(status.images_discarded);
+    if closed > status.images_opened {
+        faults.push(Fault::new("K8", "opened", format!("{} opened, {closed} closed", status.images_opened)));
     }
     if status.slots_in_quarantine > u64::from(status.slots) {
         faults.push(Fault::new(

@@ -101,6 +101,9 @@ impl Owner {
         crash_point!("close: counted");
         // After it was counted: who takes over counts what is not below.
         self.publish_base(self.base - self.empty_tail.unwrap_or(0));
+        if slot.is_none() && touched {
+            self.charge_readers();
+        }
     }
 
     fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
@@ -111,6 +114,7 @@ impl Owner {
         crash_point!("close: closing");
         if !self.wait_until_left(slot, surroundings.liveness) {
             self.quarantine.push(slot);
+            self.count_discarded();
             self.ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
             match self.packets_received(slot) > 0 || self.run_counts && self.empty_tail.is_none() {
                 true => self.lose(id, 1, LossCause::ReadoutStuck),
@@ -118,6 +122,7 @@ impl Owner {
             }
         } else if self.packets_received(slot) == 0 {
             self.give_back(slot);
+            self.count_discarded();
             self.lose_empty(id, 1);
         } else {
             self.commit(id, slot, surroundings);

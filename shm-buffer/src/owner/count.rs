@@ -18,6 +18,7 @@ use crate::{
     crash::crash_point,
     layout::{OwnerCounters, pack_run},
     loss::LossCause,
+    participant::Role,
     sync::{AtomicU64, Relaxed, keep_order},
 };
 
@@ -42,6 +43,35 @@ impl Owner {
         self.begin_count(LOST | (cause as u64) << 8, pack_run(self.epoch, end_id), &[counter]);
         add(counter, ids);
         crash_point!("count: lost");
+    }
+
+    /// Counts a slot that an image gets. It comes before any packet of it, so before the image can be counted.
+    pub(super) fn count_opened(&self) {
+        add(&self.ring.header().counters.opened, 1);
+    }
+
+    /// Counts a slot that was opened and holds no image that is published.
+    pub(super) fn count_discarded(&self) {
+        add(&self.ring.header().counters.discarded, 1);
+    }
+
+    /// Nothing is open, and what was counted and not published is taken back: all that was opened and is no image
+    /// was discarded, by whoever died at whichever instruction.
+    pub(super) fn settle_discarded(&self) {
+        let counters = &self.ring.header().counters;
+        let images = counters.complete.load(Relaxed).saturating_add(counters.partial.load(Relaxed));
+        counters.discarded.store(counters.opened.load(Relaxed).saturating_sub(images), Relaxed);
+    }
+
+    /// Charges an image that was lost for want of a slot to the reliable readers that hold the oldest step: they are
+    /// what it waited for. One that leaves in this moment may leave its charge to who takes its place.
+    pub(super) fn charge_readers(&self) {
+        let oldest = self.oldest_cursor();
+        if oldest < self.head {
+            let readers = self.ring.participants().iter().filter(|place| place.is(Role::ReliableReader));
+            let holding = readers.filter(|place| place.cursor.load(Relaxed) == oldest);
+            holding.for_each(|place| add(&place.refused, 1));
+        }
     }
 
     fn begin_count(&self, what: u64, until: u64, counters: &[&AtomicU64]) {

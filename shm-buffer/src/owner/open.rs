@@ -52,6 +52,7 @@ impl Owner {
                 self.open[index] = Some(slot);
             } else {
                 self.give_back(slot); // a packet of it was thrown away in this moment
+                self.count_discarded();
             }
         }
     }
@@ -74,6 +75,7 @@ impl Owner {
         control.made_with.store(0, Relaxed);
         self.ring.bitmap(slot).iter().for_each(|word| word.store(0, Relaxed));
         self.openings += 1;
+        self.count_opened();
         control.word.store(slot_word(self.openings, SlotState::Open), Relaxed);
         crash_point!("open: slot prepared");
     }

@@ -29,6 +29,7 @@ impl Owner {
         self.epoch = self.begun_epoch();
         let mut begun = self.empty_window();
         begun.extend(self.collect_slots(liveness));
+        self.settle_discarded();
         if self.epoch > 0 {
             self.resume_run(&begun);
         }

@@ -10,6 +10,7 @@
 //! | I6 | the window is a row of ids, each open in a slot of its own; a slot is in the window, or it is not open |
 //! | I7 | committed slots have sequence numbers of their own, below the head |
 //! | I8 | nothing belongs to the dead after the owner has looked for them |
+//! | I9 | the sums of status.rs hold in a ring at rest |
 
 use super::{FILL, Living, PACKET_BYTES, pattern, raw};
 use ecs_shm_buffer::{Delivery, Image, Liveness, LostRange, Ring};
@@ -112,6 +113,12 @@ pub fn check_slots(raw: &raw::RawRing, slots: u64) {
             assert!(tag < raw.word(raw::COMMIT_HEAD), "I7: slot {slot}, sequence {tag}");
         }
     }
+}
+
+/// Checks I9, in a ring at rest.
+pub fn check_sums(ring: &Ring) {
+    let status = ring.status();
+    assert_eq!(status.imbalances(), [""; 0], "I9: {status:?}");
 }
 
 /// Checks I8, after a step that looked for the dead.

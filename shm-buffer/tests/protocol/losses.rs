@@ -52,6 +52,51 @@ fn reliable_reader_too_slow_loses_the_newest_images_whole_and_keeps_the_others()
         assert_eq!(step.lost, if id == 20 { vec![lost] } else { vec![] }, "told once");
     }
     assert_eq!((told.images, told.lost), (12, 12));
+    let status = rig.ring.status();
+    let of_slow = status.participants.iter().find(|other| other.role.reads()).expect("it is there");
+    assert_eq!((of_slow.refused, of_slow.delivered, of_slow.behind), (12, 11, 1), "the last one is in its hands");
+    assert_eq!((status.images_opened, status.images_open, status.images_discarded), (14, 2, 0));
+    invariants::check_sums(&rig.ring);
+}
+
+/// Of two reliable readers, the one that lets go is not charged; nor is one that joins the place of one that was.
+#[test]
+fn image_lost_for_want_of_a_slot_is_charged_to_the_reader_that_holds_the_oldest() {
+    let mut rig = Rig::new(8, 2, 2);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    let (slow, mut quick) = (reader(&rig, 3), reader(&rig, 4));
+    for id in 0..12 {
+        offer(&mut rig, &mut contributor, id);
+        drain(&mut quick);
+    }
+    let refused = |rig: &Rig, pid: u32| {
+        let participants = rig.ring.status().participants;
+        participants.iter().find(|other| other.process.pid == pid).expect("it is there").refused
+    };
+    assert_eq!((refused(&rig, 3), refused(&rig, 4)), (4, 0));
+    drop(slow);
+    let _next = reader(&rig, 5);
+    assert_eq!(refused(&rig, 5), 0, "it has the place, not the charge");
+    invariants::check_sums(&rig.ring);
+}
+
+/// Slots of images that came to nothing: without a packet, with a readout that hangs, with an owner that died.
+#[test]
+fn opened_slots_are_images_or_discarded_or_open_whatever_happens() {
+    let mut rig = Rig::new(16, 4, 2);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    rig.whole_image(&mut contributor, 0);
+    contributor.set_progress(Some(5), rig.now_ns); // 1 to 3 are passed by
+    rig.step();
+    let status = rig.ring.status();
+    assert_eq!((status.images_complete, status.images_discarded, status.images_open), (1, 3, 4));
+    invariants::check_sums(&rig.ring);
+    assert_eq!(status.packets_astray() + 2, 0, "the rig marks packets and does not count them");
+    common::place(&mut contributor, 4, &[1], rig.now_ns);
+    rig.replace_owner(9);
+    let status = rig.ring.status();
+    assert_eq!((status.images_opened, status.images_discarded), (12, 7), "what was open is discarded: {status:?}");
+    invariants::check_sums(&rig.ring);
 }
 
 #[test]

@@ -27,7 +27,7 @@ mod clients;
 mod ends;
 mod ledger;
 mod processes;
-mod random;
+pub mod random;
 mod rivals;
 mod schedule;
 

@@ -1,8 +1,11 @@
 //! A beamline of a test's own: its folder, ports and ring, and `ecs-cli up` on it.
 
 use super::{Outcome, ecs, wait_for};
+use ecs_schemas::detector::{self as description, DetectorConfig};
+use ecs_shm_buffer::{LossCause, PixelAccess, Proc, RingStatus, Role, inspect};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fs,
     net::UdpSocket,
     path::{Path, PathBuf},
@@ -11,7 +14,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Tests with packets need the machine for themselves: two at a time would lose each other's.
@@ -20,6 +23,9 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
 /// How long processes may take to start or stop on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a ring may take to be at rest once a test has ended: readouts count the kernel's drops once a second.
+const SUMS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the simulated detector is.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +50,8 @@ pub struct Beamline {
     /// The key file with which the test's commands connect.
     pub key: Option<PathBuf>,
     up: Option<Child>,
+    /// The readouts' processes when it was started.
+    readouts: BTreeSet<u32>,
     _machine: MutexGuard<'static, ()>,
 }
 
@@ -65,7 +73,7 @@ impl Beamline {
         );
         let text = if extra.contains("[ring]") { text } else { text + "[ring]\nsize = \"128 MiB\"\n" };
         fs::write(folder.path().join("beamline.toml"), text).expect("written");
-        Self { folder, name, first_port: port, key: None, up: None, _machine: machine }
+        Self { folder, name, first_port: port, key: None, up: None, readouts: BTreeSet::new(), _machine: machine }
     }
 
     /// Starts it and waits until every agent is ready.
@@ -89,6 +97,57 @@ impl Beamline {
         self.up = Some(command.spawn().expect("ecs-cli starts"));
         let ready = self.call(&["status", "--wait", "60"]);
         assert_eq!(ready.code, 0, "{}{}\n{}", ready.stdout, ready.stderr, self.log());
+        self.readouts = self.ring_status().map(|status| contributors(&status)).unwrap_or_default();
+    }
+
+    /// The detector of its configuration.
+    pub fn detector(&self) -> description::Detector {
+        let (json, toml) = (self.path("detector.json"), self.path("detector.toml"));
+        let path = if json.exists() { json } else { toml };
+        let text = fs::read_to_string(&path).expect("it was written");
+        DetectorConfig::from_file(&path, &text).and_then(|config| config.detector()).expect("it is valid")
+    }
+
+    /// The ring's counters; none if there is no ring.
+    pub fn ring_status(&self) -> Option<RingStatus> {
+        let ring = ecs_shm_buffer::open(&self.ring_path(), PixelAccess::ReadOnly).ok()?;
+        Some(ring.status())
+    }
+
+    /// Waits until the sums of `image.md` hold, which they do at rest, and fails the test if they never do.
+    pub fn check_sums(&self) {
+        let mut wrong = Vec::new();
+        let begun = Instant::now();
+        while begun.elapsed() < SUMS_PATIENCE {
+            wrong = self.imbalances();
+            if wrong.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the counters do not add up: {wrong:#?}\n{:#?}", self.ring_status());
+    }
+
+    fn imbalances(&self) -> Vec<String> {
+        let Some(status) = self.ring_status() else { return Vec::new() };
+        let mut wrong = status.imbalances();
+        let seen = inspect::look(&self.ring_path(), &Proc).ok();
+        let owners = seen.and_then(|seen| seen.owner).map_or(0, |owner| owner.owners);
+        let nobody_died = owners == 1 && contributors(&status) == self.readouts && !self.readouts.is_empty();
+        let hung = status.lost[LossCause::ReadoutStuck as usize - 1];
+        if nobody_died && hung == 0 && status.packets_astray() != 0 {
+            wrong.push(format!("S6: {} packets are in no image", status.packets_astray()));
+        }
+        if nobody_died {
+            let (waiting, dropped) = in_kernel(&self.detector().placement.ports);
+            if dropped != status.packets.kernel_dropped {
+                wrong.push(format!("/proc/net/udp: {dropped} dropped, {} counted", status.packets.kernel_dropped));
+            }
+            if waiting > 0 {
+                wrong.push(format!("/proc/net/udp: {waiting} bytes wait in sockets"));
+            }
+        }
+        wrong
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -153,7 +212,11 @@ impl Beamline {
     }
 
     pub fn spawn_sim(&self, images: u64, rate_hz: u64) -> Sim {
-        let mut command = self.sim(images, rate_hz, &[]);
+        self.spawn_sim_with(images, rate_hz, &[])
+    }
+
+    pub fn spawn_sim_with(&self, images: u64, rate_hz: u64, more: &[&str]) -> Sim {
+        let mut command = self.sim(images, rate_hz, more);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Sim(command.spawn().expect("the simulator starts"))
     }
@@ -214,6 +277,11 @@ impl Drop for Beamline {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("log of up:\n{}", self.log());
+        } else if self.up.is_some() {
+            // As `end` does it: what fails here must leave no process behind.
+            let sums = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.check_sums()));
+            self.end(libc::SIGINT);
+            sums.unwrap_or_else(|failure| std::panic::resume_unwind(failure));
         }
         self.end(libc::SIGINT);
     }
@@ -246,6 +314,24 @@ impl Detector {
             "start_udp_port": port, "module_positions": positions,
         })
     }
+}
+
+fn contributors(status: &RingStatus) -> BTreeSet<u32> {
+    let contributors = status.participants.iter().filter(|other| other.role == Role::Contributor);
+    contributors.map(|other| other.process.pid).collect()
+}
+
+/// Of these ports, by the kernel's own table: bytes that wait, and messages that it had no room for.
+fn in_kernel(ports: &[u16]) -> (u64, u64) {
+    let table = fs::read_to_string("/proc/net/udp").expect("every Linux has it");
+    let of_port = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = u16::from_str_radix(fields.get(1)?.split_once(':')?.1, 16).ok()?;
+        let waiting = u64::from_str_radix(fields.get(4)?.split_once(':')?.1, 16).ok()?;
+        ports.contains(&port).then_some((waiting, fields.last()?.parse::<u64>().ok()?))
+    };
+    let ports = table.lines().skip(1).filter_map(of_port);
+    ports.fold((0, 0), |sum, port| (sum.0 + port.0, sum.1 + port.1))
 }
 
 pub fn send(pid: i32, signal: i32) {

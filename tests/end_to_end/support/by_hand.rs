@@ -1,9 +1,9 @@
 //! A detector whose every packet the test sends by hand.
 
 use super::Beamline;
-use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader};
+use ecs_schemas::detector::{Detector, PacketHeader};
 use ecs_sim::pattern::Pattern;
-use std::{fs, net::UdpSocket};
+use std::net::UdpSocket;
 
 pub struct ByHand {
     socket: UdpSocket,
@@ -14,10 +14,14 @@ pub struct ByHand {
 impl ByHand {
     /// The beamline's detector; its images are those of the simulator with seed 0.
     pub fn new(beamline: &Beamline) -> Self {
-        let json = fs::read_to_string(beamline.path("detector.json")).unwrap();
-        let detector = DetectorConfig::from_json(&json).and_then(|config| config.detector()).unwrap();
+        Self::from(beamline, "127.0.0.1")
+    }
+
+    /// The same, sending from another address of this host.
+    pub fn from(beamline: &Beamline, address: &str) -> Self {
+        let detector = beamline.detector();
         let pattern = Pattern::new(&detector.placement, 0);
-        Self { socket: UdpSocket::bind("127.0.0.1:0").unwrap(), detector, pattern }
+        Self { socket: UdpSocket::bind((address, 0)).unwrap(), detector, pattern }
     }
 
     pub fn image(&self, id: u64) {

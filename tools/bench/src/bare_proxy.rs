@@ -45,8 +45,7 @@ impl Proxy {
         let context = zmq::Context::new();
         let (front, back) = (context.socket(front)?, context.socket(back)?);
         for socket in [&front, &back] {
-            socket.set_sndhwm(HWM)?;
-            socket.set_rcvhwm(HWM)?;
+            tune(socket)?;
         }
         front.bind(&client_endpoint)?;
         back.bind(&worker_endpoint)?;
@@ -93,6 +92,7 @@ impl Proxy {
     /// Messages per second that the slowest subscriber gets.
     pub fn messages_per_s(&self, bytes: usize, subscribers: usize, leg: Duration) -> anyhow::Result<f64> {
         let socket = zmq::Context::new().socket(zmq::PUB)?;
+        socket.set_linger(0)?;
         socket.connect(&self.client_endpoint)?;
         let stop = Arc::new(AtomicBool::new(false));
         let counts: Vec<Arc<AtomicU64>> = (0..subscribers).map(|_| Arc::default()).collect();
@@ -145,8 +145,7 @@ impl Drop for Worker {
 fn echo(endpoint: &str, stop: &AtomicBool) -> zmq::Result<()> {
     let socket = zmq::Context::new().socket(zmq::DEALER)?;
     socket.set_rcvtimeo(100)?;
-    socket.set_sndhwm(HWM)?;
-    socket.set_rcvhwm(HWM)?;
+    tune(&socket)?;
     socket.connect(endpoint)?;
     while !stop.load(Ordering::Relaxed) {
         if let Ok(parts) = socket.recv_multipart(0) {
@@ -156,11 +155,18 @@ fn echo(endpoint: &str, stop: &AtomicBool) -> zmq::Result<()> {
     Ok(())
 }
 
+/// Long queues; and at the end nothing is waited for: a context whose socket still has something for a peer that has gone may
+/// wait for ever.
+fn tune(socket: &zmq::Socket) -> zmq::Result<()> {
+    socket.set_sndhwm(HWM)?;
+    socket.set_rcvhwm(HWM)?;
+    socket.set_linger(0)
+}
+
 fn asker(endpoint: &str) -> anyhow::Result<zmq::Socket> {
     let socket = zmq::Context::new().socket(zmq::DEALER)?;
     socket.set_rcvtimeo(PATIENCE_MS)?;
-    socket.set_sndhwm(HWM)?;
-    socket.set_rcvhwm(HWM)?;
+    tune(&socket)?;
     socket.connect(endpoint)?;
     Ok(socket)
 }
@@ -173,6 +179,7 @@ fn answer(socket: &zmq::Socket) -> anyhow::Result<()> {
 pub fn count_messages(endpoint: String, topic: String, count: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     let listen = move || -> zmq::Result<()> {
         let socket = zmq::Context::new().socket(zmq::SUB)?;
+        socket.set_linger(0)?;
         socket.set_rcvtimeo(100)?;
         socket.set_rcvhwm(HWM)?;
         socket.set_subscribe(topic.as_bytes())?;

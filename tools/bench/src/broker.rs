@@ -18,8 +18,9 @@ use crate::{
     crowd::{CONNECTIONS, Crowd},
     image_path::{self, ImagePath},
     jobs::{SUBMITTERS, Submitters, appended_per_s},
+    pairs::Pairs,
     peers::{Programs, nats_server::NatsServer, rabbitmq::RabbitMq},
-    report::{Machine, Report, Row, in_pairs},
+    report::{Machine, Report, Row},
     running::{self, Running},
 };
 use anyhow::{Context, bail};
@@ -49,7 +50,7 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Options {
     pub leg: Duration,
-    pub pairs: usize,
+    pub pairs: Pairs,
     /// This program, to start the broker from.
     pub program: PathBuf,
     /// Only the rows whose name has this in it.
@@ -91,7 +92,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     bench.jobs(&mut rows)?;
     bench.crowded(&mut rows)?;
     bench.beside_images(&mut rows)?;
-    let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs, options.leg);
+    let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs.count, options.leg);
     if let Some(programs) = programs {
         let peers = [bench.beside_nats(&programs, &mut rows)?, bench.beside_rabbitmq(&programs, &mut rows)?];
         peers.iter().flatten().for_each(|peer| payload = format!("{payload}; {peer}"));
@@ -178,16 +179,17 @@ impl Bench {
     }
 
     fn calls(&self, bytes: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        let (pairs, leg) = (self.options.pairs, self.options.leg);
+        let (pairs, leg) = (&self.options.pairs, self.options.leg);
         let proxy = Proxy::calls()?;
         let _worker = Worker::start(&proxy.worker_endpoint);
         let [what, what_in_flight] = call_rows(bytes);
         if self.is_wanted(&what) {
-            let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5, leg), || proxy.call_p50_us(bytes, leg))?;
+            let p50 = pairs.run(&what, || self.call_us(bytes, 0.5, leg), || proxy.call_p50_us(bytes, leg))?;
             rows.push(Row::from_pairs(&what, "us", "bare proxy", &p50));
         }
         if self.is_wanted(&what_in_flight) {
-            let rate = in_pairs(pairs, || self.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, leg))?;
+            let rate =
+                pairs.run(&what_in_flight, || self.calls_per_s(bytes), || proxy.calls_per_s(bytes, IN_FLIGHT, leg))?;
             rows.push(Row::from_pairs(&what_in_flight, "calls/s", "bare proxy", &rate));
         }
         Ok(())
@@ -198,17 +200,23 @@ impl Bench {
         if !CALL_BYTES.iter().flat_map(|bytes| call_rows(*bytes)).any(|what| self.is_wanted(&what)) {
             return Ok(None);
         }
-        let (pairs, leg) = (self.options.pairs, self.options.leg);
+        let (pairs, leg) = (&self.options.pairs, self.options.leg);
+        let beside = |what: &str| format!("{what}, beside nats-server");
         let server = NatsServer::start(programs, self.folder.path())?;
         let _worker = server.worker()?;
         for bytes in CALL_BYTES {
             let [what, what_in_flight] = call_rows(bytes);
             if self.is_wanted(&what) {
-                let p50 = in_pairs(pairs, || self.call_us(bytes, 0.5, leg), || server.call_p50_us(bytes, leg))?;
+                let p50 =
+                    pairs.run(&beside(&what), || self.call_us(bytes, 0.5, leg), || server.call_p50_us(bytes, leg))?;
                 rows.push(Row::from_pairs(&what, "us", "nats request/reply", &p50));
             }
             if self.is_wanted(&what_in_flight) {
-                let rate = in_pairs(pairs, || self.calls_per_s(bytes), || server.calls_per_s(bytes, IN_FLIGHT, leg))?;
+                let rate = pairs.run(
+                    &beside(&what_in_flight),
+                    || self.calls_per_s(bytes),
+                    || server.calls_per_s(bytes, IN_FLIGHT, leg),
+                )?;
                 rows.push(Row::from_pairs(&what_in_flight, "calls/s", "nats request/reply", &rate));
             }
         }
@@ -220,7 +228,7 @@ impl Bench {
         let what = format!("published values, {bytes} B, {subscribers} subscriber{plural}");
         if self.is_wanted(&what) {
             let bare = || Proxy::topics()?.messages_per_s(bytes, subscribers, self.options.leg);
-            let rate = in_pairs(self.options.pairs, || self.values_per_s(bytes, subscribers), bare)?;
+            let rate = self.options.pairs.run(&what, || self.values_per_s(bytes, subscribers), bare)?;
             rows.push(Row::from_pairs(&what, "values/s", "bare XSUB/XPUB proxy", &rate));
         }
         Ok(())
@@ -231,7 +239,7 @@ impl Bench {
         if self.is_wanted(&what) {
             let mut submitters = Submitters::connect(&self.request_endpoint)?;
             let ours = || submitters.jobs_per_s(SERVICE, self.options.leg);
-            let rate = in_pairs(self.options.pairs, ours, || appended_per_s(self.folder.path(), self.options.leg))?;
+            let rate = self.options.pairs.run(&what, ours, || appended_per_s(self.folder.path(), self.options.leg))?;
             rows.push(Row::from_pairs(&what, "jobs/s", "append, sync per 100", &rate));
         }
         Ok(())
@@ -247,7 +255,10 @@ impl Bench {
         let rabbitmq = RabbitMq::start(programs, self.folder.path())?;
         let mut publishers = rabbitmq.publishers()?;
         let ours = || submitters.jobs_per_s(SERVICE, self.options.leg);
-        let rate = in_pairs(self.options.pairs, ours, || publishers.messages_per_s(self.options.leg))?;
+        let rate = self
+            .options
+            .pairs
+            .run(&format!("{what}, beside RabbitMQ"), ours, || publishers.messages_per_s(self.options.leg))?;
         rows.push(Row::from_pairs(&what, "jobs/s", "RabbitMQ, confirmed publishes", &rate));
         Ok(Some(rabbitmq.server))
     }
@@ -273,7 +284,7 @@ impl Bench {
                 self.fill_queue()?;
                 self.call_us(64, 0.99, leg)
             };
-            let p99 = in_pairs(self.options.pairs, in_a_crowd, || self.call_us(64, 0.99, leg));
+            let p99 = self.options.pairs.run(&what, in_a_crowd, || self.call_us(64, 0.99, leg));
             stop.store(true, Ordering::Relaxed);
             p99
         })?;
@@ -314,7 +325,7 @@ impl Bench {
         let path = ImagePath::new(&self.options.program, &self.request_endpoint, &self.publish_endpoint)?;
         let leg = self.options.leg;
         let beside = || image_path::beside(&path, || self.call_us(64, 0.99, leg));
-        let p99 = in_pairs(self.options.pairs, beside, || self.call_us(64, 0.99, leg))?;
+        let p99 = self.options.pairs.run(what, beside, || self.call_us(64, 0.99, leg))?;
         rows.push(Row::from_pairs(what, "us", "the same without it", &p99));
         Ok(())
     }

@@ -21,10 +21,7 @@
 //! clocks, what they show with nothing between them is taken off, from hand-off and futex alike. Times are kept by
 //! each side in memory of its own: a line more that goes from core to core would be measured with the rest.
 
-use crate::{
-    broker::quantile,
-    report::{Row, in_pairs},
-};
+use crate::{broker::quantile, pairs::Pairs, report::Row};
 use anyhow::{Context, bail};
 use ecs_shm_buffer::{
     Contributor, Geometry, Lookup, Now, Owner, OwnerLock, PacketFate, PacketInfo, PixelAccess, Proc, ProcessId, Reader,
@@ -88,14 +85,30 @@ struct Sent {
 ///
 /// # Errors
 /// The ring cannot be made, or there are fewer than two cores.
-pub fn rows(leg: Duration, pairs: usize) -> anyhow::Result<Vec<Row>> {
+pub fn rows(leg: Duration, pairs: &Pairs) -> anyhow::Result<Vec<Row>> {
     if thread::available_parallelism()?.get() < 2 {
         bail!("a hand-off is from one core to another, and this machine has one");
     }
-    let spinning = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || spin_ns(leg))?;
-    let marked = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Marked), || spin_ns(leg))?;
-    let beside_word = in_pairs(pairs, || handoff_ns(leg, Waiting::Spinning, Since::Decided), || word_ns(leg))?;
-    let asleep = in_pairs(pairs, || handoff_ns(leg, Waiting::Asleep, Since::Decided), || futex_ns(leg))?;
+    let spinning = pairs.run(
+        "hand-off to a spinning reader",
+        || handoff_ns(leg, Waiting::Spinning, Since::Decided),
+        || spin_ns(leg),
+    )?;
+    let marked = pairs.run(
+        "the same, from the mark of its last packet",
+        || handoff_ns(leg, Waiting::Spinning, Since::Marked),
+        || spin_ns(leg),
+    )?;
+    let beside_word = pairs.run(
+        "hand-off beside one word",
+        || handoff_ns(leg, Waiting::Spinning, Since::Decided),
+        || word_ns(leg),
+    )?;
+    let asleep = pairs.run(
+        "hand-off to a sleeping reader",
+        || handoff_ns(leg, Waiting::Asleep, Since::Decided),
+        || futex_ns(leg),
+    )?;
     let half_round = "half a spin round trip";
     Ok(vec![
         Row::from_pairs("hand-off to a spinning reader, p50", "ns", half_round, &spinning),

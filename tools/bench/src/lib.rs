@@ -22,6 +22,7 @@ mod handoff;
 pub mod idle;
 mod image_path;
 mod jobs;
+mod pairs;
 pub mod path;
 pub mod peers;
 mod receive_floor;
@@ -30,4 +31,5 @@ pub mod ring;
 mod running;
 mod write_leg;
 
+pub use pairs::Pairs;
 pub use report::{Machine, Report, Row};

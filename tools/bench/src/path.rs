@@ -7,8 +7,9 @@
 
 use crate::{
     image_path::{BUFFER_BYTES, ImagePath},
+    pairs::Pairs,
     receive_floor::{self, Handover},
-    report::{Machine, Report, Row, in_pairs},
+    report::{Machine, Report, Row},
     running, write_leg,
 };
 use anyhow::Context;
@@ -23,7 +24,7 @@ use std::{
 pub struct Options {
     /// How long each leg runs.
     pub leg: Duration,
-    pub pairs: usize,
+    pub pairs: Pairs,
     /// Folder of the files of the writer's legs: its file system is measured.
     pub folder: PathBuf,
     /// Images of the writer's legs.
@@ -40,18 +41,23 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
     running::tidy_on_signal()?;
     let bench = Bench { options, path: ImagePath::without_broker(&options.program)? };
-    let beside =
-        |handover| in_pairs(options.pairs, || bench.delivered_images_per_s(), || bench.floor_images_per_s(handover));
+    let beside = |handover| {
+        options.pairs.run(
+            &format!("path, {handover:?}"),
+            || bench.delivered_images_per_s(),
+            || bench.floor_images_per_s(handover),
+        )
+    };
     let (singles, coalesced) = (beside(Handover::Singles)?, beside(Handover::Coalesced)?);
     let bytes = bench.path.placement.image_bytes() as f64;
     let gb: Vec<_> = singles.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect();
     let folder = std::path::absolute(&options.folder)?;
-    let written = write_leg::pairs(&bench.path.placement, &folder, options.images, options.pairs)?;
+    let written = write_leg::pairs(&bench.path.placement, &folder, options.images, &options.pairs)?;
     Ok(Report {
         machine,
         payload: format!(
             "EIGER 500K, 16 bit, 4 ports, images of {bytes} bytes; {} pairs of {:?}, files of {} images in {}",
-            options.pairs,
+            options.pairs.count,
             options.leg,
             options.images,
             folder.display()

@@ -79,30 +79,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
-/// Runs `pairs` pairs in the order ours, floor, floor, ours, … so that a drift hits both alike. One pair
-/// before them warms memory and caches up and is not counted.
-///
-/// # Errors
-/// The first that a leg returns.
-pub fn in_pairs(
-    pairs: usize,
-    mut ours: impl FnMut() -> anyhow::Result<f64>,
-    mut floor: impl FnMut() -> anyhow::Result<f64>,
-) -> anyhow::Result<Vec<(f64, f64)>> {
-    let _warm_up = (ours()?, floor()?);
-    (0..pairs)
-        .map(|pair| {
-            if pair % 2 == 0 {
-                let ours = ours()?;
-                Ok((ours, floor()?))
-            } else {
-                let floor = floor()?;
-                Ok((ours()?, floor))
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

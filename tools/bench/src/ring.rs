@@ -7,7 +7,8 @@
 
 use crate::{
     handoff,
-    report::{Machine, Report, Row, in_pairs},
+    pairs::Pairs,
+    report::{Machine, Report, Row},
 };
 use anyhow::Context;
 use ecs_shm_buffer::{
@@ -26,7 +27,7 @@ use std::{
 pub struct Options {
     /// How long each leg runs.
     pub leg: Duration,
-    pub pairs: usize,
+    pub pairs: Pairs,
 }
 
 /// An EIGER 500K at 16 bit.
@@ -55,16 +56,16 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut target = vec![0_u8; 256 << 20];
     source.chunks_mut(4096).for_each(|page| page[0] = 2); // every page is there before the clock runs
     let mut memcpy = || Ok(memcpy_images_per_s(&source, &mut target, options.leg));
-    let in_place = in_pairs(options.pairs, || images_per_s(options.leg, false), &mut memcpy)?;
-    let copied = in_pairs(options.pairs, || images_per_s(options.leg, true), &mut memcpy)?;
+    let in_place = options.pairs.run("ring, in place", || images_per_s(options.leg, false), &mut memcpy)?;
+    let copied = options.pairs.run("ring, copied in, read out", || images_per_s(options.leg, true), &mut memcpy)?;
     let gb = |pairs: &[(f64, f64)]| pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect::<Vec<_>>();
     let mut rows = vec![
         Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
         Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
         Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
     ];
-    rows.extend(handoff::rows(options.leg, options.pairs)?);
-    let payload = format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs, options.leg);
+    rows.extend(handoff::rows(options.leg, &options.pairs)?);
+    let payload = format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs.count, options.leg);
     Ok(Report { machine, payload, rows })
 }
 

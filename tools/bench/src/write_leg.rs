@@ -4,9 +4,9 @@
 //! waits for the disk (ours does so only at a job's end, where the baseline would as well). Ours
 //! includes making the file, its rows, and its end with ledger.
 
-use crate::report::in_pairs;
+use crate::pairs::Pairs;
 use anyhow::Context;
-use ecs_schemas::{detector::Placement, image::LossCause};
+use ecs_schemas::{detector::Placement, image::LossCause, packets::PacketLedger};
 use ecs_writer::file::{Author, End, EndState, FileSpec, ImageFile, ImageRow};
 use std::{
     fs::{self, File},
@@ -22,14 +22,14 @@ const SOURCE_IMAGES: usize = 128;
 ///
 /// # Errors
 /// The folder cannot be written, or is full.
-pub fn pairs(placement: &Placement, folder: &Path, images: u64, pairs: usize) -> anyhow::Result<Vec<(f64, f64)>> {
+pub fn pairs(placement: &Placement, folder: &Path, images: u64, pairs: &Pairs) -> anyhow::Result<Vec<(f64, f64)>> {
     let image_bytes = placement.image_bytes();
     let source: Vec<u8> = (0..SOURCE_IMAGES * image_bytes).map(|byte| byte as u8).collect();
     let image = |row: u64| &source[row as usize % SOURCE_IMAGES * image_bytes..][..image_bytes];
     let total_gb = images as f64 * image_bytes as f64 / 1e9;
     let (ours, plain) = (folder.join("ecs-bench.h5"), folder.join("ecs-bench.bin"));
-    let result = in_pairs(
-        pairs,
+    let result = pairs.run(
+        "writer, HDF5 file",
         || {
             remove(&ours)?;
             let start = Instant::now();
@@ -91,7 +91,8 @@ fn write_hdf5<'a>(
         file.write_image(&values, image(row))?;
     }
     let state = EndState::Done;
-    file.finish(&End { state, reason: String::new(), pending_cause: LossCause::Several, sync: false })?;
+    let (reason, packets) = (String::new(), PacketLedger::default());
+    file.finish(&End { state, reason, pending_cause: LossCause::Several, packets, sync: false })?;
     Ok(())
 }
 

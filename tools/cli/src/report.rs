@@ -6,6 +6,7 @@ use crate::{
 };
 use ecs_schemas::{
     job::{JobRecord, JobState, Progress},
+    packets::PacketLedger,
     value::Value,
     write_job::{self, Ledger, WriteParams},
 };
@@ -180,6 +181,16 @@ pub fn print_ledger(ledger: &Ledger) -> io::Result<()> {
         row(&format!("  lost, {}", cause.as_str().replace('_', " ")), *images, Mood::Bad);
     }
     row("packets missing", ledger.missing_packets, Mood::Warning);
+    row("packets received meanwhile", ledger.packets.received, Mood::Plain);
+    for (name, packets) in PacketLedger::NAMES.into_iter().zip(ledger.packets.values()).skip(1) {
+        if packets > 0 {
+            row(
+                &format!("  {}", name.replace('_', " ")),
+                packets,
+                if name == "placed" { Mood::Good } else { Mood::Warning },
+            );
+        }
+    }
     if ledger.seconds > 0.0 {
         let rate = human::bytes(ledger.bytes as f64 / ledger.seconds);
         let size = human::bytes(ledger.bytes as f64);

@@ -15,8 +15,8 @@
 //! Ids rise by one, unless they are to jump ([`Ids`]): as of a detector that skips images, or is started again.
 
 use crate::{
-    error::{SimError, check_probability, check_rate_hz},
-    faults::{Fate, Faults},
+    error::{SimError, check_rate_hz},
+    faults::{Fate, Fates, Faults, port_index},
     pace::Pace,
     pattern::Pattern,
     report::{Progress, Report},
@@ -31,9 +31,6 @@ const TICKS_PER_S: f64 = 1e7;
 /// depend on the speed of the machine.
 const NOMINAL_RATE_HZ: f64 = 1000.0;
 
-/// A burst of losses where nothing else is said: half of what a switch's small buffer holds.
-pub const BURST_PACKETS_DEFAULT: usize = 16;
-
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectorSim {
@@ -45,17 +42,8 @@ pub struct DetectorSim {
     pub ids: Ids,
     /// Images per second; 0: as fast as it goes.
     pub rate_hz: f64,
-    /// Seed of the noise in the images and of the faults.
-    pub seed: u64,
-    /// Probabilities per packet, 0 to 1.
-    pub drop: f64,
-    pub reorder: f64,
-    pub duplicate: f64,
-    /// Probability per packet that a burst of losses begins, and its length.
-    pub burst: f64,
-    pub burst_packets: usize,
-    /// UDP ports that send nothing.
-    pub dead_ports: Vec<u16>,
+    /// What the network does to it. Its seed is also that of the noise in the images.
+    pub faults: Faults,
     /// Of a detector that switches gains: darks of this one, 0 to 2, instead of signals.
     pub dark: Option<usize>,
 }
@@ -93,53 +81,18 @@ impl Ids {
 impl DetectorSim {
     /// Images from id 1, as fast as it goes, without faults.
     pub fn new(detector: Detector, host: Ipv4Addr, images: u64) -> Self {
-        Self {
-            detector,
-            host,
-            images,
-            first_id: 1,
-            ids: Ids::default(),
-            rate_hz: 0.0,
-            seed: 0,
-            drop: 0.0,
-            reorder: 0.0,
-            duplicate: 0.0,
-            burst: 0.0,
-            burst_packets: BURST_PACKETS_DEFAULT,
-            dead_ports: Vec::new(),
-            dark: None,
-        }
+        let faults = Faults::default();
+        Self { detector, host, images, first_id: 1, ids: Ids::default(), rate_hz: 0.0, faults, dark: None }
     }
 
-    /// The faults of this run, for a checker: `faults().dropped_packets(image_id, packets_per_image)`.
-    pub fn faults(&self) -> Faults {
-        let placement = &self.detector.placement;
-        let module =
-            |port: &u16| placement.ports.iter().position(|known| known == port).map(|at| at % placement.modules);
-        Faults {
-            seed: self.seed,
-            drop: self.drop,
-            reorder: self.reorder,
-            duplicate: self.duplicate,
-            burst: self.burst,
-            burst_packets: self.burst_packets,
-            packets_per_module: placement.packets_per_module,
-            dead_modules: self.dead_ports.iter().filter_map(module).collect(),
-        }
+    /// What happens to each packet of this run, for a checker: `fates().dropped_packets(image_id)`.
+    pub fn fates(&self) -> Fates {
+        self.faults.of(&self.detector.placement)
     }
 
     fn check(&self) -> Result<(), SimError> {
         check_rate_hz(self.rate_hz)?;
-        check_probability("drop", self.drop)?;
-        check_probability("reorder", self.reorder)?;
-        check_probability("duplicate", self.duplicate)?;
-        check_probability("burst", self.burst)?;
-        if self.burst_packets == 0 {
-            return Err(SimError::option("burst_packets", 0, "1 or more"));
-        }
-        if let Some(port) = self.dead_ports.iter().find(|port| !self.detector.placement.ports.contains(port)) {
-            return Err(SimError::option("dead_ports", port, "ports of the detector"));
-        }
+        self.faults.check(&self.detector.placement)?;
         let run = if self.ids.restart_every > 0 { self.ids.restart_every.min(self.images) } else { self.images };
         if self.ids.id(self.first_id, run).is_none() {
             return Err(SimError::option("first_id", self.first_id, "ids up to 2^64 - 1 for every image"));
@@ -175,7 +128,7 @@ pub fn run(sim: &DetectorSim, stop: &dyn Fn() -> bool, progress: &mut dyn FnMut(
 
 struct Simulation<'a> {
     sim: &'a DetectorSim,
-    faults: Faults,
+    fates: Fates,
     pattern: Pattern,
     period_ticks: f64,
     sender: Sender,
@@ -211,10 +164,10 @@ impl<'a> Simulation<'a> {
         let placement = &sim.detector.placement;
         Ok(Self {
             sim,
-            faults: sim.faults(),
+            fates: sim.fates(),
             pattern: match sim.dark {
                 Some(gain) => Pattern::dark(placement, gain),
-                None => Pattern::new(placement, sim.seed),
+                None => Pattern::new(placement, sim.faults.seed),
             },
             period_ticks: TICKS_PER_S / rate_hz,
             sender: Sender::open(sim.host, &placement.ports, placement.packet_bytes())?,
@@ -250,7 +203,7 @@ impl<'a> Simulation<'a> {
         report.packets_made += 1;
         let stream = &mut self.streams[module];
         let packet_index = module * self.sim.detector.placement.packets_per_module + packet.number;
-        match self.faults.fate(packet.image_id, packet_index) {
+        match self.fates.fate(packet.image_id, packet_index) {
             Fate::Dropped => report.packets_dropped += 1,
             Fate::Sent { copies, turns_late } => {
                 let packet = Packet { copies, ..packet };
@@ -286,8 +239,7 @@ impl<'a> Simulation<'a> {
             exposure_length: self.period_ticks as u32,
             do_not_store: false,
         };
-        let sets = placement.ports.len() / placement.modules;
-        let port = (packet.image_id % sets as u64) as usize * placement.modules + module;
+        let port = port_index(packet.image_id, module, placement.modules, placement.ports.len());
         let packet_index = module * placement.packets_per_module + packet.number;
         let bytes = wire.header_bytes + placement.payload_bytes_of(packet.number);
         for _ in 0..packet.copies {

@@ -17,7 +17,7 @@ use std::{
 /// at 32 bit; a longer run is had by repeating it.
 pub const DUMP_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Bytes of the length before each packet.
-const LENGTH_BYTES: usize = 8;
+pub(crate) const LENGTH_BYTES: usize = 8;
 
 /// Why a dump cannot be replayed.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Which packets are lost, doubled or late: a pure function of seed, image and packet.
+//! Which packets are lost, doubled or late: a pure function of seed, detector, image and packet.
 //!
 //! ```text
 //! key   = mix(mix(mix(seed) ^ image_id) ^ packet_index)
@@ -11,7 +11,11 @@
 //!     knows what was lost, and a higher probability loses the same packets and more.
 //! F2  A packet that is dropped is neither doubled nor late.
 //! F3  A burst begins at a packet and takes those that follow it in its module's part of the image, as many as a
-//!     burst is long; it does not reach into another module or image. A dead module loses every packet.
+//!     burst is long; it does not reach into another module or image. A dead port loses every packet: where a detector
+//!     has several sets of ports, those of the images that go to it.
+
+use crate::error::{SimError, check_probability};
+use ecs_schemas::detector::Placement;
 
 /// A late packet is sent at most this many turns of its port after its own: about what a switch with
 /// several paths does, and enough to cross into the next image.
@@ -20,8 +24,11 @@ pub const LATENESS_TURNS_MAX: u64 = 32;
 /// Step between the draws of one packet, the increment of SplitMix64.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// A burst of losses where nothing else is said: half of what a switch's small buffer holds.
+pub const BURST_PACKETS_DEFAULT: usize = 16;
+
 /// How lossy the simulated network is. Probabilities per packet, 0 to 1.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Faults {
     pub seed: u64,
     pub drop: f64,
@@ -30,10 +37,18 @@ pub struct Faults {
     /// Probability per packet that a burst of losses begins, and its packets.
     pub burst: f64,
     pub burst_packets: usize,
-    /// Packets of a module: a burst ends with them. 0: bursts and dead modules concern nothing.
-    pub packets_per_module: usize,
-    /// Modules that send nothing.
-    pub dead_modules: Vec<usize>,
+    /// UDP ports that send nothing.
+    pub dead_ports: Vec<u16>,
+}
+
+/// The faults of one detector: who knows them knows what must arrive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fates {
+    faults: Faults,
+    modules: usize,
+    packets_per_module: usize,
+    /// For each port of the detector.
+    is_dead: Vec<bool>,
 }
 
 /// What happens to one packet.
@@ -47,42 +62,93 @@ pub enum Fate {
     },
 }
 
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            drop: 0.0,
+            reorder: 0.0,
+            duplicate: 0.0,
+            burst: 0.0,
+            burst_packets: BURST_PACKETS_DEFAULT,
+            dead_ports: Vec::new(),
+        }
+    }
+}
+
 impl Faults {
+    /// What they do to the packets of a detector.
+    pub fn of(&self, placement: &Placement) -> Fates {
+        Fates {
+            faults: self.clone(),
+            modules: placement.modules,
+            packets_per_module: placement.packets_per_module,
+            is_dead: placement.ports.iter().map(|port| self.dead_ports.contains(port)).collect(),
+        }
+    }
+
+    pub(crate) fn check(&self, placement: &Placement) -> Result<(), SimError> {
+        check_probability("drop", self.drop)?;
+        check_probability("reorder", self.reorder)?;
+        check_probability("duplicate", self.duplicate)?;
+        check_probability("burst", self.burst)?;
+        if self.burst_packets == 0 {
+            return Err(SimError::option("burst_packets", 0, "1 or more"));
+        }
+        match self.dead_ports.iter().find(|port| !placement.ports.contains(port)) {
+            Some(port) => Err(SimError::option("dead_ports", port, "ports of the detector")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Fates {
     /// What happens to packet `packet_index` of image `image_id`.
     pub fn fate(&self, image_id: u64, packet_index: usize) -> Fate {
-        let draw = |which: u64| self.draw(image_id, packet_index, which);
-        if is_hit(draw(1), self.drop) || self.is_in_burst(image_id, packet_index) || self.is_dead(packet_index) {
+        let (draw, faults) = (|which: u64| self.draw(image_id, packet_index, which), &self.faults);
+        let is_dead = self.is_dead(image_id, packet_index);
+        if is_dead || is_hit(draw(1), faults.drop) || self.is_in_burst(image_id, packet_index) {
             return Fate::Dropped;
         }
-        let copies = 1 + u8::from(is_hit(draw(2), self.duplicate));
-        let turns_late = if is_hit(draw(3), self.reorder) { 1 + draw(4) % LATENESS_TURNS_MAX } else { 0 };
+        let copies = 1 + u8::from(is_hit(draw(2), faults.duplicate));
+        let turns_late = if is_hit(draw(3), faults.reorder) { 1 + draw(4) % LATENESS_TURNS_MAX } else { 0 };
         Fate::Sent { copies, turns_late }
     }
 
     fn draw(&self, image_id: u64, packet_index: usize, which: u64) -> u64 {
-        let key = mix(mix(mix(self.seed) ^ image_id) ^ packet_index as u64);
+        let key = mix(mix(mix(self.faults.seed) ^ image_id) ^ packet_index as u64);
         mix(key.wrapping_add(which.wrapping_mul(GAMMA)))
     }
 
     /// Whether a burst began at this packet, or at one shortly before it (F3).
     fn is_in_burst(&self, image_id: u64, packet_index: usize) -> bool {
-        if self.burst == 0.0 || self.packets_per_module == 0 {
+        let Faults { burst, burst_packets, .. } = self.faults;
+        if burst == 0.0 {
             return false;
         }
         let number = packet_index % self.packets_per_module;
-        let before = number.min(self.burst_packets.saturating_sub(1));
-        (packet_index - before..=packet_index).any(|begin| is_hit(self.draw(image_id, begin, 5), self.burst))
+        let before = number.min(burst_packets.saturating_sub(1));
+        (packet_index - before..=packet_index).any(|begin| is_hit(self.draw(image_id, begin, 5), burst))
     }
 
-    fn is_dead(&self, packet_index: usize) -> bool {
-        packet_index.checked_div(self.packets_per_module).is_some_and(|module| self.dead_modules.contains(&module))
+    fn is_dead(&self, image_id: u64, packet_index: usize) -> bool {
+        let port = port_index(image_id, packet_index / self.packets_per_module, self.modules, self.is_dead.len());
+        self.is_dead.get(port).is_some_and(|&is_dead| is_dead)
     }
 
     /// The packet indices of an image that are never sent, rising. An index is
     /// `module index * packets_per_module + packet number`, as in the detector's placement.
-    pub fn dropped_packets(&self, image_id: u64, packets_per_image: usize) -> Vec<usize> {
-        (0..packets_per_image).filter(|&packet| self.fate(image_id, packet) == Fate::Dropped).collect()
+    pub fn dropped_packets(&self, image_id: u64) -> Vec<usize> {
+        (0..self.modules * self.packets_per_module)
+            .filter(|&packet| self.fate(image_id, packet) == Fate::Dropped)
+            .collect()
     }
+}
+
+/// The port that a module's packets of an image go to: where there are several sets of ports, images go to them in turn.
+pub(crate) fn port_index(image_id: u64, module: usize, modules: usize, ports: usize) -> usize {
+    let sets = (ports / modules).max(1);
+    (image_id % sets as u64) as usize * modules + module
 }
 
 /// Compares the upper 53 bits, which f64 holds exactly, so that 0 never hits and 1 always does.
@@ -111,16 +177,11 @@ pub(crate) fn mix(value: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const LOSSY: Faults = Faults {
-        seed: 3,
-        drop: 0.01,
-        reorder: 0.02,
-        duplicate: 0.05,
-        burst: 0.0,
-        burst_packets: 0,
-        packets_per_module: 0,
-        dead_modules: Vec::new(),
-    };
+    /// 512 packets an image, 8 modules.
+    fn lossy() -> Fates {
+        let faults = Faults { seed: 3, drop: 0.01, reorder: 0.02, duplicate: 0.05, ..Faults::default() };
+        Fates { faults, modules: 8, packets_per_module: 64, is_dead: vec![false; 8] }
+    }
 
     #[test]
     fn mix_equals_the_first_outputs_of_splitmix64() {
@@ -131,7 +192,8 @@ mod tests {
 
     #[test]
     fn faults_are_as_frequent_as_asked() {
-        let fates: Vec<Fate> = (0..1000).flat_map(|id| (0..512).map(move |packet| LOSSY.fate(id, packet))).collect();
+        let lossy = &lossy();
+        let fates: Vec<Fate> = (0..1000).flat_map(|id| (0..512).map(move |packet| lossy.fate(id, packet))).collect();
         let share = |hit: &dyn Fn(&Fate) -> bool| fates.iter().filter(|fate| hit(fate)).count() as f64 / 512_000.0;
         assert!((share(&|fate| *fate == Fate::Dropped) - 0.01).abs() < 0.001);
         assert!((share(&|fate| matches!(fate, Fate::Sent { copies: 2, .. })) - 0.0495).abs() < 0.002);
@@ -142,21 +204,21 @@ mod tests {
 
     #[test]
     fn probabilities_0_and_1_are_never_and_always_and_a_lossier_network_loses_the_same_and_more() {
-        let with_drop = |drop| Faults { drop, ..LOSSY };
-        assert!(with_drop(0.0).dropped_packets(5, 512).is_empty());
-        assert_eq!(with_drop(1.0).dropped_packets(5, 512).len(), 512);
-        let few = with_drop(0.05).dropped_packets(5, 512);
-        let many = with_drop(0.2).dropped_packets(5, 512);
+        let with_drop = |drop| Fates { faults: Faults { drop, ..lossy().faults }, ..lossy() };
+        assert!(with_drop(0.0).dropped_packets(5).is_empty());
+        assert_eq!(with_drop(1.0).dropped_packets(5).len(), 512);
+        let few = with_drop(0.05).dropped_packets(5);
+        let many = with_drop(0.2).dropped_packets(5);
         assert!(!few.is_empty() && few.len() < many.len() && few.iter().all(|packet| many.contains(packet)));
     }
 
     #[test]
-    fn bursts_take_packets_in_a_row_within_a_module_and_dead_modules_all() {
-        let bursts = Faults { burst: 0.01, burst_packets: 8, packets_per_module: 64, ..LOSSY };
-        let bursts = Faults { drop: 0.0, ..bursts };
+    fn bursts_take_packets_in_a_row_within_a_module_and_dead_ports_all() {
+        let faults = Faults { burst: 0.01, burst_packets: 8, drop: 0.0, ..lossy().faults };
+        let bursts = Fates { faults, modules: 4, packets_per_module: 64, is_dead: vec![false; 4] };
         let mut begins = 0;
         for id in 0..200 {
-            let dropped = bursts.dropped_packets(id, 256);
+            let dropped = bursts.dropped_packets(id);
             for &packet in &dropped {
                 if packet % 64 == 0 || !dropped.contains(&(packet - 1)) {
                     begins += 1;
@@ -166,8 +228,11 @@ mod tests {
             }
         }
         assert!((300..600).contains(&begins), "{begins} bursts in 51,200 packets, some of which overlap");
-        let dead = Faults { dead_modules: vec![2], burst: 0.0, ..bursts };
-        assert_eq!(dead.dropped_packets(7, 256), (128..192).collect::<Vec<_>>());
+        let dead = Fates { is_dead: vec![false, false, true, false], faults: Faults::default(), ..bursts };
+        assert_eq!(dead.dropped_packets(7), (128..192).collect::<Vec<_>>());
+        let two_sets = Fates { is_dead: (0..8).map(|port| port == 6).collect(), ..dead };
+        assert_eq!(two_sets.dropped_packets(7), (128..192).collect::<Vec<_>>());
+        assert_eq!(two_sets.dropped_packets(8), [0; 0], "it goes to the other set of ports");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! faults  ─┼▶ detector ┐
 //! pace    ─┤           ├──▶ sender ──▶ socket ══UDP══▶ the readout of a beamline
 //! dump    ─┴─▶ replay ─┘       └──▶ report
+//!   ▲
+//!   └──── record ◀══UDP══ whatever comes on a detector's ports
 //! ```
 //!
 //! [`detector`] sends images made by [`pattern`], as packets of any detector that can be described; [`replay`] sends what a detector once sent. Both are
@@ -13,12 +15,12 @@
 //!
 //! ```no_run
 //! use ecs_schemas::detector::DetectorConfig;
-//! use ecs_sim::detector::{self, DetectorSim};
+//! use ecs_sim::{detector::{self, DetectorSim}, faults::Faults};
 //! use std::net::Ipv4Addr;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let eiger = DetectorConfig::from_json(&std::fs::read_to_string("detector.json")?)?.detector()?;
-//! let sim = DetectorSim { drop: 0.01, seed: 7, ..DetectorSim::new(eiger, Ipv4Addr::LOCALHOST, 3) };
+//! let sim = DetectorSim { faults: Faults { drop: 0.01, seed: 7, ..Faults::default() }, ..DetectorSim::new(eiger, Ipv4Addr::LOCALHOST, 3) };
 //! let report = detector::run(&sim, &|| false, &mut |_| ())?;
 //! assert_eq!(report.packets_sent, report.packets_made - report.packets_dropped);
 //! # Ok(())
@@ -32,6 +34,7 @@ pub mod faults;
 pub mod gains;
 mod pace;
 pub mod pattern;
+pub mod record;
 pub mod replay;
 pub mod report;
 mod sender;

@@ -12,7 +12,7 @@
 use crate::{
     dump::{Dump, DumpPacket},
     error::{SimError, check_probability, check_rate_hz},
-    faults::{Fate, Faults, mix, shuffle},
+    faults::{Fate, Fates, Faults, mix, shuffle},
     pace::Pace,
     report::{Progress, Report},
     sender::{Sender, batch_packets_max},
@@ -111,7 +111,7 @@ pub fn run(replay: &Replay, stop: &dyn Fn() -> bool, progress: &mut dyn FnMut(&R
 struct Player<'a> {
     replay: &'a Replay,
     dump: &'a Dump,
-    faults: Faults,
+    fates: Fates,
     /// Packets that go out between two looks at the clock.
     group_packets: usize,
     sender: Sender,
@@ -125,7 +125,7 @@ impl<'a> Player<'a> {
         Ok(Self {
             replay,
             dump,
-            faults: Faults { seed: replay.seed, duplicate: replay.duplicate, ..Faults::default() },
+            fates: Faults { seed: replay.seed, duplicate: replay.duplicate, ..Faults::default() }.of(placement),
             group_packets: batch_packets_max(placement.packet_bytes()) * placement.ports.len(),
             sender: Sender::open(replay.host, &placement.ports, placement.packet_bytes())?,
             order: Vec::new(),
@@ -159,7 +159,7 @@ impl<'a> Player<'a> {
     fn put_in_order(&mut self, frame: &[DumpPacket], frame_number: u64) {
         self.order.clear();
         for (at, packet) in frame.iter().enumerate() {
-            let doubled = matches!(self.faults.fate(frame_number, at), Fate::Sent { copies: 2, .. });
+            let doubled = matches!(self.fates.fate(frame_number, at), Fate::Sent { copies: 2, .. });
             self.order.extend(std::iter::repeat_n(*packet, 1 + usize::from(doubled)));
             self.sender.report.packets_duplicated += u64::from(doubled);
         }

@@ -1,4 +1,4 @@
-//! A UDP socket towards one port that takes many equal packets per system call.
+//! UDP sockets: towards one port, which takes many equal packets per system call; and on one port, for records.
 //!
 //! ```text
 //! |packet|packet|packet| … up to 15      one buffer, no gaps
@@ -16,11 +16,13 @@
 //! S1  Every pointer handed to the kernel points into memory that outlives the call: the buffer that the
 //!     caller lends, or a local that is declared before the message that points to it.
 //! S2  The kernel reads what a send names and writes only the `msg_len` of each message.
+//! S3  What the kernel writes back (an option, a poll's events) goes to a local of the size that it is told.
 
 use std::{
     io,
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
 /// Longest payload of a UDP datagram over IPv4, and so of what `UDP_SEGMENT` cuts up.
@@ -101,6 +103,66 @@ impl PortSocket {
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
     }
+}
+
+/// Asked of the kernel for each port that is recorded: as much as a readout asks for. A host may give less.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 64 << 20;
+
+/// A port that packets are received on, one by one.
+pub(crate) struct PortReceiver(UdpSocket);
+
+impl PortReceiver {
+    pub fn open(address: Ipv4Addr, port: u16) -> io::Result<Self> {
+        let socket = UdpSocket::bind((address, port))?;
+        socket.set_nonblocking(true)?;
+        let bytes = RECEIVE_BUFFER_BYTES;
+        let set = |option| {
+            let value = (&raw const bytes).cast();
+            // SAFETY: S1; the option is an int.
+            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, size_of_val(&bytes) as u32) }
+        };
+        if set(libc::SO_RCVBUFFORCE) != 0 {
+            set(libc::SO_RCVBUF); // what the host gives is enough, or drops are counted
+        }
+        Ok(Self(socket))
+    }
+
+    /// Length of the next packet, which is then in `packet`; none if there is none now.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn receive(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.0.recv(packet) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Packets that the kernel had no room for.
+    pub fn dropped(&self) -> u32 {
+        const SO_MEMINFO: i32 = 55; // asm-generic/socket.h
+        const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
+        let mut memory = [0_u32; SK_MEMINFO_DROPS + 1];
+        let mut bytes = size_of_val(&memory) as libc::socklen_t;
+        let value = memory.as_mut_ptr().cast();
+        // SAFETY: S3.
+        unsafe { libc::getsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, value, &raw mut bytes) };
+        memory[SK_MEMINFO_DROPS]
+    }
+}
+
+/// Sleeps until one of the ports has a packet, or the time is over.
+///
+/// # Errors
+/// The kernel refuses; an interrupted call is not an error.
+pub(crate) fn wait_readable(receivers: &[&PortReceiver], timeout: Duration) -> io::Result<()> {
+    let poll = |receiver: &&PortReceiver| libc::pollfd { fd: receiver.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut polls: Vec<libc::pollfd> = receivers.iter().map(poll).collect();
+    // SAFETY: S3; the vector has as many entries as are told.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout.as_millis() as i32) };
+    let error = io::Error::last_os_error();
+    if ready < 0 && error.kind() != io::ErrorKind::Interrupted { Err(error) } else { Ok(()) }
 }
 
 /// Errors that a send with `UDP_SEGMENT` gives and one without it may not.

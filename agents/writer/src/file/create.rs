@@ -8,7 +8,7 @@ use super::{
     spec::FileSpec,
     time::iso_utc,
 };
-use ecs_schemas::{detector::PixelType, image::LossCause};
+use ecs_schemas::{detector::PixelType, image::LossCause, packets::PacketLedger};
 use hdf5_metno::{
     self as hdf5, Dataset, Group, Location,
     dataset::{AllocTime, FillTime},
@@ -113,6 +113,7 @@ fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
                 allocated(group, TypeDescriptor::FixedUnicode(TEXT_BYTES), &[], field.name())
             }
             LedgerField::LostByCause => allocated(group, number, &[LossCause::ALL.len()], field.name()),
+            LedgerField::Packets => allocated(group, number, &[PacketLedger::NAMES.len()], field.name()),
             _ => allocated(group, number, &[], field.name()),
         }?;
         describe(&dataset, None, field.description())?;
@@ -123,6 +124,7 @@ fn write_ledger(group: &Group, spec: &FileSpec) -> hdf5::Result<()> {
             LedgerField::LostByCause => {
                 texts_attribute(&dataset, "names", &LossCause::ALL.map(LossCause::as_str))?;
             }
+            LedgerField::Packets => texts_attribute(&dataset, "names", &PacketLedger::NAMES)?,
             _ => {}
         }
     }

@@ -33,12 +33,12 @@ impl ImageFile {
     pub fn finish_while(mut self, end: &End, may_fill: &dyn Fn() -> bool) -> Result<Ledger, FinishError> {
         self.flush().map_err(|error| self.rows_error(error))?;
         if !self.is_published() {
-            return self.finish_without_images(end.pending_cause);
+            return self.finish_without_images(end);
         }
         let unfilled = self.settle(end.pending_cause, may_fill)?;
         let survey = self.survey()?;
         let rows_kept = survey.rows_kept;
-        let mut ledger = self.ledger(survey.counts, end.pending_cause);
+        let mut ledger = self.ledger(survey.counts, end);
         let reason = [end.reason.as_str(), unfilled.as_deref().unwrap_or("")];
         let reason = reason.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
         write_counts(&self.file, &self.layout, &ledger).map_err(|source| self.io_error("the ledger", source))?;
@@ -53,10 +53,10 @@ impl ImageFile {
     }
 
     /// What was not published never was: the file goes when `self` is dropped.
-    fn finish_without_images(self, cause: LossCause) -> Result<Ledger, FinishError> {
+    fn finish_without_images(self, end: &End) -> Result<Ledger, FinishError> {
         let mut counts = self.survey()?.counts;
         (counts.written, counts.partial, counts.missing_packets) = (0, 0, 0);
-        let ledger = self.ledger(counts, cause);
+        let ledger = self.ledger(counts, end);
         Ok(Ledger { output: String::new(), ..ledger })
     }
 
@@ -79,11 +79,11 @@ impl ImageFile {
         Survey::read(&self.file, &self.layout).map_err(|source| self.io_error("the rows", source))
     }
 
-    /// The counts of the rows, with what no row tells of lost for `cause`.
-    fn ledger(&self, mut counts: Ledger, cause: LossCause) -> Ledger {
+    /// The counts of the rows, with what no row tells of lost for the cause of the end.
+    fn ledger(&self, mut counts: Ledger, end: &End) -> Ledger {
         let unknown = self.asked - (counts.written + counts.partial + counts.lost_total());
         if unknown > 0 {
-            *counts.lost.entry(cause).or_default() += unknown;
+            *counts.lost.entry(end.pending_cause).or_default() += unknown;
         }
         Ledger {
             output: self.output.display().to_string(),
@@ -91,6 +91,7 @@ impl ImageFile {
             first_id: self.first_id,
             last_id: self.first_id.map(|first_id| first_id + (self.asked - 1)),
             bytes: (counts.written + counts.partial) * self.layout.image_bytes(),
+            packets: end.packets,
             ..counts
         }
     }

@@ -1,7 +1,7 @@
 //! The ledger in the file: fixed places for numbers and texts, under `/entry/ledger`.
 
 use super::{disk, layout::Layout, spec::EndState};
-use ecs_schemas::{image::LossCause, write_job::Ledger};
+use ecs_schemas::{image::LossCause, packets::PacketLedger, write_job::Ledger};
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 
 /// Bytes of the texts, padded with zeros.
@@ -26,12 +26,13 @@ pub(super) enum LedgerField {
     MissingPackets,
     LostByCause,
     Calibrations,
+    Packets,
     Reason,
     State,
 }
 
 impl LedgerField {
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Job,
         Self::Writer,
@@ -44,6 +45,7 @@ impl LedgerField {
         Self::MissingPackets,
         Self::LostByCause,
         Self::Calibrations,
+        Self::Packets,
         Self::Reason,
         Self::State,
     ];
@@ -61,6 +63,7 @@ impl LedgerField {
             Self::MissingPackets => "missing_packets",
             Self::LostByCause => "lost_by_cause",
             Self::Calibrations => "calibrations",
+            Self::Packets => "packets",
             Self::Reason => "reason",
             Self::State => "state",
         }
@@ -79,6 +82,9 @@ impl LedgerField {
             Self::MissingPackets => "packets missing in the partial images",
             Self::LostByCause => "lost images by cause; the attribute names has the causes in order",
             Self::Calibrations => "what pixels were made with, by number: a line of JSON each",
+            Self::Packets => {
+                "packets that the readouts counted while the job ran; the attribute names has what became of them"
+            }
             Self::Reason => "why the file ended as it did, for people",
             Self::State => "writing, done, failed or cancelled; counts are final unless it is writing",
         }
@@ -98,8 +104,13 @@ pub(super) fn write_counts(file: &File, layout: &Layout, ledger: &Ledger) -> io:
     number(LedgerField::Lost, ledger.lost_total())?;
     number(LedgerField::MissingPackets, ledger.missing_packets)?;
     let counts = LossCause::ALL.map(|cause| ledger.lost.get(&cause).copied().unwrap_or(0));
-    let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
-    disk::write(file, &bytes, layout.ledger_offset(LedgerField::LostByCause))
+    write_numbers(file, layout, LedgerField::LostByCause, &counts)?;
+    write_numbers(file, layout, LedgerField::Packets, &ledger.packets.values())
+}
+
+fn write_numbers(file: &File, layout: &Layout, field: LedgerField, values: &[u64]) -> io::Result<()> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    disk::write(file, &bytes, layout.ledger_offset(field))
 }
 
 /// Writes a text into its field of `field_bytes`, cut at a character where it is too long.
@@ -135,6 +146,16 @@ pub(super) fn read_number(file: &File, layout: &Layout, field: LedgerField) -> i
     Ok(u64::from_le_bytes(bytes))
 }
 
+fn read_numbers<const N: usize>(file: &File, layout: &Layout, field: LedgerField) -> io::Result<[u64; N]> {
+    let mut bytes = vec![0; N * 8];
+    file.read_exact_at(&mut bytes, layout.ledger_offset(field))?;
+    let mut values = [0; N];
+    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *value = u64::from_le_bytes(*bytes);
+    }
+    Ok(values)
+}
+
 /// The state that a file ended with; none while it is being written.
 pub(super) fn read_end_state(file: &File, layout: &Layout) -> io::Result<Option<EndState>> {
     let text = read_text(file, layout, LedgerField::State)?;
@@ -144,9 +165,8 @@ pub(super) fn read_end_state(file: &File, layout: &Layout) -> io::Result<Option<
 /// The ledger of a file that has ended. Path and duration are not in the file and left empty.
 pub(super) fn read_ledger(file: &File, layout: &Layout) -> io::Result<Ledger> {
     let number = |field| read_number(file, layout, field);
-    let mut counts = [0; LossCause::ALL.len() * 8];
-    file.read_exact_at(&mut counts, layout.ledger_offset(LedgerField::LostByCause))?;
-    let counts = counts.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let counts = read_numbers::<{ LossCause::ALL.len() }>(file, layout, LedgerField::LostByCause)?;
+    let packets = read_numbers(file, layout, LedgerField::Packets)?;
     let lost: BTreeMap<_, _> = LossCause::ALL.into_iter().zip(counts).filter(|&(_, count)| count > 0).collect();
     let (asked, first_id) = (number(LedgerField::Asked)?, number(LedgerField::FirstId)?);
     let (written, partial) = (number(LedgerField::Written)?, number(LedgerField::Partial)?);
@@ -159,6 +179,7 @@ pub(super) fn read_ledger(file: &File, layout: &Layout) -> io::Result<Ledger> {
         partial,
         lost,
         missing_packets: number(LedgerField::MissingPackets)?,
+        packets: PacketLedger::from_values(packets),
         bytes: (written + partial).saturating_mul(layout.image_bytes()),
         seconds: 0.0,
     })

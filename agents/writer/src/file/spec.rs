@@ -1,6 +1,6 @@
 //! What a caller says of a file, of an image and of a file's end.
 
-use ecs_schemas::{detector::PixelType, image::LossCause, value::Value};
+use ecs_schemas::{detector::PixelType, image::LossCause, packets::PacketLedger, value::Value};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// The file that is to be written.
@@ -78,6 +78,8 @@ pub struct End {
     pub reason: String,
     /// Why the images are lost of which nothing was said until now.
     pub pending_cause: LossCause,
+    /// What the readouts counted while the job ran.
+    pub packets: PacketLedger,
     /// Return only once everything is on the disk, not just with the kernel.
     pub sync: bool,
 }

@@ -1,6 +1,6 @@
 //! The images that the tests write, and the reader that checks them.
 
-use ecs_schemas::{detector::PixelType, image::LossCause, write_job::Ledger};
+use ecs_schemas::{detector::PixelType, image::LossCause, packets::PacketLedger, write_job::Ledger};
 use ecs_writer::file::{Author, End, EndState, FileSpec, ImageFile, ImageRow};
 use serde_json::Value;
 use std::{
@@ -38,7 +38,8 @@ pub fn spec(output: &Path, images: u64) -> FileSpec {
 }
 
 pub fn end(state: EndState, pending_cause: LossCause) -> End {
-    End { state, reason: String::new(), pending_cause, sync: false }
+    let packets = PacketLedger::from_values([45, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    End { state, reason: String::new(), pending_cause, packets, sync: false }
 }
 
 pub fn done() -> End {
@@ -129,4 +130,7 @@ pub fn assert_same_ledger(in_file: &Value, ledger: &Ledger) {
     assert_eq!(number("missing_packets"), ledger.missing_packets);
     let by_cause = serde_json::to_value(&ledger.lost).unwrap();
     assert_eq!(in_file["ledger"]["lost_by_cause"], by_cause);
+    for (name, value) in PacketLedger::NAMES.into_iter().zip(ledger.packets.values()) {
+        assert_eq!(in_file["ledger"]["packets"][name].as_u64().unwrap_or(0), value, "{name}");
+    }
 }

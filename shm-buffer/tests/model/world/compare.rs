@@ -15,6 +15,7 @@ impl World {
         self.witness.last = None;
         self.seats.iter().for_each(Seat::check_last);
         invariants::check_slots(&self.raw, SLOTS.into());
+        invariants::check_sums(&self.ring);
         let status = self.ring.status();
         assert_eq!(status.images_complete, self.whole_images);
         assert_eq!(status.images_complete + status.images_partial, self.witness.told.images);

@@ -7,7 +7,8 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_bench::{Report, Row, broker, idle, path, ring};
+use ecs_bench::{Pairs, Report, Row, broker, idle, path, ring};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     env,
     io::{self, Write},
@@ -113,11 +114,11 @@ impl Bench {
     pub fn run(self) -> anyhow::Result<Exit> {
         let (is_json, report) = match self.what {
             What::Ring(legs) => {
-                let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs.into() })?;
+                let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs() })?;
                 (legs.json, report)
             }
             What::Broker(BrokerArgs { legs, only, peers }) => {
-                let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
+                let (leg, pairs, program) = (legs.leg(), legs.pairs(), this_program()?);
                 let options = broker::Options { leg, pairs, program, only, with_peers: peers };
                 (legs.json, broker::run(&options)?)
             }
@@ -126,7 +127,7 @@ impl Bench {
                 (json, idle::run(&idle::Options { leg, agents: agents.into(), program: this_program()? })?)
             }
             What::Path(PathArgs { legs, folder, images }) => {
-                let (leg, pairs, program) = (legs.leg(), legs.pairs.into(), this_program()?);
+                let (leg, pairs, program) = (legs.leg(), legs.pairs(), this_program()?);
                 (legs.json, path::run(&path::Options { leg, pairs, folder, images, program })?)
             }
         };
@@ -146,6 +147,24 @@ fn this_program() -> anyhow::Result<PathBuf> {
 impl Legs {
     fn leg(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// The pairs of each figure, with a bar on stderr where that is a terminal.
+    fn pairs(&self) -> Pairs {
+        let bar = ProgressBar::no_length();
+        let template = "{msg} {bar:24} pair {pos} of {len} ETA {eta}";
+        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+        Pairs::telling(self.pairs.into(), move |what, done, of| {
+            if done == 0 {
+                bar.reset();
+                bar.set_length(of as u64);
+                bar.set_message(what.to_owned());
+            }
+            bar.set_position(done as u64);
+            if done == of {
+                bar.finish_and_clear();
+            }
+        })
     }
 }
 

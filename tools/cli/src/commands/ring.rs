@@ -159,7 +159,18 @@ fn run_word(word: RunWord) -> String {
 }
 
 fn participants(seen: &Inspection) -> Table {
-    let mut table = Table::new(["place", "name", "role", "process", "behind", "overtaken", "inside", "packets"]);
+    let mut table = Table::new([
+        "place",
+        "name",
+        "role",
+        "process",
+        "delivered",
+        "behind",
+        "overtaken",
+        "refused",
+        "inside",
+        "packets",
+    ]);
     for seat in &seen.seats {
         let process = match seat.is_alive {
             true => Cell::new(format!("{}", seat.status.process.pid), Mood::Good),
@@ -173,8 +184,10 @@ fn participants(seen: &Inspection) -> Table {
             seat.status.name.as_str().into(),
             role(seat.status.role).into(),
             process,
+            of_reader(seat.status.delivered).into(),
             of_reader(seat.status.behind).into(),
             of_reader(seat.status.overtaken).into(),
+            of_reader(seat.status.refused).into(),
             inside.join(" ").into(),
             packets.into(),
         ]);
@@ -261,6 +274,9 @@ fn numbers(seen: &Inspection) -> Vec<(&'static str, u64)> {
     let mut numbers = vec![
         ("images_complete", status.images_complete),
         ("images_partial", status.images_partial),
+        ("images_opened", status.images_opened),
+        ("images_open", status.images_open),
+        ("images_discarded", status.images_discarded),
         ("missing_packets", status.missing_packets),
         ("slots_in_quarantine", status.slots_in_quarantine),
     ];
@@ -278,6 +294,7 @@ fn numbers(seen: &Inspection) -> Vec<(&'static str, u64)> {
         ("dropped_foreign", packets.foreign),
         ("dropped_malformed", packets.malformed),
         ("dropped_shed", packets.shed),
+        ("dropped_unlisted", packets.unlisted),
         ("dropped_by_kernel", packets.kernel_dropped),
         ("bytes", packets.bytes),
     ]);
@@ -304,7 +321,8 @@ fn as_json(seen: &Inspection, with_all: bool) -> Value {
         json!({
             "place": seat.place, "name": seat.status.name, "role": role(seat.status.role),
             "pid": seat.status.process.pid, "is_alive": seat.is_alive, "inside": seat.inside,
-            "behind": seat.status.behind, "overtaken": seat.status.overtaken, "cursor": reads(seat).then_some(seat.cursor),
+            "behind": seat.status.behind, "overtaken": seat.status.overtaken, "delivered": seat.status.delivered,
+            "refused": seat.status.refused, "cursor": reads(seat).then_some(seat.cursor),
             "packets_received": seat.status.packets.received,
         })
     });

@@ -7,7 +7,9 @@ use ecs_schemas::detector::{self as description, DetectorConfig};
 use ecs_sdk::stop;
 use ecs_sim::{
     Report,
-    detector::{self, BURST_PACKETS_DEFAULT, DetectorSim, Ids},
+    detector::{self, DetectorSim, Ids},
+    faults::{BURST_PACKETS_DEFAULT, Faults},
+    record::{self, Recording},
     replay::{self, Replay},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,6 +40,14 @@ Examples:
 DIR holds a file <port>.dat per port, a sequence of {u64 length, bytes}, little-endian. Each repetition raises
 the frame numbers, so that image ids go on rising.";
 
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  ecs-cli sim dump --config detector.json recorded/
+  ecs-cli sim dump --config beamline.toml recorded/ --packets 100000
+  ecs-cli sim dump --config detector.json recorded/ --idle 5 && ecs-cli sim replay --config detector.json --dump recorded/
+
+Takes the detector's ports, so stop the beamline first. Ends at Ctrl-C, or as asked.";
+
 #[derive(Debug, Args)]
 pub struct Sim {
     #[command(subcommand)]
@@ -51,6 +61,8 @@ enum Detector {
     Detector(Made),
     /// Packets that a detector once sent
     Replay(ReplayArgs),
+    /// Record the packets that come on a detector's ports
+    Dump(DumpArgs),
 }
 
 #[derive(Debug, Args)]
@@ -146,11 +158,34 @@ struct ReplayArgs {
     interleave: usize,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = DUMP_EXAMPLES)]
+struct DumpArgs {
+    /// The detector's file (std-daq JSON, slsDetector .config, description in TOML), or a beamline's TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Folder for the files, one for each port: <port>.dat
+    folder: PathBuf,
+    /// IPv4 address that the ports are bound to
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::UNSPECIFIED)]
+    address: Ipv4Addr,
+    /// End after so many packets
+    #[arg(long, value_name = "N")]
+    packets: Option<u64>,
+    /// End once nothing has come for so long, after the first packet
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    idle: Option<Duration>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl Sim {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self.detector {
             Detector::Detector(made) => made.run(),
             Detector::Replay(replay) => replay.run(),
+            Detector::Dump(dump) => dump.run(),
         }
     }
 }
@@ -176,13 +211,15 @@ impl Made {
                 restart_pause: self.pause,
             },
             rate_hz: self.gigabytes.map_or(self.target.rate, |gigabytes| gigabytes * 1e9 / image_bytes),
-            seed: self.seed,
-            drop: self.drop,
-            reorder: self.reorder,
-            duplicate: self.duplicate,
-            burst: self.burst,
-            burst_packets: self.burst_packets,
-            dead_ports: self.dead_port,
+            faults: Faults {
+                seed: self.seed,
+                drop: self.drop,
+                reorder: self.reorder,
+                duplicate: self.duplicate,
+                burst: self.burst,
+                burst_packets: self.burst_packets,
+                dead_ports: self.dead_port,
+            },
             dark: self.dark.map(usize::from),
         };
         let (stop, bar) = (stop::install(), bar(Some(self.images)));
@@ -209,6 +246,39 @@ impl ReplayArgs {
         let report = replay::run(&replay, &|| stop.is_set(), &mut |report| show(&bar, report))?;
         bar.finish_and_clear();
         self.target.print(&report)
+    }
+}
+
+impl DumpArgs {
+    fn run(self) -> anyhow::Result<Exit> {
+        let recording = Recording {
+            detector: detector(&self.config)?,
+            address: self.address,
+            folder: self.folder,
+            packets_max: self.packets,
+            idle: self.idle,
+        };
+        let (stop, bar) = (stop::install(), ProgressBar::new_spinner());
+        let report = record::run(&recording, &|| stop.is_set(), &mut |report| {
+            bar.set_message(format!("{} packets, {}", human::count(report.packets), human::bytes(report.bytes as f64)));
+        })?;
+        bar.finish_and_clear();
+        if self.json {
+            report::print_json(&report)?;
+            return Ok(Exit::Ok);
+        }
+        let count = human::count;
+        let mut out = io::stdout().lock();
+        let bytes = human::bytes(report.bytes as f64);
+        writeln!(out, "{} packets, {bytes}, in {:.2} s", count(report.packets), report.seconds)?;
+        if report.other_packets + report.dropped_by_kernel > 0 {
+            let (others, dropped) = (count(report.other_packets), count(report.dropped_by_kernel));
+            writeln!(
+                out,
+                "not recorded: {others} of lengths that the detector does not have, {dropped} dropped by the kernel"
+            )?;
+        }
+        Ok(Exit::Ok)
     }
 }
 

@@ -22,7 +22,9 @@ use std::{
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(100);
 /// Figures of the ring and of losses start with one of these.
-const FIGURE_PREFIXES: [&str; 4] = ["ring_", "lost_", "dropped_", "missing_"];
+const FIGURE_PREFIXES: [&str; 6] = ["ring_", "images_", "packets_", "lost_", "dropped_", "missing_"];
+/// Those that are losses where they are not 0.
+const LOSS_PREFIXES: [&str; 3] = ["lost_", "dropped_", "missing_"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,6 +105,11 @@ fn print(answer: &Answer) -> io::Result<()> {
         writeln!(io::stdout())?;
         figures.print()?;
     }
+    let readers = readers(answer);
+    if !readers.is_empty() {
+        writeln!(io::stdout())?;
+        readers.print()?;
+    }
     let not_ready =
         answer.agents.iter().filter(|agent| agent.state != AgentState::Ready).map(|agent| agent.name.as_str());
     let not_ready: Vec<&str> = not_ready.collect();
@@ -157,12 +164,34 @@ fn rates(agent: &AgentStatus) -> String {
 fn figures(answer: &Answer) -> Table {
     let mut table = Table::new(["ring and losses", ""]);
     for agent in answer.agents.iter().filter(|agent| agent.kind == "assembler") {
-        let is_figure = |name: &str| FIGURE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let begins = |name: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let is_figure = |name: &str| begins(name, &FIGURE_PREFIXES) && !name.ends_with("_per_s");
         for (name, value) in agent.telemetry.iter().filter(|(name, _)| is_figure(name)) {
-            let is_loss = !name.starts_with("ring_") && value.as_f64().is_some_and(|value| value > 0.0);
+            let is_loss = begins(name, &LOSS_PREFIXES) && value.as_f64().is_some_and(|value| value > 0.0);
             let mood = if is_loss { Mood::Warning } else { Mood::Plain };
             table.row([name.replace('_', " ").into(), Cell::new(figure(name, value), mood)]);
         }
+    }
+    table
+}
+
+/// What each reader of the ring was given, and what it was not; the ring's owner tells.
+fn readers(answer: &Answer) -> Table {
+    let mut table = Table::new(["reader", "delivered", "behind", "overtaken", "refused"]);
+    let assemblers = answer.agents.iter().filter(|agent| agent.kind == "assembler");
+    for reader in assemblers.filter_map(|agent| agent.telemetry.get("readers")?.as_list()).flatten() {
+        let name = reader.get("name").and_then(Value::as_str).unwrap_or_default();
+        let count = |what: &str| reader.get(what).and_then(Value::as_u64).unwrap_or(0);
+        let loss = |what: &str| {
+            Cell::new(human::count(count(what)), if count(what) > 0 { Mood::Warning } else { Mood::Plain })
+        };
+        table.row([
+            name.into(),
+            human::count(count("delivered")).into(),
+            human::count(count("behind")).into(),
+            loss("overtaken"),
+            loss("refused"),
+        ]);
     }
     table
 }

@@ -5,7 +5,7 @@ use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader};
 use ecs_sim::{
     SimError,
     detector::{DetectorSim, Ids, run},
-    faults::Fate,
+    faults::{Fate, Faults},
     pattern,
     report::Report,
 };
@@ -16,9 +16,17 @@ const RATE_HZ: f64 = 100.0;
 
 const HEADER_BYTES: usize = 48;
 
+/// None, by a seed of its own.
+const FAULTS: Faults =
+    Faults { seed: 11, drop: 0.0, reorder: 0.0, duplicate: 0.0, burst: 0.0, burst_packets: 16, dead_ports: Vec::new() };
+
+fn faulty(faults: Faults, sim: DetectorSim) -> DetectorSim {
+    DetectorSim { faults, ..sim }
+}
+
 fn sim(detector: &Detector, images: u64) -> DetectorSim {
     let new = DetectorSim::new(detector.clone(), Ipv4Addr::LOCALHOST, images);
-    DetectorSim { rate_hz: RATE_HZ, seed: 11, first_id: 500, ..new }
+    DetectorSim { rate_hz: RATE_HZ, faults: FAULTS, first_id: 500, ..new }
 }
 
 fn run_through(sim: &DetectorSim) -> Report {
@@ -82,7 +90,7 @@ fn every_packet_of_every_depth_arrives_once_in_order_with_the_pixels_of_its_plac
             let numbers = 0..placement.packets_per_module as u32;
             let wanted: Vec<(u64, u32)> = (500..503).flat_map(|id| numbers.clone().map(move |n| (id, n))).collect();
             assert_eq!(names(packets), wanted, "port {port} at {bit_depth} bit");
-            packets.iter().for_each(|packet| assert_pixels(&sim.detector, sim.seed, port, packet));
+            packets.iter().for_each(|packet| assert_pixels(&sim.detector, sim.faults.seed, port, packet));
             assert_eq!(packets[0][46..48], [1, 2], "detector type and version");
         }
     }
@@ -91,11 +99,11 @@ fn every_packet_of_every_depth_arrives_once_in_order_with_the_pixels_of_its_plac
 #[test]
 fn lossy_run_sends_exactly_the_packets_that_its_faults_name_in_their_order() {
     let receiver = Receiver::start(8);
-    let sim = DetectorSim { drop: 0.05, reorder: 0.1, duplicate: 0.1, ..sim(&receiver.detector, 20) };
+    let sim = faulty(Faults { drop: 0.05, reorder: 0.1, duplicate: 0.1, ..FAULTS }, sim(&receiver.detector, 20));
     let report = run_through(&sim);
     assert!(report.packets_dropped > 0 && report.packets_duplicated > 0 && report.packets_reordered > 0);
     assert_eq!(report.packets_sent, report.packets_made - report.packets_dropped + report.packets_duplicated);
-    let dropped: usize = (500..520).map(|id| sim.faults().dropped_packets(id, 4 * 32).len()).sum();
+    let dropped: usize = (500..520).map(|id| sim.fates().dropped_packets(id).len()).sum();
     assert_eq!(report.packets_dropped, dropped as u64);
     for (port, packets) in receiver.packets(report.packets_sent).iter().enumerate() {
         assert_eq!(names(packets), names_by_faults(&sim, port), "port {port}");
@@ -104,10 +112,10 @@ fn lossy_run_sends_exactly_the_packets_that_its_faults_name_in_their_order() {
 
 /// The order of a port's packets at 8 bit, worked out from the faults alone by sorting.
 fn names_by_faults(sim: &DetectorSim, port: usize) -> Vec<(u64, u32)> {
-    let mut sent = Vec::new();
+    let (mut sent, fates) = (Vec::new(), sim.fates());
     for turn in 0..sim.images * 32 {
         let (id, number) = (sim.first_id + turn / 32, (turn % 32) as u32);
-        if let Fate::Sent { copies, turns_late } = sim.faults().fate(id, port * 32 + number as usize) {
+        if let Fate::Sent { copies, turns_late } = fates.fate(id, port * 32 + number as usize) {
             let key = (turn + turns_late, turns_late > 0, turn);
             sent.extend((0..copies).map(|_| (key, (id, number))));
         }
@@ -124,7 +132,7 @@ fn names_by_faults(sim: &DetectorSim, port: usize) -> Vec<(u64, u32)> {
 fn same_seed_sends_the_same_bytes_and_another_seed_others() {
     let bytes_of = |seed| {
         let receiver = Receiver::start(8);
-        let sim = DetectorSim { seed, drop: 0.1, reorder: 0.1, ..sim(&receiver.detector, 4) };
+        let sim = faulty(Faults { seed, drop: 0.1, reorder: 0.1, ..FAULTS }, sim(&receiver.detector, 4));
         receiver.packets(run_through(&sim).packets_sent)
     };
     let first = bytes_of(1);
@@ -142,7 +150,7 @@ fn stopped_run_has_sent_whole_images_only() {
         images_seen.set(images_seen.get() + 1);
         images_seen.get() > 40 // the clock is looked at several times per image
     };
-    let sim = DetectorSim { reorder: 0.2, ..sim(&receiver.detector, u64::MAX / 2) };
+    let sim = faulty(Faults { reorder: 0.2, ..FAULTS }, sim(&receiver.detector, u64::MAX / 2));
     let report = run(&sim, &stop, &mut |_| ()).unwrap();
     assert!(report.images > 0 && report.packets_made == report.images * 256, "{report:?}");
     assert!(report.is_balanced() && report.packets_reordered > 0, "{report:?}");
@@ -173,15 +181,15 @@ fn options_out_of_range_are_named_and_nothing_is_sent() {
     let (detector, _sockets) = detector_on_free_ports(8);
     let good = sim(&detector, 1);
     let cases = [
-        ("drop = 1.5", DetectorSim { drop: 1.5, ..good.clone() }),
-        ("reorder = -0.1", DetectorSim { reorder: -0.1, ..good.clone() }),
-        ("duplicate = NaN", DetectorSim { duplicate: f64::NAN, ..good.clone() }),
+        ("drop = 1.5", faulty(Faults { drop: 1.5, ..FAULTS }, good.clone())),
+        ("reorder = -0.1", faulty(Faults { reorder: -0.1, ..FAULTS }, good.clone())),
+        ("duplicate = NaN", faulty(Faults { duplicate: f64::NAN, ..FAULTS }, good.clone())),
         ("rate_hz = -1", DetectorSim { rate_hz: -1.0, ..good.clone() }),
         ("rate_hz = inf", DetectorSim { rate_hz: f64::INFINITY, ..good.clone() }),
         ("first_id = 18446744073709551615", DetectorSim { first_id: u64::MAX, ..good.clone() }),
-        ("burst = 2", DetectorSim { burst: 2.0, ..good.clone() }),
-        ("burst_packets = 0", DetectorSim { burst_packets: 0, ..good.clone() }),
-        ("dead_ports = 1;", DetectorSim { dead_ports: vec![1], ..good }),
+        ("burst = 2", faulty(Faults { burst: 2.0, ..FAULTS }, good.clone())),
+        ("burst_packets = 0", faulty(Faults { burst_packets: 0, ..FAULTS }, good.clone())),
+        ("dead_ports = 1;", faulty(Faults { dead_ports: vec![1], ..FAULTS }, good)),
     ];
     for (wanted, sim) in cases {
         let error = run(&sim, &|| false, &mut |_| panic!("a refused run made progress")).unwrap_err();
@@ -194,9 +202,9 @@ fn options_out_of_range_are_named_and_nothing_is_sent() {
 fn bursts_and_dead_ports_lose_what_the_faults_name() {
     let receiver = Receiver::start(16);
     let dead_ports = vec![receiver.detector.placement.ports[2]];
-    let sim = DetectorSim { burst: 0.01, burst_packets: 5, dead_ports, ..sim(&receiver.detector, 10) };
+    let sim = faulty(Faults { burst: 0.01, burst_packets: 5, dead_ports, ..FAULTS }, sim(&receiver.detector, 10));
     let report = run_through(&sim);
-    let dropped: Vec<usize> = (500..510).flat_map(|id| sim.faults().dropped_packets(id, 256)).collect();
+    let dropped: Vec<usize> = (500..510).flat_map(|id| sim.fates().dropped_packets(id)).collect();
     assert!(dropped.len() > 10 * 64 + 20, "{}", dropped.len());
     assert_eq!(report.packets_dropped, dropped.len() as u64);
     let arrived = receiver.packets(report.packets_sent);
@@ -207,7 +215,8 @@ fn bursts_and_dead_ports_lose_what_the_faults_name() {
 fn ids_jump_and_begin_again_after_a_pause() {
     let receiver = Receiver::start(8);
     let ids = Ids { jump_every: 2, jump_by: 40, restart_every: 3, restart_pause: Duration::from_millis(150) };
-    let report = run_through(&DetectorSim { ids, reorder: 0.1, ..sim(&receiver.detector, 6) });
+    let report =
+        run_through(&DetectorSim { ids, ..faulty(Faults { reorder: 0.1, ..FAULTS }, sim(&receiver.detector, 6)) });
     assert!(report.seconds >= 0.15, "{report:?}");
     let packets = &receiver.packets(report.packets_sent)[0];
     let mut seen: Vec<u64> = names(packets).into_iter().map(|(id, _)| id).collect();

@@ -68,7 +68,7 @@ pub fn detector_on_free_ports(bit_depth: u32) -> (Detector, Vec<UdpSocket>) {
     let mut config = DetectorConfig::from_json(DETECTOR).unwrap();
     let sockets = free_ports(4);
     config.bit_depth = Some(bit_depth);
-    config.start_udp_port = sockets[0].local_addr().unwrap().port();
+    config.start_udp_port = Some(sockets[0].local_addr().unwrap().port());
     (config.detector().unwrap(), sockets)
 }
 

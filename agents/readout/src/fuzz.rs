@@ -11,15 +11,18 @@
 mod mutation;
 
 use crate::{
-    place::place,
+    convert::{self, Constants, Output},
+    converter::{Converter, Shared},
+    place::{Placer, place},
     port::Port,
     receive::{Receiver, Turn},
     senders::Senders,
     socket::PortSocket,
 };
+use ecs_calibration::{About, Calibration, GainZero, GainsAbove, LANES, ModuleConstants};
 use ecs_schemas::{
     beamline::AllowedSender,
-    detector::{Detector, DetectorConfig, PacketHeader},
+    detector::{Detector, DetectorConfig, PacketHeader, Packing, PixelType},
 };
 use ecs_shm_buffer::{
     Assume, Contributor, Delivery, Geometry, Image, Now, Owner, ProcessId, Reader, Ring, Start, Surroundings,
@@ -31,7 +34,10 @@ use std::{
     env,
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,13 +52,14 @@ const DEADLINE_LISTED: Duration = Duration::from_secs(60);
 const DEADLINE_OPEN: Duration = Duration::from_millis(4);
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// Plain pixels; a short last packet; 12 and 4 bit; two octets of ports; parts of words in a big-endian header. And
+/// Plain pixels; a short last packet; 12 and 4 bit; converted; two octets of ports; parts of words in a big-endian header. And
 /// whether pixels lie across packets: then the place of a packet is not its own to the bit.
-const DETECTORS: [(&str, bool); 6] = [
+const DETECTORS: [(&str, bool); 7] = [
     ("detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 8\nreadnrows = 64", false),
     ("detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 4\ntengiga = false\nreadnrows = 64", false),
     ("detector_type = \"eiger\"\nmodel = \"500K\"\nbit_depth = 12\nreadnrows = 64", true),
     ("detector_type = \"jungfrau\"\nmodel = \"500K\"\nnuminterfaces = 2\nreadnrows = 64", false),
+    ("detector_type = \"jungfrau-converted\"\nmodel = \"500K\"\nnuminterfaces = 2\nreadnrows = 64", false),
     ("detector_type = \"gigafrost\"\nimage_pixel_height = 128\nimage_pixel_width = 480", false),
     (
         "detector_type = \"made-up\"\nmodules = [2, 1]\n[module]\ncolumns = 96\nrows = 41\nbit_depth = 16\nports = 1\n\
@@ -113,7 +120,7 @@ impl Scene {
         let port = |(index, socket)| Port::new(socket, placement.module_of_port(index), placement, senders.clone());
         Self {
             ports: sockets.into_iter().enumerate().map(port).collect(),
-            receiver: Receiver::new(detector.clone(), contributor, deadline),
+            receiver: Receiver::new(detector.clone(), contributor, deadline, placer(&detector)),
             pattern: Pattern::new(placement, 1),
             stranger: UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 9), 0)).unwrap(),
             cutting: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
@@ -296,7 +303,7 @@ impl Scene {
             for index in 0..self.detector.placement.packets_per_image() {
                 let payload = &self.packet(image.id, index)[self.detector.wire.header_bytes..];
                 // SAFETY: an image of this placement, and a payload of its packet.
-                unsafe { place(&self.detector.placement, index, payload, wanted.as_mut_ptr()) };
+                unsafe { put(&self.detector, index, payload, wanted.as_mut_ptr()) };
             }
             assert!(*pixels == wanted, "image {}: a pixel is wrong", image.id);
             assert_eq!(image.packets_received as usize, self.detector.placement.packets_per_image());
@@ -327,7 +334,7 @@ impl Scene {
     fn is_in_place(&self, index: usize, payload: &[u8], pixels: &[u8]) -> bool {
         let mut image = vec![0; pixels.len()];
         // SAFETY: an image of this placement, and a payload as long as its packet's.
-        unsafe { place(&self.detector.placement, index, payload, image.as_mut_ptr()) };
+        unsafe { put(&self.detector, index, payload, image.as_mut_ptr()) };
         self.segments(index).all(|range| pixels[range.clone()] == image[range])
     }
 
@@ -341,11 +348,71 @@ impl Scene {
     }
 }
 
+/// What converted pixels are made with: they differ, and those of code 2 are marked with the fill value.
+fn constants(detector: &Detector) -> ModuleConstants {
+    let blocks = detector.placement.packets_per_module * detector.placement.payload_bytes / 2 / LANES;
+    let values = |from: usize| std::array::from_fn(|lane| ((from * LANES + lane) % 1000) as f32 / 7.0);
+    ModuleConstants {
+        low: (0..blocks).map(|block| GainZero { pedestal: values(block), factor: values(block + 1) }).collect(),
+        high: (0..blocks)
+            .map(|block| GainsAbove { pedestal: [values(block); 2], factor: [values(block); 2] })
+            .collect(),
+    }
+}
+
+fn placer(detector: &Detector) -> Placer {
+    if detector.placement.packing != Packing::Gain14 {
+        return Placer::plain();
+    }
+    let about = About {
+        unit: "keV".to_owned(),
+        pixel: "f32".to_owned(),
+        photon_energy_kev: None,
+        gain: vec![],
+        pedestal: None,
+        flat_field: None,
+        mask: None,
+    };
+    let modules = vec![constants(detector); detector.placement.modules];
+    let shared = Arc::new(Shared::default());
+    shared.add(Calibration { number: 100, about, modules }, Duration::ZERO);
+    Placer::converting(Converter::new(shared, 0..detector.placement.modules, PixelType::F32, u32::MAX))
+}
+
+/// Puts a payload to its place, pixel by pixel where it is converted.
+///
+/// # Safety
+/// As [`place`].
+unsafe fn put(detector: &Detector, packet: usize, payload: &[u8], pixels: *mut u8) {
+    let placement = &detector.placement;
+    if placement.packing != Packing::Gain14 {
+        // SAFETY: the caller's promise.
+        return unsafe { place(placement, packet, payload, pixels) };
+    }
+    let module = constants(detector);
+    let mut pixel = packet % placement.packets_per_module * placement.payload_bytes / 2;
+    let mut raw = payload;
+    for segment in placement.segments(packet) {
+        let mut out = vec![0; segment.len_bytes as usize / 4];
+        let (of_segment, rest) = raw.split_at(2 * out.len());
+        convert::scalar(Output::F32, Constants::from_pixel(&module, pixel), of_segment, u32::MAX, &mut out);
+        (pixel, raw) = (pixel + out.len(), rest);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let target = pixels.add(segment.offset_bytes as usize);
+            std::ptr::copy_nonoverlapping(out.as_ptr().cast(), target, segment.len_bytes as usize);
+        }
+    }
+}
+
 fn on_free_ports(text: &str, coalesce: bool) -> (Detector, Vec<PortSocket>) {
     loop {
         let first = NEXT_PORT.fetch_add(16, Ordering::Relaxed);
         let config = DetectorConfig::from_toml(&format!("start_udp_port = {first}\n{text}"));
-        let detector = config.and_then(|config| config.detector()).unwrap();
+        let mut detector = config.and_then(|config| config.detector()).unwrap();
+        if detector.detector_type == "jungfrau-converted" {
+            detector.placement = detector.placement.converted(PixelType::F32).unwrap();
+        }
         let bind = |&port: &u16| PortSocket::bind(Ipv4Addr::LOCALHOST, port, 8 << 20, coalesce).ok();
         if let Some(sockets) = detector.placement.ports.iter().map(bind).collect() {
             return (detector, sockets);

@@ -2,8 +2,7 @@
 
 use super::{
     AllowedSender, AssemblerConfig, Beamline, BeamlineErrors, BrokerConfig, Problem, ReadoutConfig, RingConfig,
-    SENDERS_MAX, WriterConfig,
-    conversion,
+    SENDERS_MAX, WriterConfig, conversion,
     detector_section::{self, Load},
     keys::SECTIONS,
     section::{self, Report, Section},

@@ -235,6 +235,33 @@ mod tests {
     }
 
     #[test]
+    fn each_module_has_the_gains_of_its_own_number_and_the_mask_of_its_own_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        // Of three modules in the form of jungfrau_utils, the detector has the second and the third.
+        write(folder, "g.h5", "gains", &[3, 3 * 512, 1024], |at| {
+            let (gain, row) = (at / (3 * 512 * 1024), at / 1024 % (3 * 512));
+            [10.0, -20.0, -40.0][gain] * (1 + row / 512) as f64
+        });
+        write(folder, "p.h5", "gainsRMS", &[3, 3, 512, 1024], |at| (at / (3 * 512 * 1024)) as f64);
+        write(folder, "m.h5", "mask", &[1024, 1024], |at| if at == 512 * 1024 { 1.0 } else { 0.0 });
+        let text = "[beamline]\nname = \"x01\"\n[detector]\ndetector_type = \"jungfrau\"\nstart_udp_port = 5000\n\
+            n_modules = 3\nimage_pixel_height = 1024\nimage_pixel_width = 1024\n[detector.module_positions]\n\
+            1 = [0, 0, 1023, 511]\n2 = [0, 512, 1023, 1023]\n[conversion]\nto = \"keV\"\ngain = \"g.h5\"\n\
+            pedestal = \"p.h5\"\nmask = \"m.h5\"";
+        let none = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+        let beamline = Beamline::parse(text, &folder.join("x01.toml"), &none).unwrap();
+        let calibration = Calibration::read(&beamline, None, 0..2).unwrap();
+        for (module, number) in [(0, 1.0), (1, 2.0)] {
+            let constants = &calibration.modules[module];
+            assert_eq!(constants.low[77].pedestal, [number as f32; LANES], "module {number}");
+            assert_eq!(constants.low[77].factor, [(1.0 / (10.0 * (1.0 + number))) as f32; LANES]);
+            assert_eq!(constants.high[77].factor[1], [(1.0 / (-40.0 * (1.0 + number))) as f32; LANES]);
+            assert_eq!(constants.low[0].factor[0].is_nan(), module == 1, "masked is the first pixel of the upper one");
+        }
+    }
+
+    #[test]
     fn number_is_another_when_anything_that_pixels_are_made_with_is() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();

@@ -36,6 +36,7 @@ impl Watch {
             shared: Arc::clone(&shared),
             active: state::active_pedestal(&beamline.state_folder)?,
             is_unconverted: false,
+            trouble: None,
         };
         watcher.read(Duration::ZERO)?;
         watcher.look_for_unconverted();
@@ -62,6 +63,8 @@ struct Watcher {
     shared: Arc<Shared>,
     active: Option<state::ActivePedestal>,
     is_unconverted: bool,
+    /// What stands in the way of finding the pedestals that are active: said once.
+    trouble: Option<String>,
 }
 
 impl Watcher {
@@ -76,8 +79,14 @@ impl Watcher {
                     tracing::error!("new pedestals are not used: {error}");
                 }
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("{error}"),
+            Ok(_) => self.trouble = None,
+            Err(error) => {
+                let trouble = Some(error.to_string());
+                if trouble != self.trouble {
+                    tracing::error!("pedestals stay as they are: {error}");
+                    self.trouble = trouble;
+                }
+            }
         }
     }
 

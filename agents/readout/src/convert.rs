@@ -268,7 +268,9 @@ mod tests {
                 [(0, 256, 0), (0, 256, 1), (0, 255, 4), (0, 7, 0), (8, 64, 2), (3, 100, 0), (256, 250, 7), (13, 1, 1)]
             {
                 let raw = raw(&mut random, pixels, switched);
-                for (output, fill) in [(Output::F32, 0x7fc0_0000), (Output::F32, 7), (Output::I32, 0x8000_0000)] {
+                for (output, fill) in
+                    [(Output::F32, 0x7fc0_0000), (Output::F32, 7), (Output::I32, 0x8000_0000), (Output::I32, 77)]
+                {
                     let code = |at: usize| u16::from_le_bytes([raw[2 * at], raw[2 * at + 1]]);
                     let wanted: Vec<u32> =
                         (0..pixels).map(|at| wanted(output, &module, first + at, code(at), fill)).collect();

@@ -107,14 +107,18 @@ fn one_readout_of_a_slow_detector_may_sleep_and_costs_its_pixels_only() {
 
 #[test]
 fn one_stray_packet_of_a_near_or_far_id_moves_nothing() {
-    for ahead in [200, 1 << 40] {
+    // Just beyond the window, where a port that leads the others is, too; and far away.
+    for ahead in [40, 50, 60, 200, 1 << 40] {
         let beamline = Beamline::up(Detector::Quadrant, "");
         let detector = ByHand::new(&beamline);
         let job = beamline.submit_running("run.h5", 500, &["--start", "1", "--timeout", "10"]);
         std::thread::scope(|scope| {
             scope.spawn(|| Outcome::of(&mut beamline.sim(500, 150, &[])).ok());
             beamline.wait_job(job, |job| job["progress"]["done"].as_u64() >= Some(100));
-            detector.stray(100 + ahead, 0);
+            match ahead {
+                ..100 => detector.packet(100 + ahead, 5), // by now it may be inside the window
+                _ => detector.stray(100 + ahead, 5),
+            }
         });
         assert_eq!(ledger(&beamline.wait_end(job)), (500, 0, 0), "{ahead} ids ahead");
         assert_eq!(check_images(&beamline.path("run.h5"), &[])["complete"], 500);

@@ -21,6 +21,11 @@ pub struct Port {
     /// Packets of the last batch that are still in its staging place. While there are any, the port
     /// receives no more: the kernel's buffer holds what comes, and other ports go on.
     pub parked: VecDeque<Parked>,
+    /// One beyond the window that no other packet agrees with yet, out of the batch: the port receives on.
+    aside: Option<Parked>,
+    aside_payload: Vec<u8>,
+    /// Packets came behind it whose images are far before its own: it is none of the detector's.
+    is_aside_stray: bool,
     /// Image and number that follow the packet that came last.
     next: Option<(u64, usize)>,
     /// The run that this port takes part in; see [`Port::joins`].
@@ -34,10 +39,11 @@ pub struct Port {
     emptied_ns: u64,
 }
 
-/// A packet that did not come where it was expected, at its place in the batch.
+/// A packet that did not come where it was expected.
 #[derive(Debug, Clone, Copy)]
 pub struct Parked {
-    pub landed: Landed,
+    /// Its place in the batch; none if it was put aside.
+    pub landed: Option<Landed>,
     pub packet: PacketHeader,
     /// When it came: it does not wait for ever.
     pub since_ns: u64,
@@ -57,6 +63,9 @@ impl Port {
             batch,
             senders,
             parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
+            aside: None,
+            aside_payload: Vec::new(),
+            is_aside_stray: false,
             next: None,
             epoch: 0,
             last_id: None,
@@ -89,19 +98,68 @@ impl Port {
     /// A packet of this id was placed.
     pub fn note_id(&mut self, id: u64, now_ns: u64) {
         let confirmed = self.last_id.map(|last_id| last_id.min(id));
+        let is_far = |aside: Parked| id + NEAR_IDS < aside.packet.image_id;
+        self.is_aside_stray |= self.aside.is_some_and(is_far);
         self.highest_id = self.highest_id.max(confirmed);
         self.last_id = Some(id);
         self.heard_ns = now_ns;
     }
 
-    /// The packet that waits at the front shows how far the port is, if it is certain or the one behind it
-    /// says the same: the window may move up to it once every port is as far.
-    pub fn note_waiting(&mut self, is_certain: bool, now_ns: u64) {
-        let ids = self.parked.iter().take(2).map(|parked| parked.packet.image_id);
-        if is_certain || self.parked.len() > 1 {
-            self.highest_id = self.highest_id.max(ids.min());
-            self.heard_ns = now_ns;
+    /// A packet that waits shows how far the port is: the window may move up to it once every port is as far.
+    pub fn note_waiting(&mut self, id: u64, now_ns: u64) {
+        self.highest_id = self.highest_id.max(Some(id));
+        self.heard_ns = now_ns;
+    }
+
+    /// Whether a packet waits, in the batch or aside: it is to be looked at again though nothing comes.
+    pub fn is_waiting(&self) -> bool {
+        !self.parked.is_empty() || self.aside.is_some()
+    }
+
+    /// Takes the first parked packet out of the batch. Returns the one that was aside before.
+    pub fn put_aside(&mut self) -> Option<Parked> {
+        let before = self.aside.take();
+        if let Some(first) = self.parked.pop_front() {
+            self.aside_payload.clear();
+            let payload = first.landed.map(|landed| self.batch.payload(landed)).unwrap_or_default();
+            self.aside_payload.extend_from_slice(payload);
+            self.aside = Some(Parked { landed: None, ..first });
+            self.is_aside_stray = false;
         }
+        before
+    }
+
+    pub fn aside(&self) -> Option<Parked> {
+        self.aside
+    }
+
+    /// Whether the one that is aside is none of the detector's.
+    pub fn is_aside_stray(&self) -> bool {
+        self.is_aside_stray
+    }
+
+    pub fn drop_aside(&mut self) -> Option<Parked> {
+        self.aside.take()
+    }
+
+    /// The payload of a packet that waits, wherever it is.
+    pub fn payload(&self, parked: &Parked) -> &[u8] {
+        parked.landed.map_or(&self.aside_payload, |landed| self.batch.payload(landed))
+    }
+
+    /// Other packets that wait beside `parked`, the next ones: what it says is more likely if they say it, too.
+    pub fn beside(&self, parked: &Parked) -> impl Iterator<Item = u64> {
+        let (behind, other) = match parked.landed {
+            Some(_) => (self.parked.get(1), self.aside.as_ref()),
+            None => (self.parked.front(), None),
+        };
+        [behind, other].into_iter().flatten().map(|parked| parked.packet.image_id)
+    }
+
+    /// It is the detector's: whatever comes, it waits until its image opens.
+    pub fn believe(&mut self, parked: &Parked) {
+        let it = if parked.landed.is_some() { self.parked.front_mut() } else { self.aside.as_mut() };
+        it.into_iter().for_each(|it| it.is_believed = true);
     }
 
     /// When a packet was last placed, or waited for.

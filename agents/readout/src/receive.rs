@@ -10,7 +10,9 @@
 //!     packet says can lead outside its own place.
 //! P4  A packet's length is that of its number: all but a module's last one have one length.
 //! P5  A packet whose image is not open yet is parked, and its port with it; other ports go on. One that
-//!     waited here for all would keep back the very packets that let the window move.
+//!     waited here for all would keep back the very packets that let the window move. Its port is not parked for a
+//!     packet beyond the window before another agrees: one stray packet would else make its port silent, which would
+//!     then be taken for a sign that the detector has gone on to there.
 //! P6  A packet of a sender that is not listed is counted before anything of it is looked at.
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     overload::Overload,
     place::Placer,
     port::{Parked, Port, Progress, successor},
-    runs::{Action, FarIds},
+    runs::{AGREE_IDS, Action, FarIds},
     socket,
 };
 use ecs_schemas::detector::{Detector, PacketHeader, Placement};
@@ -77,6 +79,15 @@ struct Received {
     packets: usize,
     /// There was nothing more.
     emptied: bool,
+}
+
+/// What becomes of a packet that was not expected where it came.
+enum Verdict {
+    Over(PacketFate),
+    /// It waits, and its port with it.
+    Waits,
+    /// It waits, and its port receives on (rule P5).
+    Aside,
 }
 
 /// What became of a packet at first sight.
@@ -243,7 +254,7 @@ impl Receiver {
         let image = access.image(id).filter(|_| port.takes_part(self.epoch) && access.is_of_run(self.epoch));
         for &(landed, packet) in of_image {
             let Some(image) = image else {
-                port.parked.push_back(Parked { landed, packet, since_ns: now_ns, is_believed: false });
+                port.parked.push_back(Parked { landed: Some(landed), packet, since_ns: now_ns, is_believed: false });
                 continue;
             };
             let index = port.module * self.detector.placement.packets_per_module + packet.number;
@@ -263,25 +274,42 @@ impl Receiver {
 
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
     fn settle_parked(&mut self, ports: &mut [Port], index: usize) {
+        self.settle_aside(&mut ports[index]);
         while let Some(&parked) = ports[index].parked.front() {
             self.follow_run();
             let port = &mut ports[index];
             match self.settle(port, &parked) {
-                Some(fate) => {
+                Verdict::Over(fate) => {
                     self.tally.add(fate);
                     port.parked.pop_front();
                 }
-                None => return,
+                Verdict::Aside => {
+                    let before = port.put_aside();
+                    before.iter().for_each(|_| self.tally.add(PacketFate::Early));
+                }
+                Verdict::Waits => return,
             }
         }
     }
 
-    /// What becomes of a packet that was not expected where it came; none if it is to wait.
-    fn settle(&mut self, port: &mut Port, parked: &Parked) -> Option<PacketFate> {
+    fn settle_aside(&mut self, port: &mut Port) {
+        self.follow_run();
+        let Some(aside) = port.aside() else { return };
+        let verdict = match port.is_aside_stray() && !aside.is_believed {
+            true => Verdict::Over(PacketFate::Early),
+            false => self.settle(port, &aside),
+        };
+        if let Verdict::Over(fate) = verdict {
+            self.tally.add(fate);
+            port.drop_aside();
+        }
+    }
+
+    fn settle(&mut self, port: &mut Port, parked: &Parked) -> Verdict {
         let id = parked.packet.image_id;
         let now_ns = monotonic_ns();
         if !port.joins(self.epoch, self.contributor.run_after_ns(), id) {
-            return Some(PacketFate::Late);
+            return Verdict::Over(PacketFate::Late);
         }
         let waits = now_ns.saturating_sub(parked.since_ns) < self.patience_ns;
         let lookup = self.contributor.lookup(id);
@@ -296,23 +324,38 @@ impl Receiver {
         };
         match action {
             // None here: the image was closed in this moment; the next turn finds out what that means.
-            Action::Place => self.place(port, parked, now_ns),
-            Action::Wait if waits => {
-                port.parked[0].is_believed = true;
-                port.note_waiting(quiet_ns >= self.far_ids.pause_ns(), now_ns);
-                self.progress.note_packets(now_ns);
-                self.last_heard_ns = now_ns;
-                None
-            }
+            Action::Place => self.place(port, parked, now_ns).map_or(Verdict::Waits, Verdict::Over),
+            Action::Wait if waits => self.wait(port, parked, quiet_ns >= self.far_ids.pause_ns(), now_ns),
             Action::BeginRun if waits => {
                 self.contributor.request_run(id);
-                None
+                Verdict::Waits
             }
-            Action::Wait | Action::BeginRun | Action::DropEarly => Some(PacketFate::Early),
-            Action::DropLate => Some(PacketFate::Late),
-            // None here: the image has got a slot, or was closed, in this moment.
-            Action::DropNoSlot => self.contributor.refuse(id).then_some(PacketFate::NoSlot),
+            Action::Wait | Action::BeginRun | Action::DropEarly => Verdict::Over(PacketFate::Early),
+            Action::DropLate => Verdict::Over(PacketFate::Late),
+            // False here: the image has got a slot, or was closed, in this moment.
+            Action::DropNoSlot if self.contributor.refuse(id) => Verdict::Over(PacketFate::NoSlot),
+            Action::DropNoSlot => Verdict::Waits,
         }
+    }
+
+    /// A packet beyond the window: how far the port is, if it was quiet before it or another packet says the same.
+    fn wait(&mut self, port: &mut Port, parked: &Parked, was_quiet: bool, now_ns: u64) -> Verdict {
+        let agrees = |id: &u64| {
+            let is_near = id.abs_diff(parked.packet.image_id) <= AGREE_IDS;
+            is_near && matches!(self.contributor.lookup(*id), Lookup::Ahead(_))
+        };
+        let other = port.beside(parked).find(agrees);
+        if !was_quiet && !parked.is_believed && other.is_none() {
+            return Verdict::Aside;
+        }
+        port.believe(parked);
+        let id = parked.packet.image_id;
+        if was_quiet || other.is_some() {
+            port.note_waiting(other.map_or(id, |other| other.min(id)), now_ns);
+        }
+        self.progress.note_packets(now_ns);
+        self.last_heard_ns = now_ns;
+        Verdict::Waits
     }
 
     /// Moves a packet from staging to its place. None if the image was closed meanwhile.
@@ -331,7 +374,7 @@ impl Receiver {
             return Some(PacketFate::Duplicate);
         }
         // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
-        unsafe { placer.place(placement, &access, image, index, port.batch.payload(parked.landed)) };
+        unsafe { placer.place(placement, &access, image, index, port.payload(parked)) };
         self.tally.moved += 1;
         self.last_heard_ns = now_ns;
         Some(mark(placer, &access, image, index, &parked.packet, now_ns))
@@ -345,8 +388,12 @@ impl Receiver {
 
     /// Counts the packets that still wait when the readout ends: their images did not open in time.
     pub fn give_up_parked(&mut self, ports: &mut [Port]) {
-        let parked = ports.iter_mut().map(|port| port.parked.drain(..).len() as u64).sum();
-        self.tally.add_many(PacketFate::Early, parked);
+        let waiting = |port: &mut Port| {
+            let aside = port.drop_aside();
+            (port.parked.drain(..).len() + usize::from(aside.is_some())) as u64
+        };
+        let given_up = ports.iter_mut().map(waiting).sum();
+        self.tally.add_many(PacketFate::Early, given_up);
         self.finish_turn(ports);
     }
 
@@ -479,7 +526,7 @@ fn take_packet(
         // SAFETY: P2: aimed at an image that `access` still protects.
         unsafe { port.batch.fetch_to_staging(landed, placement, index, access.pixels(image)) };
     }
-    port.parked.push_back(Parked { landed, packet, since_ns: now_ns, is_believed: false });
+    port.parked.push_back(Parked { landed: Some(landed), packet, since_ns: now_ns, is_believed: false });
     Taken::Parked
 }
 

@@ -196,14 +196,13 @@ fn receive(
     let mut metrics = Metrics::new();
     let mut published = Instant::now();
     while !stop.is_set() && !receiver.contributor().ring_closed() {
-        let is_parked = |port: &Port| !port.parked.is_empty();
-        let period = if ports.iter().any(is_parked) { PARKED_PERIOD } else { IDLE_PERIOD };
+        let period = if ports.iter().any(Port::is_waiting) { PARKED_PERIOD } else { IDLE_PERIOD };
         // Taken before: this process may be stopped between the look and the clock, and packets come meanwhile.
         let looked_ns = monotonic_ns();
         wait_readable(&mut polls, period.as_millis() as i32).map_err(ReadoutError::Receive)?;
         let is_readable = |index: usize| polls[index].revents != 0;
         (0..ports.len()).filter(|&index| !is_readable(index)).for_each(|index| ports[index].note_empty(looked_ns));
-        busy.extend((0..ports.len()).filter(|&index| is_readable(index) || is_parked(&ports[index])));
+        busy.extend((0..ports.len()).filter(|&index| is_readable(index) || ports[index].is_waiting()));
         drain(&mut receiver, ports, &mut busy).map_err(ReadoutError::Receive)?;
         busy.clear();
         if published.elapsed() >= METRICS_PERIOD {

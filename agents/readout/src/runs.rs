@@ -5,7 +5,8 @@
 //! | behind by up to [`NEAR_IDS`] | less than [`NEAR_PAUSE_NS`] | late |
 //! | behind by more | less than a pause | late |
 //! | behind | longer | the begin of a new run |
-//! | ahead by up to [`NEAR_AHEAD_IDS`] | | early: waits for the window; the ids between are lost |
+//! | ahead by up to [`NEAR_AHEAD_IDS`] | less than a pause | early: waits; with another one beyond the window, the window comes; the ids between are lost |
+//! | | longer | early: the window comes |
 //! | ahead by up to [`RUN_IDS`] | less than a pause | the same, once [`JUMP_PACKETS`] in a row agree; dropped until then |
 //! | | longer | the same |
 //! | ahead by more | less than a pause | the begin of a new run, once as many agree |
@@ -31,7 +32,7 @@ pub const NEAR_AHEAD_IDS: u64 = 32;
 /// Intervals between images that are remembered: one long pause within a run is forgotten again.
 const INTERVALS: usize = 4;
 /// Packets agree whose ids are this close together.
-const AGREE_IDS: u64 = 256;
+pub const AGREE_IDS: u64 = 256;
 /// A readout that was away comes back this many ids later at most (16 s at 4 kHz).
 pub const RUN_IDS: u64 = 1 << 16;
 /// One hostile packet must not move the window; this many in a row, of ids close together, are a detector.

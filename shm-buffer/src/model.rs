@@ -66,6 +66,8 @@ fn announce_header(header: &Header) {
         &counters.partial,
         &counters.missing_packets,
         &counters.slots_in_quarantine,
+        &counters.opened,
+        &counters.discarded,
         &journal.what,
         &journal.until,
     ];

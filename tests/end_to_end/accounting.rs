@@ -4,6 +4,7 @@
 //! Beside what is here, every test checks the sums of its beamline's counters at its end (`support/beamline.rs`).
 
 use crate::support::{Beamline, ByHand, Detector, Outcome, check_images, wait_for};
+use ecs_shm_buffer::{PixelAccess, ProcessId, Reader, Start};
 use serde_json::Value;
 use std::{thread::sleep, time::Duration};
 
@@ -39,6 +40,8 @@ fn what_was_sent_is_in_the_ledger_the_file_the_status_and_the_ring_to_the_packet
     assert_eq!(packets(&ended, "placed"), count("packets_made") - count("packets_dropped"), "{ended:#}");
     let in_file = check_images(&beamline.path("run.h5"), &["--seed", "5"]);
     assert_eq!(in_file["packets"], ended["result"]["packets"]);
+    let shown = beamline.call(&["job", &job.to_string()]).ok().stdout;
+    assert!(shown.contains("packets received meanwhile") && shown.contains("duplicate"), "{shown}");
     let ring = beamline.ring_status().unwrap();
     assert_eq!((ring.packets.received, ring.packets.placed), (before, packets(&ended, "placed")));
     wait_for("the telemetry", Duration::from_secs(10), || {
@@ -46,6 +49,32 @@ fn what_was_sent_is_in_the_ledger_the_file_the_status_and_the_ring_to_the_packet
         let is = |name: &str, value: u64| told[name].as_u64() == Some(value);
         (is("packets_received", before) && is("images_opened", ring.images_opened)).then_some(())
     });
+}
+
+#[test]
+fn status_tells_of_each_reader_what_it_was_given_and_what_it_missed() {
+    // 64 slots: who does not read is overtaken.
+    let beamline = Beamline::up(Detector::Quadrant, "[ring]\nsize = \"8 MiB\"\n");
+    let ring = ecs_shm_buffer::open(&beamline.ring_path(), PixelAccess::ReadOnly).unwrap();
+    let mut preview = Reader::lossy(&ring, ProcessId::current(), "preview", Start::Next).unwrap();
+    let mut given = 0;
+    for first in ["1", "31"] {
+        Outcome::of(&mut beamline.sim(30, 100, &["--start", first])).ok();
+        given += std::iter::from_fn(|| preview.next(Duration::from_millis(500))).count();
+    }
+    Outcome::of(&mut beamline.sim(300, 300, &["--start", "61"])).ok();
+    preview.try_next().expect("some are still there");
+    preview.release();
+    let told = wait_for("the telemetry", Duration::from_secs(10), || {
+        let readers = beamline.agent("assembler")["telemetry"]["readers"].clone();
+        let count = |name: &str| readers[0][name].as_u64().unwrap_or(0);
+        (count("delivered") == given as u64 + 1 && count("behind") > 0).then_some(readers[0].clone())
+    });
+    let count = |name: &str| told[name].as_u64().unwrap();
+    assert_eq!((given, count("delivered") + count("overtaken") + count("behind")), (60, 360), "{told:#}");
+    assert!(count("overtaken") > 200 && told["is_reliable"] == false, "{told:#}");
+    let shown = beamline.call(&["status"]).ok().stdout;
+    assert!(shown.contains("preview") && shown.contains("overtaken") && shown.contains("images opened"), "{shown}");
 }
 
 #[test]

@@ -22,9 +22,11 @@ use std::{
 };
 
 const PACKETS: u64 = 256;
-/// Images of the burst that shows what the machine can carry: some seconds.
-const BURST_IMAGES: u64 = 3000;
-
+/// What the machine carries is looked for from this rate on, in these steps, for so long each.
+const LOWEST_HZ: f64 = 40.0;
+const STEP: f64 = 1.5;
+const STEPS_MAX: i32 = 8;
+const STEP_SECONDS: f64 = 2.0;
 /// The readout runs for so long, and then stands still for so long.
 const RUNS: Duration = Duration::from_millis(4);
 const STANDS: Duration = Duration::from_millis(12);
@@ -179,28 +181,53 @@ impl Outing {
     }
 }
 
+/// A beamline, and the images that were sent to it so far.
+struct Course {
+    beamline: Beamline,
+    sent: u64,
+    told: u64,
+}
+
+impl Course {
+    fn run(&mut self, name: &str, rate_hz: f64, seconds: f64) -> (u64, Outing) {
+        let images = ((rate_hz * seconds) as u64).max(20);
+        let outing = send(&self.beamline, images, rate_hz, 1 + self.sent);
+        let lost = outing.check(name, images);
+        // The last ids of one rate may be known as lost with the first of the next one.
+        (self.sent, self.told) = (self.sent + images, self.told + outing.given.ids());
+        assert!(self.told <= self.sent, "{name}: told of {} ids of {}", self.told, self.sent);
+        (lost, outing)
+    }
+
+    /// The highest rate, of some, at which nothing is lost.
+    fn carried_hz(&mut self) -> f64 {
+        let mut carried_hz = 0.0;
+        for step in 0..STEPS_MAX {
+            let rate_hz = LOWEST_HZ * STEP.powi(step);
+            let (lost, outing) = self.run("looking for what it carries", rate_hz, STEP_SECONDS);
+            if lost > 0 || outing.seconds() > 1.2 * STEP_SECONDS {
+                break; // the simulator may be what cannot go faster
+            }
+            carried_hz = rate_hz;
+        }
+        assert!(carried_hz > 0.0, "not even {LOWEST_HZ} images/s are carried");
+        carried_hz
+    }
+}
+
 #[test]
 fn what_is_sent_is_delivered_or_lost_by_cause_below_at_and_above_what_the_machine_carries() {
     let seconds = env::var("ECS_RATE_SECONDS").map_or(30.0, |text| text.parse::<f64>().expect("a number of seconds"));
-    let beamline = Beamline::up(Detector::Eiger500K { bits: 16 }, "coalesce = false\n");
-    let _brake = Brake::on(beamline.pid("readout"));
-    let burst = send(&beamline, BURST_IMAGES, 0.0, 1);
-    burst.check("as fast as it goes", BURST_IMAGES);
-    let carried_hz = burst.rose(|packets| packets.placed) as f64 / PACKETS as f64 / burst.seconds();
-    println!("carried: {carried_hz:.0} images/s");
-    let (mut first_id, mut told) = (1 + BURST_IMAGES, burst.given.ids());
-    let mut at = |name: &str, factor: f64, seconds: f64| {
-        let images = ((factor * carried_hz * seconds) as u64).max(100);
-        let outing = send(&beamline, images, factor * carried_hz, first_id);
-        first_id += images;
-        // The last ids of one rate may be known as lost with the first of the next one.
-        told += outing.given.ids();
-        assert!(told < first_id, "{name}: told of {told} of {} ids", first_id - 1);
-        (outing.check(name, images), outing, images)
-    };
-    let (lost, below, images) = at("half", 0.5, seconds);
-    assert_eq!((lost, below.given.whole), (0, images), "below what it carries");
-    at("once", 1.0, seconds / 3.0);
-    let (_, above, _) = at("twice", 2.0, seconds / 3.0);
-    assert!(above.whole_hz() > carried_hz / 4.0, "{:.0} whole images/s of {carried_hz:.0}", above.whole_hz());
+    // A buffer short enough that what is not carried shows within seconds, long enough for stalls of a busy machine.
+    let readout = "coalesce = false\nreceive_buffer = \"16 MiB\"\n";
+    let beamline = Beamline::up(Detector::Eiger500K { bits: 16 }, readout);
+    let mut course = Course { beamline, sent: 0, told: 0 };
+    let _brake = Brake::on(course.beamline.pid("readout")); // taken off before the beamline ends
+    let carried_hz = course.carried_hz();
+    let (lost, below) = course.run("half", carried_hz / 2.0, seconds);
+    assert_eq!((lost, below.given.partial + below.given.lost), (0, 0), "below what it carries");
+    course.run("once", carried_hz, seconds / 3.0);
+    let (_, above) = course.run("twice", 2.0 * carried_hz, seconds / 3.0);
+    // How many is a question of speed; but not hardly any, as where each image misses some packets.
+    assert!(above.whole_hz() > carried_hz / 10.0, "{:.0} whole images/s of {carried_hz:.0}", above.whole_hz());
 }

@@ -1,6 +1,7 @@
 //! A writer that stalls: the ring holds what it can, and the newest images are lost by count.
 
 use crate::support::{Beamline, Detector, Outcome, check_images, send};
+use ecs_shm_buffer::LossCause;
 use std::time::Duration;
 
 #[test]
@@ -14,7 +15,11 @@ fn a_stalled_writer_costs_the_newest_images_and_the_ledger_names_their_cause() {
         let writer = beamline.pid("writer");
         send(writer, libc::SIGSTOP);
         std::thread::sleep(Duration::from_millis(1500)); // the stall itself
+        let ring = beamline.ring_status().unwrap();
         send(writer, libc::SIGCONT);
+        let reader = ring.participants.iter().find(|other| other.role.reads()).expect("the writer");
+        let ring_full = ring.lost[LossCause::RingFull as usize - 1];
+        assert!(reader.refused > 100 && reader.refused == ring_full, "its name is at each image it cost: {reader:?}");
         sim.join().expect("the simulator ran")
     });
     sim.ok();

@@ -174,6 +174,10 @@ impl Port {
         }
     }
 
+    pub fn emptied_ns(&self) -> u64 {
+        self.emptied_ns
+    }
+
     /// Whether a packet of this id belongs to run `epoch`, which began after the last packet before it was
     /// placed at `run_after_ns`. A port that lagged behind still holds packets of the old run, and their
     /// ids may be open in the new one: it takes part only once its socket was empty since then, or its

@@ -404,7 +404,7 @@ impl Receiver {
             return Ok(());
         }
         self.contributor.count_kernel_dropped(dropped);
-        if !self.overload.note_drop(index, ports.len(), monotonic_ns()) {
+        if !self.overload.note_drop(index, ports.len(), ports[index].emptied_ns(), monotonic_ns()) {
             return Ok(());
         }
         let mut shed = 0;

@@ -51,11 +51,11 @@ Takes the detector's ports, so stop the beamline first. Ends at Ctrl-C, or as as
 #[derive(Debug, Args)]
 pub struct Sim {
     #[command(subcommand)]
-    detector: Detector,
+    what: What,
 }
 
 #[derive(Debug, Subcommand)]
-enum Detector {
+enum What {
     /// Packets of any detector, with an image whose every pixel can be recomputed
     #[command(visible_alias = "eiger")]
     Detector(Made),
@@ -182,10 +182,10 @@ struct DumpArgs {
 
 impl Sim {
     pub fn run(self) -> anyhow::Result<Exit> {
-        match self.detector {
-            Detector::Detector(made) => made.run(),
-            Detector::Replay(replay) => replay.run(),
-            Detector::Dump(dump) => dump.run(),
+        match self.what {
+            What::Detector(made) => made.run(),
+            What::Replay(replay) => replay.run(),
+            What::Dump(dump) => dump.run(),
         }
     }
 }

@@ -64,7 +64,9 @@ const DETECTORS: [(&str, bool); 6] = [
     ),
 ];
 
-static NEXT_PORT: AtomicU16 = AtomicU16::new(43_000);
+/// Sixteen ports for each run, from here on and round again: those of runs before are free by then.
+const PORTS: std::ops::Range<u16> = 43_000..59_000;
+static NEXT_RUN: AtomicU16 = AtomicU16::new(0);
 
 /// A ring, its owner, one readout with all ports, a reader, the detector and its enemies.
 struct Scene {
@@ -343,7 +345,8 @@ impl Scene {
 
 fn on_free_ports(text: &str, coalesce: bool) -> (Detector, Vec<PortSocket>) {
     loop {
-        let first = NEXT_PORT.fetch_add(16, Ordering::Relaxed);
+        let run = NEXT_RUN.fetch_add(1, Ordering::Relaxed);
+        let first = PORTS.start + run % (PORTS.len() as u16 / 16) * 16;
         let config = DetectorConfig::from_toml(&format!("start_udp_port = {first}\n{text}"));
         let detector = config.and_then(|config| config.detector()).unwrap();
         let bind = |&port: &u16| PortSocket::bind(Ipv4Addr::LOCALHOST, port, 8 << 20, coalesce).ok();

@@ -71,7 +71,9 @@ const DETECTORS: [(&str, bool); 7] = [
     ),
 ];
 
-static NEXT_PORT: AtomicU16 = AtomicU16::new(43_000);
+/// Sixteen ports for each run, from here on and round again: those of runs before are free by then.
+const PORTS: std::ops::Range<u16> = 43_000..59_000;
+static NEXT_RUN: AtomicU16 = AtomicU16::new(0);
 
 /// A ring, its owner, one readout with all ports, a reader, the detector and its enemies.
 struct Scene {
@@ -408,7 +410,8 @@ unsafe fn put(detector: &Detector, packet: usize, payload: &[u8], pixels: *mut u
 
 fn on_free_ports(text: &str, coalesce: bool) -> (Detector, Vec<PortSocket>) {
     loop {
-        let first = NEXT_PORT.fetch_add(16, Ordering::Relaxed);
+        let run = NEXT_RUN.fetch_add(1, Ordering::Relaxed);
+        let first = PORTS.start + run % (PORTS.len() as u16 / 16) * 16;
         let config = DetectorConfig::from_toml(&format!("start_udp_port = {first}\n{text}"));
         let mut detector = config.and_then(|config| config.detector()).unwrap();
         if detector.detector_type == "jungfrau-converted" {

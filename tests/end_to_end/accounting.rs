@@ -41,7 +41,7 @@ fn what_was_sent_is_in_the_ledger_the_file_the_status_and_the_ring_to_the_packet
     let in_file = check_images(&beamline.path("run.h5"), &["--seed", "5"]);
     assert_eq!(in_file["packets"], ended["result"]["packets"]);
     let shown = beamline.call(&["job", &job.to_string()]).ok().stdout;
-    assert!(shown.contains("packets received meanwhile") && shown.contains("duplicate"), "{shown}");
+    assert!(shown.contains("packets counted") && shown.contains("duplicate"), "{shown}");
     let ring = beamline.ring_status().unwrap();
     assert_eq!((ring.packets.received, ring.packets.placed), (before, packets(&ended, "placed")));
     wait_for("the telemetry", Duration::from_secs(10), || {

@@ -181,7 +181,7 @@ pub fn print_ledger(ledger: &Ledger) -> io::Result<()> {
         row(&format!("  lost, {}", cause.as_str().replace('_', " ")), *images, Mood::Bad);
     }
     row("packets missing", ledger.missing_packets, Mood::Warning);
-    row("packets received meanwhile", ledger.packets.received, Mood::Plain);
+    row("packets counted", ledger.packets.received, Mood::Plain);
     for (name, packets) in PacketLedger::NAMES.into_iter().zip(ledger.packets.values()).skip(1) {
         if packets > 0 {
             row(

@@ -471,3 +471,30 @@ fn packets_that_nobody_can_tell_from_the_detectors_land_in_their_own_place_or_no
         assert!(scene.images().count() > 0 && !scene.lookalikes.is_empty(), "nothing was shown");
     });
 }
+
+/// With more than 32 ids between, no packet would wait for the window: what is just beyond it might be a port that leads the others.
+#[test]
+fn one_stray_packet_just_beyond_the_window_is_early_and_moves_nothing() {
+    for text in ["detector_type = \"moench\"", DETECTORS[0].0, DETECTORS[2].0] {
+        for ahead in [9, 20, 35] {
+            let mut scene = Scene::new(text, true, true);
+            for id in 1..=IMAGES {
+                (0..scene.detector.placement.packets_per_image()).for_each(|index| {
+                    scene.send_good(id, index);
+                    if (id, index) == (2, 3) {
+                        scene.send_good(id + ahead, index);
+                    }
+                    if index % 16 == 15 {
+                        scene.settle();
+                    }
+                });
+                scene.settle();
+            }
+            scene.receiver.count_kernel_dropped(&mut scene.ports);
+            let status = scene.ring.status();
+            assert_eq!((status.packets.early, status.packets.late), (1, 0), "{text}, {ahead} ids ahead");
+            assert_eq!((status.epoch, status.lost.iter().sum::<u64>()), (1, 0), "{text}, {ahead} ids ahead");
+            scene.check_whole();
+        }
+    }
+}

@@ -24,8 +24,9 @@ pub struct Port {
     /// One beyond the window that no other packet agrees with yet, out of the batch: the port receives on.
     aside: Option<Parked>,
     aside_payload: Vec<u8>,
-    /// Packets came behind it whose images are far before its own: it is none of the detector's.
-    is_aside_stray: bool,
+    /// It is not waited for: packets came behind it whose images are far before its own, so it is none of the detector's; or
+    /// it is of the run before.
+    is_aside_void: bool,
     /// Image and number that follow the packet that came last.
     next: Option<(u64, usize)>,
     /// The run that this port takes part in; see [`Port::joins`].
@@ -65,7 +66,7 @@ impl Port {
             parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
             aside: None,
             aside_payload: Vec::new(),
-            is_aside_stray: false,
+            is_aside_void: false,
             next: None,
             epoch: 0,
             last_id: None,
@@ -98,8 +99,8 @@ impl Port {
     /// A packet of this id was placed.
     pub fn note_id(&mut self, id: u64, now_ns: u64) {
         let confirmed = self.last_id.map(|last_id| last_id.min(id));
-        let is_far = |aside: Parked| id + NEAR_IDS < aside.packet.image_id;
-        self.is_aside_stray |= self.aside.is_some_and(is_far);
+        let is_stray = |aside: Parked| !aside.is_believed && id + NEAR_IDS < aside.packet.image_id;
+        self.is_aside_void |= self.aside.is_some_and(is_stray);
         self.highest_id = self.highest_id.max(confirmed);
         self.last_id = Some(id);
         self.heard_ns = now_ns;
@@ -124,7 +125,7 @@ impl Port {
             let payload = first.landed.map(|landed| self.batch.payload(landed)).unwrap_or_default();
             self.aside_payload.extend_from_slice(payload);
             self.aside = Some(Parked { landed: None, ..first });
-            self.is_aside_stray = false;
+            self.is_aside_void = false;
         }
         before
     }
@@ -133,9 +134,9 @@ impl Port {
         self.aside
     }
 
-    /// Whether the one that is aside is none of the detector's.
-    pub fn is_aside_stray(&self) -> bool {
-        self.is_aside_stray
+    /// Whether the one that is aside is not waited for in this run.
+    pub fn is_aside_void(&self, epoch: u64) -> bool {
+        self.is_aside_void || self.epoch != epoch
     }
 
     pub fn drop_aside(&mut self) -> Option<Parked> {
@@ -190,6 +191,7 @@ impl Port {
         let joins = self.last_id.is_none_or(jumped) || self.emptied_ns >= run_after_ns;
         if joins {
             (self.epoch, self.highest_id, self.last_id) = (epoch, None, None);
+            self.is_aside_void = true; // it came in the run before
         } else {
             self.last_id = Some(id);
         }

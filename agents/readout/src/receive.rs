@@ -295,7 +295,7 @@ impl Receiver {
     fn settle_aside(&mut self, port: &mut Port) {
         self.follow_run();
         let Some(aside) = port.aside() else { return };
-        let verdict = match port.is_aside_stray() && !aside.is_believed {
+        let verdict = match port.is_aside_void(self.epoch) {
             true => Verdict::Over(PacketFate::Early),
             false => self.settle(port, &aside),
         };

@@ -4,6 +4,9 @@
 //! *in place* marks packets whose pixels are taken for written, so only the protocol costs; *copied in,
 //! read out* writes every pixel with memcpy and reads every pixel, as a converting readout and a
 //! checking reader would. The baseline is one thread's memcpy of the same bytes, memory to memory.
+//!
+//! Other readers beside the one that is measured: three more reliable ones, or a lossy one that takes an image now and then
+//! and is overtaken. The baseline is the same leg without them.
 
 use crate::{
     handoff,
@@ -44,6 +47,23 @@ const IMAGES: Geometry = Geometry {
 const RING_BYTES: u64 = 512 << 20;
 /// How long one of the threads waits for the others before it looks again.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Between two images of a lossy reader: some hundred others are committed meanwhile.
+const LOSSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a leg does.
+#[derive(Clone, Copy)]
+struct Load {
+    touch_pixels: bool,
+    /// Reliable readers, the one that is measured included.
+    readers: usize,
+    /// A lossy one beside them.
+    with_lossy: bool,
+}
+
+/// One reader, and pixels that are taken for written.
+const IN_PLACE: Load = Load { touch_pixels: false, readers: 1, with_lossy: false };
+/// The same with pixels that are written and read.
+const COPIED: Load = Load { touch_pixels: true, ..IN_PLACE };
 
 /// Measures the ring.
 ///
@@ -56,14 +76,22 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut target = vec![0_u8; 256 << 20];
     source.chunks_mut(4096).for_each(|page| page[0] = 2); // every page is there before the clock runs
     let mut memcpy = || Ok(memcpy_images_per_s(&source, &mut target, options.leg));
-    let in_place = options.pairs.run("ring, in place", || images_per_s(options.leg, false), &mut memcpy)?;
-    let copied = options.pairs.run("ring, copied in, read out", || images_per_s(options.leg, true), &mut memcpy)?;
+    let in_place = options.pairs.run("ring, in place", || images_per_s(options.leg, IN_PLACE), &mut memcpy)?;
+    let copied = options.pairs.run("ring, copied in, read out", || images_per_s(options.leg, COPIED), &mut memcpy)?;
     let gb = |pairs: &[(f64, f64)]| pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect::<Vec<_>>();
     let mut rows = vec![
         Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
         Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
         Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
     ];
+    let alone = || images_per_s(options.leg, IN_PLACE);
+    for (what, load) in [
+        ("ring, in place, 4 readers", Load { readers: 4, ..IN_PLACE }),
+        ("ring, in place, a lossy reader beside", Load { with_lossy: true, ..IN_PLACE }),
+    ] {
+        let pairs = options.pairs.run(what, || images_per_s(options.leg, load), alone)?;
+        rows.push(Row::from_pairs(what, "images/s", "one reader alone", &pairs));
+    }
     rows.extend(handoff::rows(options.leg, &options.pairs)?);
     let payload = format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs.count, options.leg);
     Ok(Report { machine, payload, rows })
@@ -82,23 +110,32 @@ fn memcpy_images_per_s(source: &[u8], target: &mut [u8], leg: Duration) -> f64 {
     f64::from(images) / start.elapsed().as_secs_f64()
 }
 
-fn images_per_s(leg: Duration, touch_pixels: bool) -> anyhow::Result<f64> {
+fn images_per_s(leg: Duration, load: Load) -> anyhow::Result<f64> {
     let path = PathBuf::from(format!("/dev/shm/ecs-bench-{}.ring", std::process::id()));
     let geometry = Geometry::with_size(RING_BYTES, IMAGES);
     let (ring, lock) = create_or_take_over(&path, geometry, &Proc).context("cannot make the benchmark's ring")?;
-    let measured = measure(&ring, leg, touch_pixels);
+    let measured = measure(&ring, leg, load);
     OwnerLock::remove(lock)?;
     measured
 }
 
-fn measure(ring: &Ring, leg: Duration, touch_pixels: bool) -> anyhow::Result<f64> {
+fn measure(ring: &Ring, leg: Duration, load: Load) -> anyhow::Result<f64> {
     let me = ProcessId::current();
     let mut owner = Owner::take_over(ring, me, Duration::from_secs(10), &Proc);
     let contributor = Contributor::join(ring, me, "bench")?;
     let mut reader = Reader::reliable(ring, me, "bench", Start::Next)?;
+    let others = (1..load.readers).map(|_| Reader::reliable(ring, me, "beside", Start::Next));
+    let others = others.collect::<Result<Vec<_>, _>>()?;
+    let lossy = load.with_lossy.then(|| Reader::lossy(ring, me, "lossy", Start::Next)).transpose()?;
     let stop = AtomicBool::new(false);
     Ok(std::thread::scope(|scope| {
-        scope.spawn(|| contribute(contributor, &stop, touch_pixels));
+        scope.spawn(|| contribute(contributor, &stop, load.touch_pixels));
+        for other in others {
+            scope.spawn(|| read(other, &stop, Duration::ZERO));
+        }
+        if let Some(lossy) = lossy {
+            scope.spawn(|| read(lossy, &stop, LOSSY_PAUSE));
+        }
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let ticket = owner.ticket();
@@ -111,7 +148,7 @@ fn measure(ring: &Ring, leg: Duration, touch_pixels: bool) -> anyhow::Result<f64
         while start.elapsed() < leg {
             let Some(delivery) = reader.next(PATIENCE) else { continue };
             let Some(image) = delivery.image else { continue };
-            if touch_pixels {
+            if load.touch_pixels {
                 black_box(sum(reader.pixels(&image)));
             }
             images += 1;
@@ -119,6 +156,16 @@ fn measure(ring: &Ring, leg: Duration, touch_pixels: bool) -> anyhow::Result<f64
         stop.store(true, Ordering::Relaxed);
         f64::from(images) / start.elapsed().as_secs_f64()
     }))
+}
+
+/// Takes images, one after the other with a pause between.
+fn read(mut reader: Reader, stop: &AtomicBool, pause: Duration) {
+    while !stop.load(Ordering::Relaxed) {
+        black_box(reader.next(PATIENCE).is_some());
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
 }
 
 /// Marks (and writes) packet after packet of image after image, as fast as the window moves.

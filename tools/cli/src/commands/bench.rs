@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use ecs_bench::{Pairs, Report, Row, broker, idle, path, ring};
+use ecs_bench::{Pairs, Report, Row, broker, conversion, idle, path, ring};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     env,
@@ -20,6 +20,11 @@ const RING_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench ring
   ecs-cli bench ring --seconds 0.5 --pairs 3 --json";
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  ecs-cli bench convert
+  ecs-cli bench convert --seconds 0.5 --pairs 3 --json";
 
 const BROKER_EXAMPLES: &str = "\
 Examples:
@@ -49,6 +54,9 @@ enum What {
     /// The ring alone, beside memcpy
     #[command(after_help = RING_EXAMPLES)]
     Ring(Legs),
+    /// A JUNGFRAU's pixels to floats, beside what their bytes cost and beside a plain loop
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(Legs),
     /// Calls and published values through the broker, beside libzmq's own proxies
     #[command(after_help = BROKER_EXAMPLES)]
     Broker(BrokerArgs),
@@ -115,6 +123,10 @@ impl Bench {
         let (is_json, report) = match self.what {
             What::Ring(legs) => {
                 let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs() })?;
+                (legs.json, report)
+            }
+            What::Convert(legs) => {
+                let report = conversion::run(&conversion::Options { leg: legs.leg(), pairs: legs.pairs() })?;
                 (legs.json, report)
             }
             What::Broker(BrokerArgs { legs, only, peers }) => {

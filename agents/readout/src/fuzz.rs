@@ -28,10 +28,9 @@ use ecs_shm_buffer::{
     Assume, Contributor, Delivery, Geometry, Image, Now, Owner, ProcessId, Reader, Ring, Start, Surroundings,
 };
 use ecs_sim::pattern::Pattern;
-use mutation::{Random, mutated};
+use mutation::{Random, for_seeds, mutated};
 use std::{
     collections::HashMap,
-    env,
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
     sync::{
@@ -424,32 +423,9 @@ fn on_free_ports(text: &str, coalesce: bool) -> (Detector, Vec<PortSocket>) {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Runs `one` with one seed after another; says which seed it was when one fails.
-fn for_seeds(one: impl Fn(&mut Random)) {
-    struct Seed(u64);
-    impl Drop for Seed {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("replay this with ECS_FUZZ_SEED={}", self.0);
-            }
-        }
-    }
-    let (begun, seed, seconds) = (Instant::now(), number("ECS_FUZZ_SEED"), number("ECS_FUZZ_SECONDS"));
-    let count = if seed.is_some() { 1 } else { RUNS };
-    let goes_on = |done: u64| seconds.map_or(done < count, |seconds| begun.elapsed() < Duration::from_secs(seconds));
-    (0..).take_while(|done| goes_on(*done)).for_each(|done| {
-        let seed = Seed(seed.unwrap_or(0) + done);
-        one(&mut Random(seed.0));
-    });
-}
-
 #[test]
 fn packets_of_strangers_cost_nobody_a_pixel_and_are_counted_each() {
-    for_seeds(|random| {
+    for_seeds(RUNS, |random| {
         let (text, _) = DETECTORS[random.index(DETECTORS.len())];
         let mut scene = Scene::new(text, true, random.index(2) == 0);
         scene.play(random);
@@ -460,7 +436,7 @@ fn packets_of_strangers_cost_nobody_a_pixel_and_are_counted_each() {
 
 #[test]
 fn packets_that_nobody_can_tell_from_the_detectors_land_in_their_own_place_or_nowhere() {
-    for_seeds(|random| {
+    for_seeds(RUNS, |random| {
         let (text, is_across) = DETECTORS[random.index(DETECTORS.len())];
         let mut scene = Scene::new(text, false, random.index(2) == 0);
         scene.play(random);

@@ -18,12 +18,9 @@ use ecs_schemas::{
     subsystem::{Description, Handled},
     trace::Trace,
 };
-use mutation::{Random, mutated};
+use mutation::{Random, for_seeds, mutated};
 use serde_json::Value as Json;
-use std::{
-    env, fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 const START_NS: u64 = 1_700_000_000_000_000_000;
 /// Runs, one for each seed: some seconds on two cores.
@@ -186,29 +183,12 @@ fn peak_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay this with ECS_FUZZ_SEED={}", self.0);
-        }
-    }
-}
-
 #[test]
 fn the_core_goes_on_whatever_it_is_sent() {
     let samples = samples();
-    let (begun, first, seconds) = (Instant::now(), number("ECS_FUZZ_SEED"), number("ECS_FUZZ_SECONDS"));
-    let count = if first.is_some() { 1 } else { RUNS };
     let (mut runs, mut answers, mut asked) = (0, 0, 0);
-    while seconds.map_or(runs < count, |seconds| begun.elapsed() < Duration::from_secs(seconds)) {
-        let seed = Seed(first.unwrap_or(0) + runs);
-        let mut fuzz = Fuzz::new(seed.0);
+    for_seeds(RUNS, |random| {
+        let mut fuzz = Fuzz::new(random.0);
         for at in 0..MESSAGES {
             if at % 100 == 0 {
                 fuzz.register();
@@ -221,7 +201,7 @@ fn the_core_goes_on_whatever_it_is_sent() {
         fuzz.check_it_serves();
         (answers, asked) = (answers + fuzz.answers, asked + fuzz.asked);
         runs += 1;
-    }
+    });
     assert!(peak_bytes() < PEAK_BYTES_MAX, "{} bytes for messages of hundreds", peak_bytes());
     assert!(answers > 100 && asked > 10, "{answers} answers and {asked} questions: nothing was reached");
     println!("{runs} runs, {answers} answers, {asked} questions");

@@ -7,18 +7,14 @@
 //! `ECS_FUZZ_SEED=N` is that seed alone, or where it begins.
 
 use super::{bytes_of, cases, codec_of, parts};
-use crate::mutation::{Random, mutated};
+use crate::mutation::{for_seeds, mutated};
 use ecs_schemas::{
     beamline::Beamline,
     bundle::read_bundle,
     envelope::{Header, decode},
     value::Value,
 };
-use std::{
-    env, fs, io,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::Path};
 
 /// Seeds of a hundred messages each, and of one file each: each some second on two cores.
 const MESSAGE_SEEDS: u64 = 6000;
@@ -28,29 +24,6 @@ const FILE_SEEDS: u64 = 15_000;
 fn samples() -> Vec<(String, Vec<u8>)> {
     let all = ["exact", "accepted", "refused"].into_iter().flat_map(cases);
     all.map(|(_, _, case)| (case["type"].as_str().unwrap().to_owned(), bytes_of(&case["hex"]))).collect()
-}
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Runs `one` with one seed after another; says which seed it was when one fails.
-fn for_seeds(count: u64, one: impl Fn(&mut Random)) {
-    struct Seed(u64);
-    impl Drop for Seed {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("replay this with ECS_FUZZ_SEED={}", self.0);
-            }
-        }
-    }
-    let (begun, seed, seconds) = (Instant::now(), number("ECS_FUZZ_SEED"), number("ECS_FUZZ_SECONDS"));
-    let count = if seed.is_some() { 1 } else { count };
-    let goes_on = |done: u64| seconds.map_or(done < count, |seconds| begun.elapsed() < Duration::from_secs(seconds));
-    (0..).take_while(|done| goes_on(*done)).for_each(|done| {
-        let seed = Seed(seed.unwrap_or(0) + done);
-        one(&mut Random(seed.0));
-    });
 }
 
 /// The most memory that this process has had, in bytes.

@@ -4,6 +4,10 @@
 mod random;
 
 pub use random::Random;
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 /// Bytes that begin something in MessagePack: short and long maps, lists, texts, bytes, numbers, extensions, nothing.
 const MARKERS: [u8; 20] = [
@@ -45,4 +49,28 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
             bytes.splice(at..at, deep);
         }
     }
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// Runs `one` with `count` seeds, one after another, or as `ECS_FUZZ_SEED` and `ECS_FUZZ_SECONDS` say; says which seed it was when
+/// one fails.
+pub fn for_seeds(count: u64, mut one: impl FnMut(&mut Random)) {
+    struct Seed(u64);
+    impl Drop for Seed {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("replay this with ECS_FUZZ_SEED={}", self.0);
+            }
+        }
+    }
+    let (begun, seed, seconds) = (Instant::now(), number("ECS_FUZZ_SEED"), number("ECS_FUZZ_SECONDS"));
+    let count = if seed.is_some() { 1 } else { count };
+    let goes_on = |done: u64| seconds.map_or(done < count, |seconds| begun.elapsed() < Duration::from_secs(seconds));
+    (0..).take_while(|done| goes_on(*done)).for_each(|done| {
+        let seed = Seed(seed.unwrap_or(0) + done);
+        one(&mut Random(seed.0));
+    });
 }

@@ -9,7 +9,11 @@
 //! | `<beamline>/<agent>/state` | `AgentStatus` without telemetry | on change |
 //! | `<beamline>/jobs/<id>` | `JobRecord` | on change of state, and with progress |
 
-use crate::{envelope::Notice, value::Value};
+use crate::{
+    envelope::{Notice, PROTOCOL_VERSION},
+    raw::Writer,
+    value::Value,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -40,6 +44,26 @@ pub struct PubHeader {
     pub time_ns: u64,
 }
 
+/// All of a [`PubHeader`] but its source needs less.
+const PUB_HEADER_BYTES_USUAL: usize = 64;
+
+impl PubHeader {
+    /// The second part of a PUB message: the same bytes as [`encode`](crate::envelope::encode) gives of this version's header.
+    pub fn encoded(source: &str, seq: u64, time_ns: u64) -> Vec<u8> {
+        let mut writer = Writer::with_capacity(PUB_HEADER_BYTES_USUAL + source.len());
+        writer.map(4);
+        writer.text("v");
+        writer.unsigned(PROTOCOL_VERSION.into());
+        writer.text("source");
+        writer.text(source);
+        writer.text("seq");
+        writer.unsigned(seq);
+        writer.text("time_ns");
+        writer.unsigned(time_ns);
+        writer.finish()
+    }
+}
+
 pub fn telemetry_topic(agent: &str) -> String {
     format!("{agent}/telemetry")
 }
@@ -50,4 +74,19 @@ pub fn state_topic(agent: &str) -> String {
 
 pub fn job_topic(beamline: &str, id: crate::job::JobId) -> String {
     format!("{beamline}/jobs/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::encode;
+
+    #[test]
+    fn written_header_is_the_encoded_one() {
+        let long = "x01/".repeat(40);
+        for (source, seq, time_ns) in [("broker", 1, 0), ("", 200, 70_000), (&long, u64::MAX, 1 << 40)] {
+            let header = PubHeader { v: PROTOCOL_VERSION, source: source.to_owned(), seq, time_ns };
+            assert_eq!(PubHeader::encoded(source, seq, time_ns), encode(&header));
+        }
+    }
 }

@@ -16,7 +16,7 @@
 
 use super::{
     Outgoing, Sender, Session, nanoseconds,
-    passing::{NIL, call_result, content_bytes},
+    passing::{NIL, call_result, content_bytes, decoded_value},
     subsystems::ItemPath,
     traces::{Origin, SpanNumber},
 };
@@ -24,7 +24,7 @@ use crate::limits::{
     EXCHANGES_MAX, EXCHANGES_OF_SESSION_MAX, QUEUED_BYTES_MAX, QUEUED_CALLS_MAX, REPEAT_INTERVAL, RESULTS_BYTES_MAX,
 };
 use ecs_schemas::{
-    envelope::{Header, Notice, decode, encode},
+    envelope::{Header, Notice, encode},
     error_code::{ErrorCode, Failure},
     exchange::{Cancel, EventResults, TargetEnd, TargetEnded, TargetResult},
     keys::PublicKey,
@@ -110,7 +110,7 @@ impl Ended {
     }
 
     fn decoded(&self) -> Value {
-        decode(&self.value).expect("rule P1: what was read is a value")
+        decoded_value(&self.value)
     }
 }
 

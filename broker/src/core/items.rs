@@ -3,6 +3,7 @@
 use super::{
     Core, Session,
     exchanges::Ask,
+    passing::{PublishWanted, decoded_value, read_publish},
     requests::{Answer, Call},
     subsystems::no_such_subsystem,
 };
@@ -11,7 +12,7 @@ use ecs_schemas::{
     envelope::{Request, VALUE_BYTES_MAX, encode},
     error_code::{ErrorCode, Failure},
     job::Ack,
-    kv::{Get, ItemList, ListItems, ListedItem, Publish, Published, Read, Reading, Set, Unwatch, Watch, Write},
+    kv::{Get, ItemList, ListItems, ListedItem, Published, Read, Reading, Set, Unwatch, Watch, Write},
     value::Value,
 };
 use serde::Serialize;
@@ -80,22 +81,20 @@ impl Core {
         &mut self,
         now_ns: u64,
         session: &Session,
-        publish: Publish,
+        body: &[u8],
     ) -> Result<Published, Failure> {
-        let Publish { subsystem, item, value, skipped } = publish;
-        self.check_owner(session, &subsystem)?;
-        let known = self.subsystems.item(&subsystem, &item)?;
+        let PublishWanted { subsystem, item, value: raw, skipped } = read_publish(body)?;
+        self.check_owner(session, subsystem)?;
+        let known = self.subsystems.item(subsystem, item)?;
         if !known.published {
             let message = format!("{subsystem} {item} is described as not published");
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
-        let what = Path(&subsystem, &item);
+        let (what, value) = (Path(subsystem, item), decoded_value(raw));
         check_value(what, &value)?;
         known.kind.check(what, &value)?;
-        let bytes = encode(&value).len();
-        let path = (subsystem, item);
-        let revision = self.subsystems.publish(path.clone(), value, (bytes, skipped), now_ns)?;
-        self.once |= !self.subsystems.is_undoable(&path);
+        let (revision, is_undoable) = self.subsystems.publish((subsystem, item), value, (raw, skipped), now_ns)?;
+        self.once |= !is_undoable;
         Ok(Published { revision })
     }
 

@@ -343,15 +343,15 @@ impl Core {
         self.publish_values(now_ns, &mut out, &mut updates);
         for name in self.registry.take_changed() {
             let status = self.registry.status_of(&name, Vec::new());
-            out.push(self.topics.publish(state_topic(&name), SOURCE_BROKER, encode(&status), now_ns));
+            out.push(self.topics.publish(&state_topic(&name), SOURCE_BROKER, encode(&status), now_ns));
         }
         for (name, telemetry) in self.registry.take_telemetry() {
-            out.push(self.topics.publish(telemetry_topic(&name), &name, encode(&telemetry), now_ns));
+            out.push(self.topics.publish(&telemetry_topic(&name), &name, encode(&telemetry), now_ns));
         }
         self.followers.commit();
         for record in self.jobs.commit() {
             let topic = job_topic(&self.options.beamline, record.id);
-            out.push(self.topics.publish(topic, SOURCE_BROKER, encode(record), now_ns));
+            out.push(self.topics.publish(&topic, SOURCE_BROKER, encode(record), now_ns));
         }
         out.extend(self.topics.take_replays(now_ns));
         self.counters_before = self.counters;
@@ -363,7 +363,7 @@ impl Core {
     fn publish_subsystems(&mut self, now_ns: u64, out: &mut Vec<Publication>) {
         for name in self.subsystems.take_changed() {
             let body = self.subsystems.status(&name, &self.registry).map_or_else(|| encode(&()), |its| encode(&its));
-            out.push(self.topics.publish(description_topic(&name), SOURCE_BROKER, body, now_ns));
+            out.push(self.topics.publish(&description_topic(&name), SOURCE_BROKER, body, now_ns));
             if self.subsystems.description(&name).is_none() {
                 self.topics.forget(&description_topic(&name));
                 self.topics.forget_below(&alarm_topic(&name, ""));
@@ -372,13 +372,13 @@ impl Core {
         }
         for told in self.subsystems.take_alarms() {
             let topic = alarm_topic(&told.subsystem, &told.alarm.code);
-            out.push(self.topics.publish(topic.clone(), &told.subsystem, encode(&told), now_ns));
+            out.push(self.topics.publish(&topic, &told.subsystem, encode(&told), now_ns));
             if self.subsystems.description(&told.subsystem).is_none() {
                 self.topics.forget(&topic);
             }
         }
         for (topic, ended) in std::mem::take(&mut self.ended_events) {
-            out.push(self.topics.publish(topic.clone(), &ended.result.target, encode(&ended), now_ns));
+            out.push(self.topics.publish(&topic, &ended.result.target, encode(&ended), now_ns));
             if self.subsystems.description(&ended.result.target).is_none() {
                 self.topics.forget(&topic);
             }
@@ -386,10 +386,12 @@ impl Core {
     }
 
     fn publish_values(&mut self, now_ns: u64, out: &mut Vec<Publication>, updates: &mut Updates) {
-        for PublishedValue { path: (subsystem, item), reading, .. } in self.subsystems.take_published() {
-            let body = encode(&reading.value);
+        for PublishedValue { path: (subsystem, item), reading, encoded, .. } in self.subsystems.take_published() {
             let topic = item_topic(&subsystem, &item);
-            out.push(self.topics.publish_as(topic, &subsystem, body, reading.revision, reading.time_ns));
+            out.push(self.topics.publish_as(&topic, &subsystem, encoded, reading.revision, reading.time_ns));
+            if self.watches.is_empty() {
+                continue;
+            }
             for due in self.watches.note_published(&[&subsystem, "/", &item].concat(), now_ns) {
                 self.tell(due, &reading, now_ns, updates);
             }

@@ -7,11 +7,12 @@
 
 use crate::limits::{PARAMS_MAX, VALUE_DEPTH_MAX};
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, DecodeError, VALUE_BYTES_MAX},
+    envelope::{BODY_BYTES_MAX, DecodeError, VALUE_BYTES_MAX, decode},
     error_code::{ErrorCode, Failure},
     exchange::Params,
     nearest::quoted,
     raw::{RawValue, Reader, Unreadable, Writer},
+    value::Value,
 };
 use smallvec::SmallVec;
 
@@ -70,9 +71,43 @@ pub fn read_result(body: &[u8]) -> Result<&[u8], Failure> {
     Ok(value.bytes)
 }
 
+/// A `kv.publish`.
+pub struct PublishWanted<'a> {
+    pub subsystem: &'a str,
+    pub item: &'a str,
+    pub value: &'a [u8],
+    pub skipped: u64,
+}
+
+/// # Errors
+/// `bad_message`.
+pub fn read_publish(body: &[u8]) -> Result<PublishWanted<'_>, Failure> {
+    check_length(body)?;
+    let (mut subsystem, mut item, mut value, mut skipped) = (None, None, None, 0);
+    read_fields(body, |name, reader| {
+        match name {
+            b"subsystem" => subsystem = Some(reader.text()?),
+            b"item" => item = Some(reader.text()?),
+            b"value" => value = Some(reader.value()?.bytes),
+            b"skipped" => skipped = reader.unsigned()?,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })
+    .map_err(malformed)?;
+    let missing = || malformed(Unreadable("it needs subsystem, item and value"));
+    let (subsystem, item) = (subsystem.ok_or_else(missing)?, item.ok_or_else(missing)?);
+    Ok(PublishWanted { subsystem, item, value: value.ok_or_else(missing)?, skipped })
+}
+
 /// Parameters as they were read, for a handler that describes its own.
 pub fn decoded(params: &[u8]) -> Params {
-    ecs_schemas::envelope::decode(params).expect("rule W1: what was read is a map of values")
+    decode(params).expect("rule W1: what was read is a map of values")
+}
+
+/// A value as it was read.
+pub fn decoded_value(value: &[u8]) -> Value {
+    decode(value).expect("rule W1: what was read is a value")
 }
 
 /// A `call.run`.
@@ -171,9 +206,9 @@ fn malformed(why: Unreadable) -> Failure {
 mod tests {
     use super::*;
     use ecs_schemas::{
-        envelope::{decode, encode},
+        envelope::encode,
         exchange::{CallResult, DoCall, Done, RunCall},
-        value::Value,
+        kv::Publish,
     };
 
     fn params() -> Params {
@@ -196,6 +231,11 @@ mod tests {
         let done = encode(&Done { value: 0.25.into() });
         let result = CallResult { value: 0.25.into(), by: "x01/pump".to_owned() };
         assert_eq!(call_result(read_result(&done).unwrap(), &result.by), encode(&result));
+        let told = Publish { subsystem: run.subsystem, item: "flow".to_owned(), value: 0.25.into(), skipped: 300 };
+        let body = encode(&told);
+        let PublishWanted { subsystem, item, value, skipped } = read_publish(&body).ok().unwrap();
+        let (subsystem, item, value) = (subsystem.to_owned(), item.to_owned(), decoded_value(value));
+        assert_eq!(Publish { subsystem, item, value, skipped }, told);
     }
 
     #[test]
@@ -227,5 +267,7 @@ mod tests {
         assert_eq!(refusal(vec![1].into()).0, ErrorCode::BadMessage);
         assert_eq!(read_call(&encode(&Value::map([]))).err().unwrap().code, ErrorCode::BadMessage);
         assert_eq!(read_result(&[0x90]).err().unwrap().code, ErrorCode::BadMessage);
+        let cut = read_publish(&encode(&Value::map([("subsystem", "x".into()), ("item", "y".into())]))).err().unwrap();
+        assert_eq!((cut.code, cut.message.contains("subsystem, item and value")), (ErrorCode::BadMessage, true));
     }
 }

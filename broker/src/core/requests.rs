@@ -128,7 +128,7 @@ impl Core {
                 self.cancel_exchange(now_ns, session, decode(body)?);
                 Ok(None)
             }
-            Publish::KIND if header.id == 0 => self.publish_item(now_ns, session, decode(body)?).map(|_| None),
+            Publish::KIND if header.id == 0 => self.publish_item(now_ns, session, body).map(|_| None),
             _ if header.id == 0 || header.deadline_ms.is_none() => {
                 Err(bad_message(format!("{kind} is no notice: it needs an id that is not 0 and a deadline_ms")))
             }
@@ -195,7 +195,7 @@ impl Core {
             Set::KIND => self.set_item(call, decode(body)?),
             CallEvent::KIND => self.call_event(call, decode(body)?),
             DoCall::KIND => self.do_call(call, body),
-            Publish::KIND => answer(body, |publish| self.publish_item(now_ns, session, publish)),
+            Publish::KIND => Ok(Some(encode(&self.publish_item(now_ns, session, body)?))),
             Describe::KIND => answer(body, |describe| self.describe(call, describe)),
             Remove::KIND => answer(body, |remove| self.remove(session, &remove)),
             Raise::KIND => answer(body, |raise| self.raise(now_ns, session, raise)),

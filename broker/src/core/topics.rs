@@ -7,75 +7,99 @@
 
 use super::nanoseconds;
 use crate::limits::{REPLAY_INTERVAL, TOPICS_BYTES_MAX, TOPICS_MAX};
-use ecs_schemas::{
-    envelope::{PROTOCOL_VERSION, encode},
-    telemetry::PubHeader,
-};
+use ecs_schemas::telemetry::PubHeader;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
+
+/// Entries of topics by age that do not count any more, before they are looked for.
+const BY_AGE_SPARE: usize = 64;
 
 /// The three parts of a PUB message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    pub topic: String,
-    pub header: Vec<u8>,
+    pub topic: Arc<str>,
+    pub header: Arc<[u8]>,
     pub payload: Arc<[u8]>,
 }
 
 struct Kept {
     seq: u64,
-    /// Place in `by_age`.
+    /// Of its entry in `by_age` that counts.
     stamp: u64,
     publication: Publication,
 }
 
 #[derive(Default)]
 pub struct Topics {
-    kept: BTreeMap<String, Kept>,
-    /// Topics by when they were published last, oldest first.
-    by_age: BTreeMap<u64, String>,
+    kept: BTreeMap<Arc<str>, Kept>,
+    /// Topics as they were published, the oldest first. An entry counts while its stamp is its topic's; the others are
+    /// dropped when they are more than half.
+    by_age: VecDeque<(u64, Arc<str>)>,
     stamp: u64,
     /// Of all kept payloads.
     bytes: usize,
     /// Topics that a new subscriber selected and that were not replayed yet.
-    wanted: BTreeSet<String>,
+    wanted: BTreeSet<Arc<str>>,
     replayed_ns: u64,
 }
 
 impl Topics {
     /// The next message on `topic`; it becomes the topic's last value.
-    pub fn publish(&mut self, topic: String, source: &str, payload: Vec<u8>, time_ns: u64) -> Publication {
-        let seq = self.kept.get(&topic).map_or(1, |before| before.seq + 1);
+    pub fn publish(&mut self, topic: &str, source: &str, payload: impl Into<Arc<[u8]>>, time_ns: u64) -> Publication {
+        let seq = self.kept.get(topic).map_or(1, |before| before.seq + 1);
         self.publish_as(topic, source, payload, seq, time_ns)
     }
 
     /// The same with a sequence number that is counted elsewhere.
-    pub fn publish_as(&mut self, topic: String, source: &str, payload: Vec<u8>, seq: u64, time_ns: u64) -> Publication {
-        self.forget(&topic);
-        let header = PubHeader { v: PROTOCOL_VERSION, source: source.to_owned(), seq, time_ns };
-        let publication = Publication { topic: topic.clone(), header: encode(&header), payload: payload.into() };
-        self.keep(topic, seq, publication.clone());
+    pub fn publish_as(
+        &mut self,
+        topic: &str,
+        source: &str,
+        payload: impl Into<Arc<[u8]>>,
+        seq: u64,
+        time_ns: u64,
+    ) -> Publication {
+        let header = PubHeader::encoded(source, seq, time_ns).into();
+        self.wanted.remove(topic);
+        self.stamp += 1;
+        let topic = self.kept.get(topic).map_or_else(|| topic.into(), |kept| Arc::clone(&kept.publication.topic));
+        let publication = Publication { topic: Arc::clone(&topic), header, payload: payload.into() };
+        self.bytes += publication.payload.len();
+        let kept = Kept { seq, stamp: self.stamp, publication: publication.clone() };
+        if let Some(before) = self.kept.insert(Arc::clone(&topic), kept) {
+            self.bytes -= before.publication.payload.len();
+        }
+        self.by_age.push_back((self.stamp, topic));
+        self.make_room();
         publication
     }
 
-    fn keep(&mut self, topic: String, seq: u64, publication: Publication) {
-        self.stamp += 1;
-        self.bytes += publication.payload.len();
-        self.by_age.insert(self.stamp, topic.clone());
-        self.kept.insert(topic, Kept { seq, stamp: self.stamp, publication });
+    /// Forgets those that have been silent longest, beyond the limits.
+    fn make_room(&mut self) {
         while (self.kept.len() > TOPICS_MAX || self.bytes > TOPICS_BYTES_MAX)
-            && let Some((_, oldest)) = self.by_age.first_key_value()
+            && let Some((stamp, oldest)) = self.by_age.pop_front()
         {
-            self.forget(&oldest.clone());
+            if self.counts(stamp, &oldest) {
+                self.forget(&oldest);
+            }
         }
+        if self.by_age.len() > 2 * self.kept.len() + BY_AGE_SPARE {
+            let mut by_age = std::mem::take(&mut self.by_age);
+            by_age.retain(|(stamp, topic)| self.counts(*stamp, topic));
+            self.by_age = by_age;
+        }
+    }
+
+    fn counts(&self, stamp: u64, topic: &str) -> bool {
+        self.kept.get(topic).is_some_and(|kept| kept.stamp == stamp)
     }
 
     /// Nobody who comes later is told of this topic, until it speaks again.
     pub fn forget(&mut self, topic: &str) {
         if let Some(kept) = self.kept.remove(topic) {
-            self.by_age.remove(&kept.stamp);
             self.bytes -= kept.publication.payload.len();
         }
         self.wanted.remove(topic);
@@ -83,8 +107,7 @@ impl Topics {
 
     /// The same for all topics that begin so: something is no more.
     pub fn forget_below(&mut self, prefix: &str) {
-        let below = self.kept.range(prefix.to_owned()..).take_while(|(topic, _)| topic.starts_with(prefix));
-        for topic in below.map(|(topic, _)| topic.clone()).collect::<Vec<_>>() {
+        for topic in self.below(prefix).cloned().collect::<Vec<_>>() {
             self.forget(&topic);
         }
     }
@@ -94,8 +117,13 @@ impl Topics {
         let Ok(prefix) = std::str::from_utf8(prefix) else {
             return; // topics are text: it selects none
         };
-        let selected = self.kept.range(prefix.to_owned()..).take_while(|(topic, _)| topic.starts_with(prefix));
-        self.wanted.extend(selected.map(|(topic, _)| topic.clone()));
+        let selected: Vec<_> = self.below(prefix).cloned().collect();
+        self.wanted.extend(selected);
+    }
+
+    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.kept.range::<str, _>(from).map(|(topic, _)| topic).take_while(move |topic| topic.starts_with(prefix))
     }
 
     /// The last values that are to be sent again now.
@@ -123,8 +151,8 @@ mod tests {
     #[test]
     fn sequence_of_a_topic_rises_by_one_and_a_replay_repeats_the_last() {
         let mut topics = Topics::default();
-        assert_eq!(seq(&topics.publish("a/t".to_owned(), "a", vec![1], 1)), 1);
-        let last = topics.publish("a/t".to_owned(), "a", vec![2], 2);
+        assert_eq!(seq(&topics.publish("a/t", "a", [1], 1)), 1);
+        let last = topics.publish("a/t", "a", [2], 2);
         assert_eq!(seq(&last), 2);
         topics.want(b"a/");
         assert_eq!(topics.take_replays(LATER_NS), vec![last]);
@@ -135,18 +163,18 @@ mod tests {
     fn subscription_replays_only_what_its_prefix_selects() {
         let mut topics = Topics::default();
         for topic in ["a/t", "ab/t", "b/t"] {
-            topics.publish(topic.to_owned(), "x", vec![], 1);
+            topics.publish(topic, "x", [], 1);
         }
         topics.want(b"a");
         topics.want(&[0xff, 0xfe]);
-        let replayed: Vec<_> = topics.take_replays(LATER_NS).into_iter().map(|p| p.topic).collect();
-        assert_eq!(replayed, ["a/t", "ab/t"]);
+        let replayed = topics.take_replays(LATER_NS);
+        assert_eq!(replayed.iter().map(|its| &*its.topic).collect::<Vec<_>>(), ["a/t", "ab/t"]);
     }
 
     #[test]
     fn many_subscriptions_at_once_replay_together_and_not_too_often() {
         let mut topics = Topics::default();
-        topics.publish("a".to_owned(), "x", vec![], 1);
+        topics.publish("a", "x", [], 1);
         topics.want(b"");
         assert_eq!(topics.take_replays(LATER_NS).len(), 1);
         topics.want(b"");
@@ -159,10 +187,10 @@ mod tests {
     fn topics_beyond_the_limit_push_out_the_one_silent_longest() {
         let mut topics = Topics::default();
         for number in 0..TOPICS_MAX {
-            topics.publish(format!("t/{number}"), "x", vec![], 1);
+            topics.publish(&format!("t/{number}"), "x", [], 1);
         }
-        topics.publish("t/0".to_owned(), "x", vec![], 2);
-        topics.publish("one more".to_owned(), "x", vec![], 3);
+        topics.publish("t/0", "x", [], 2);
+        topics.publish("one more", "x", [], 3);
         assert_eq!(topics.kept.len(), TOPICS_MAX);
         assert!(topics.kept.contains_key("t/0") && !topics.kept.contains_key("t/1"));
     }

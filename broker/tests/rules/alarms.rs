@@ -40,7 +40,7 @@ fn codes(world: &mut World) -> Vec<String> {
 /// `raised` of everything that was published about an alarm.
 fn told(world: &World, code: &str) -> Vec<bool> {
     let topic = format!("{PUMP}/alarm/{code}");
-    let its = world.published.iter().filter(|publication| publication.topic == topic);
+    let its = world.published.iter().filter(|publication| &*publication.topic == topic);
     its.map(|publication| decode::<RaisedAlarm>(&publication.payload).unwrap().raised).collect()
 }
 
@@ -80,7 +80,7 @@ fn an_alarm_is_seen_in_the_description_that_is_published_and_asked_for() {
     let status = world.ask("c", &GetSubsystem { name: PUMP.to_owned() }).unwrap();
     assert_eq!(status.description.alarms[0].code, "HOT");
     let topic = "x01/pump/description";
-    let last = world.published.iter().rfind(|publication| publication.topic == topic).unwrap();
+    let last = world.published.iter().rfind(|publication| &*publication.topic == topic).unwrap();
     assert_eq!(decode::<SubsystemStatus>(&last.payload).unwrap(), status);
 }
 

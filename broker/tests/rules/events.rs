@@ -468,7 +468,7 @@ fn told_late(world: &mut World) -> Vec<String> {
     world.published.clear();
     world.now_ns += SECOND_NS / 10;
     world.batch(&[Input::Subscribed { prefix: b"x01/b/".to_vec() }]);
-    world.published.drain(..).map(|publication| publication.topic).collect()
+    world.published.drain(..).map(|publication| publication.topic.to_string()).collect()
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn every_change_of_a_job_is_published_with_its_record() {
     let records: Vec<JobRecord> = world
         .published
         .iter()
-        .filter(|publication| publication.topic == "x01/jobs/1")
+        .filter(|publication| &*publication.topic == "x01/jobs/1")
         .map(|publication| decode(&publication.payload).unwrap())
         .collect();
     let states: Vec<_> = records.iter().map(|record| record.state).collect();

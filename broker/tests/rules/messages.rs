@@ -136,7 +136,7 @@ fn telemetry_is_published_by_the_senders_name_and_kept_in_its_status() {
     let mut world = World::with_writer();
     let values: BTreeMap<String, Value> = [("images_per_s".to_owned(), Value::from(2.5))].into();
     world.notify("a", &Telemetry { values: values.clone() });
-    let publication = world.published.iter().find(|p| p.topic == "x01/writer/telemetry").unwrap();
+    let publication = world.published.iter().find(|p| &*p.topic == "x01/writer/telemetry").unwrap();
     assert_eq!(decode::<BTreeMap<String, Value>>(&publication.payload), Ok(values.clone()));
     assert_eq!(decode::<Value>(&publication.header).unwrap().get("source"), Some(&"x01/writer".into()));
     assert_eq!(world.agent("x01/writer").telemetry, values);

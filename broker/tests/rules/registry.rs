@@ -80,7 +80,7 @@ fn changes_of_state_are_published_once_each() {
     let states: Vec<AgentState> = world
         .published
         .iter()
-        .filter(|publication| publication.topic == "x01/writer/state")
+        .filter(|publication| &*publication.topic == "x01/writer/state")
         .map(|publication| decode::<AgentStatus>(&publication.payload).unwrap().state)
         .collect();
     assert_eq!(states.last(), Some(&AgentState::Gone));

@@ -151,7 +151,7 @@ fn a_description_is_replaced_as_a_whole_and_published_at_once() {
     let told: Vec<SubsystemStatus> = world
         .published
         .iter()
-        .filter(|publication| publication.topic == "x01/pump/description")
+        .filter(|publication| &*publication.topic == "x01/pump/description")
         .map(|publication| decode(&publication.payload).unwrap())
         .collect();
     assert_eq!(told.len(), 1);

@@ -289,7 +289,7 @@ impl World {
 
     /// Sequence number and payload of everything that was published on a topic.
     pub fn on_topic(&self, topic: &str) -> Vec<(u64, Value)> {
-        let its = self.published.iter().filter(|publication| publication.topic == topic);
+        let its = self.published.iter().filter(|publication| &*publication.topic == topic);
         let seq = |header: &[u8]| decode::<PubHeader>(header).unwrap().seq;
         its.map(|publication| (seq(&publication.header), decode(&publication.payload).unwrap())).collect()
     }

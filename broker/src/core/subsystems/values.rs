@@ -4,13 +4,14 @@
 use super::{Subsystems, bad};
 use crate::limits::{KEPT_VALUES_BYTES_MAX, REVISION_JUMP_MAX, UNCLAIMED_OF_SUBSYSTEM_MAX};
 use ecs_schemas::{
+    envelope::encode,
     error_code::{ErrorCode, Failure},
     kv::{Item, Reading},
     subsystem::Description,
     value::Value,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 /// An item, as subsystem and name.
 pub type ItemPath = (String, String);
@@ -27,6 +28,8 @@ pub struct StoredValue {
 pub struct PublishedValue {
     pub path: ItemPath,
     pub reading: Arc<Reading>,
+    /// The value, as its owner has sent it.
+    pub encoded: Arc<[u8]>,
     /// A disk that fails takes it back (D3).
     is_undoable: bool,
 }
@@ -39,42 +42,47 @@ pub(super) struct Kept {
 }
 
 impl Subsystems {
-    /// Keeps a published value of an item that is there, of so many bytes, and after so many that were skipped. Returns
-    /// its revision.
+    /// Keeps a published value of an item that is there, which came in these bytes and after so many that were skipped.
+    /// Returns its revision, and whether a disk that fails takes it back.
     ///
     /// # Errors
     /// `bad_parameter`: it jumps too far. `busy`: the kept values of all items together are at their limit.
     pub fn publish(
         &mut self,
-        path: ItemPath,
+        (name, item): (&str, &str),
         value: Value,
-        (bytes, skipped): (usize, u64),
+        (encoded, skipped): (&[u8], u64),
         now_ns: u64,
-    ) -> Result<u64, Failure> {
-        let subsystem = self.all.get_mut(&path.0).expect("the item was found in it");
-        let before = subsystem.values.get(&path.1);
-        let others_bytes = self.values_bytes - before.map_or(0, |before| before.bytes);
+    ) -> Result<(u64, bool), Failure> {
+        let subsystem = self.all.get_mut(name).expect("the item was found in it");
+        let (before, bytes) = (subsystem.values.get_mut(item), encoded.len());
+        let others_bytes = self.values_bytes - before.as_ref().map_or(0, |before| before.bytes);
         if others_bytes + bytes > KEPT_VALUES_BYTES_MAX {
             let message = format!("{others_bytes} bytes of values are kept already; at most {KEPT_VALUES_BYTES_MAX}");
             return Err(Failure::new(ErrorCode::Busy, message));
         }
-        let last = before.map_or(0, |before| before.reading.revision);
+        let last = before.as_ref().map_or(0, |before| before.reading.revision);
         let revision = last.saturating_add(skipped).saturating_add(1);
         if skipped > 0 && revision > REVISION_JUMP_MAX {
             return Err(bad(format!(
                 "{skipped} skipped after revision {last}: a jump ends at {REVISION_JUMP_MAX} at most"
             )));
         }
-        let persist = subsystem.description.items.iter().any(|known| known.name == path.1 && known.persist);
+        let persist = subsystem.description.items.iter().any(|known| known.name == item && known.persist);
         let reading = Arc::new(Reading { value, revision, time_ns: now_ns });
-        let before = subsystem.values.insert(path.1.clone(), Kept { reading: Arc::clone(&reading), bytes });
+        let kept = Kept { reading: Arc::clone(&reading), bytes };
+        let before = match before {
+            Some(before) => Some(mem::replace(before, kept)),
+            None => subsystem.values.insert(item.to_owned(), kept),
+        };
         self.values_bytes = others_bytes + bytes;
+        let path = (name.to_owned(), item.to_owned());
         if persist {
             self.undo.entry(path.clone()).or_insert(before);
         }
         let is_undoable = self.undo.contains_key(&path);
-        self.published.push(PublishedValue { path, reading, is_undoable });
-        Ok(revision)
+        self.published.push(PublishedValue { path, reading, encoded: encoded.into(), is_undoable });
+        Ok((revision, is_undoable))
     }
 
     pub fn reading(&self, name: &str, item: &str) -> Option<&Arc<Reading>> {
@@ -94,11 +102,6 @@ impl Subsystems {
         Ok(self.reading(&path.0, &path.1).map_or(0, |reading| reading.revision))
     }
 
-    /// Whether a failure of the disk would undo an item's value.
-    pub fn is_undoable(&self, path: &ItemPath) -> bool {
-        self.undo.contains_key(path)
-    }
-
     /// Whether it would undo any value of a subsystem.
     pub fn is_any_undoable(&self, subsystem: &str) -> bool {
         self.undo.keys().any(|(of, _)| of == subsystem)
@@ -110,13 +113,13 @@ impl Subsystems {
     }
 
     pub fn commit(&mut self) {
-        let kept = std::mem::take(&mut self.undo);
+        let kept = mem::take(&mut self.undo);
         self.not_kept.retain(|path| !kept.contains_key(path));
     }
 
     /// Back to before the batch.
     pub fn rollback(&mut self) {
-        let undo = std::mem::take(&mut self.undo);
+        let undo = mem::take(&mut self.undo);
         self.published.retain(|value| !value.is_undoable);
         for (path, before) in undo {
             let Some(subsystem) = self.all.get_mut(&path.0) else { continue };
@@ -134,12 +137,12 @@ impl Subsystems {
     }
 
     pub fn take_published(&mut self) -> Vec<PublishedValue> {
-        std::mem::take(&mut self.published)
+        mem::take(&mut self.published)
     }
 
     /// Items that had a value and have none any more.
     pub fn take_dropped(&mut self) -> Vec<ItemPath> {
-        let mut dropped = std::mem::take(&mut self.dropped);
+        let mut dropped = mem::take(&mut self.dropped);
         dropped.retain(|(subsystem, item)| self.reading(subsystem, item).is_none());
         dropped
     }
@@ -163,7 +166,7 @@ impl Subsystems {
         before: &[Item],
         description: &Description,
     ) {
-        let all = std::mem::take(values);
+        let all = mem::take(values);
         for (item, kept) in all {
             if may_have(description, &item, &kept.reading.value) {
                 values.insert(item, kept);
@@ -188,7 +191,8 @@ impl Subsystems {
             let Some(kept) = self.unclaimed.remove(&path) else { continue };
             if item.persist && may_have(description, &item.name, &kept.reading.value) {
                 let is_undoable = self.undo.contains_key(&path);
-                self.published.push(PublishedValue { path, reading: Arc::clone(&kept.reading), is_undoable });
+                let (reading, encoded) = (Arc::clone(&kept.reading), encode(&kept.reading.value).into());
+                self.published.push(PublishedValue { path, reading, encoded, is_undoable });
                 values.insert(item.name.clone(), kept);
             } else {
                 self.values_bytes -= kept.bytes;

@@ -16,6 +16,7 @@ use ecs_schemas::{
 use std::{
     collections::HashMap,
     marker::PhantomData,
+    slice,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -143,24 +144,30 @@ impl Client {
     /// # Errors
     /// `NoBroker`, `TooLong`, `Link`.
     pub fn start<R: Request>(&self, request: &R, timeout: Duration) -> Result<Pending<R>, CallError> {
+        let mut started = self.start_all(slice::from_ref(request), timeout)?;
+        Ok(started.pop().expect("one for each request"))
+    }
+
+    /// As [`Client::start`], of several requests, in their order. They leave together: many small ones cost a fraction of
+    /// what they cost one by one.
+    ///
+    /// # Errors
+    /// As for one, `TooLong` before any is sent. After the others some may have been: their replies are dropped.
+    pub fn start_all<R: Request>(&self, requests: &[R], timeout: Duration) -> Result<Vec<Pending<R>>, CallError> {
         let deadline = Instant::now() + timeout;
-        let body = encode(request);
-        if body.len() > BODY_BYTES_MAX {
-            return Err(CallError::TooLong { bytes: body.len() });
+        let bodies: Vec<_> = requests.iter().map(encode).collect();
+        if let Some(long) = bodies.iter().find(|body| body.len() > BODY_BYTES_MAX) {
+            return Err(CallError::TooLong { bytes: long.len() });
         }
         let mut state = self.lock();
-        state.last_id += 1;
-        let id = state.last_id;
         let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let trace = trace_context::next();
-        state.last_trace = Some(trace.trace);
-        let header = Header { trace: Some(trace), ..Header::request(R::KIND, id, deadline_ms) };
+        let message = |body| (state.next_header(R::KIND, deadline_ms), body);
+        let messages: Vec<_> = bodies.into_iter().map(message).collect();
         let link = match state.link.take() {
             Some(link) => link,
             None => Link::connect(&self.endpoint, self.key.as_ref())?,
         };
-        let is_sent = || link.send(&header, &body);
-        if !(is_sent() || link.wait_writable(CONNECT_PATIENCE.min(timeout)) && is_sent()) {
+        if !send_all(&link, &messages, CONNECT_PATIENCE.min(timeout)) {
             let error = self.no_connection(link.handshake());
             if matches!(error, CallError::NoBroker { .. }) {
                 state.link = Some(link); // it goes on trying; one that was refused does not
@@ -168,10 +175,13 @@ impl Client {
             return Err(error);
         }
         state.link = Some(link);
-        state.forget_abandoned();
-        // The broker says at the deadline who did not answer: that word is waited for.
-        state.open.insert(id, Open { until: deadline + ANSWER_GRACE, answer: None });
-        Ok(Pending { id, timeout, _request: PhantomData })
+        let open = |(header, _): &(Header, _)| {
+            state.forget_abandoned(header.id);
+            // The broker says at the deadline who did not answer: that word is waited for.
+            state.open.insert(header.id, Open { until: deadline + ANSWER_GRACE, answer: None });
+            Pending { id: header.id, timeout, _request: PhantomData }
+        };
+        Ok(messages.iter().map(open).collect())
     }
 
     /// The trace of the request that was sent last, for `trace.get`.
@@ -263,13 +273,37 @@ impl State {
         }
     }
 
-    /// Forgets requests that nobody finished in their time, now and then: some may never be.
-    fn forget_abandoned(&mut self) {
-        if self.last_id.is_multiple_of(ABANDONED_LOOK) {
+    /// The header of the next request: another id, a span of the trace.
+    fn next_header(&mut self, kind: &str, deadline_ms: u32) -> Header {
+        self.last_id += 1;
+        let trace = trace_context::next();
+        self.last_trace = Some(trace.trace);
+        Header { trace: Some(trace), ..Header::request(kind, self.last_id, deadline_ms) }
+    }
+
+    /// Forgets requests that nobody finished in their time, before some of the `next`: some may never be.
+    fn forget_abandoned(&mut self, next: u64) {
+        if next.is_multiple_of(ABANDONED_LOOK) {
             let now = Instant::now();
             self.open.retain(|_, open| now < open.until);
         }
     }
+}
+
+/// Sends messages, waiting for a connection or for room at most for `patience` each time; false if there is none.
+fn send_all(link: &Link, messages: &[(Header, Vec<u8>)], patience: Duration) -> bool {
+    let mut sent = link.send_all(messages);
+    while sent < messages.len() {
+        if !link.wait_writable(patience) {
+            return false;
+        }
+        let now_sent = link.send_all(&messages[sent..]);
+        if now_sent == 0 {
+            return false;
+        }
+        sent += now_sent;
+    }
+    true
 }
 
 /// What a refused handshake means for a person, and what to do.

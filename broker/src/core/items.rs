@@ -77,12 +77,7 @@ impl Core {
     /// # Errors
     /// `not_registered`, `no_such_item`, `conflict` (another agent's), `wrong_type`, `out_of_range`,
     /// `bad_parameter` (too large, or a jump too far), `busy`.
-    pub(super) fn publish_item(
-        &mut self,
-        now_ns: u64,
-        session: &Session,
-        body: &[u8],
-    ) -> Result<Published, Failure> {
+    pub(super) fn publish_item(&mut self, now_ns: u64, session: &Session, body: &[u8]) -> Result<Published, Failure> {
         let PublishWanted { subsystem, item, value: raw, skipped } = read_publish(body)?;
         self.check_owner(session, subsystem)?;
         let known = self.subsystems.item(subsystem, item)?;

@@ -75,9 +75,8 @@ impl<'a> Registered<'a> {
         let names: Vec<&str> = names.collect();
         let mut descriptions = Vec::new();
         for some in names.chunks(ASKED_AT_ONCE) {
-            let ask = |name: &&str| self.client.start(&GetSubsystem { name: (*name).to_owned() }, self.rest());
-            let pending = some.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
-            for pending in pending {
+            let requests: Vec<_> = some.iter().map(|name| GetSubsystem { name: (*name).to_owned() }).collect();
+            for pending in self.client.start_all(&requests, self.rest())? {
                 match self.client.finish(pending) {
                     Ok(its) => descriptions.push(its.description),
                     Err(CallError::Refused(_)) => {}

@@ -4,7 +4,7 @@
 use crate::setup::{Beamline, CALL, WATCHDOG, rude_broker, take, take_all, wait_for};
 use ecs_schemas::{
     alarm::{ListAlarms, Severity},
-    envelope::{Header, KIND_ERROR, Notice, Request, decode, encode},
+    envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
     exchange::{CallEvent, Cancel, DoCall, EventResults, Feedback, TargetEnd},
     kv::{Get, Item, Reading, Restored, Set},
@@ -237,10 +237,15 @@ fn slow_calls_delay_nobody_else_and_each_answer_is_its_own() {
         assert_eq!(client.call(&call("echo", n), CALL).unwrap().value, Value::from(n));
         assert!(begun.elapsed() < Duration::from_millis(200), "{:?} for a fast call", begun.elapsed());
     }
-    let pending: Vec<_> = (0..200).map(|n| client.start(&call("echo", n), CALL).unwrap()).collect();
-    for (n, pending) in pending.into_iter().enumerate().rev() {
+    // More than leave in one part.
+    let calls: Vec<_> = (0..300).map(|n| call("echo", n)).collect();
+    for (n, pending) in client.start_all(&calls, CALL).unwrap().into_iter().enumerate().rev() {
         assert_eq!(client.finish(pending).unwrap().value, Value::from(n), "collected in another order");
     }
+    let long = DoCall { params: [("n".to_owned(), "n".repeat(BODY_BYTES_MAX).into())].into(), ..call("echo", 0) };
+    let refused = client.start_all(&[call("slow", 0), long], CALL).unwrap_err();
+    assert!(matches!(refused, CallError::TooLong { .. }), "{refused}");
+    assert_eq!(client.start_all::<DoCall>(&[], CALL).unwrap().len(), 0);
     let bad = DoCall { call: "echo".to_owned(), params: [("n".to_owned(), "seven".into())].into() };
     let CallError::Refused(failure) = client.call(&bad, CALL).unwrap_err() else { panic!() };
     assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::WrongType, "echo: parameter n is text, not i64"));

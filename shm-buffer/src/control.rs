@@ -6,6 +6,7 @@
 use crate::{
     futex::Event,
     geometry::{Geometry, GeometryError},
+    huge::HugePages,
     layout::{CommitEntry, Header, MAGIC, Participant, SlotControl, VERSION, is_commit_of},
     limits::PARTICIPANTS,
     mapping::MappedFile,
@@ -23,7 +24,7 @@ pub struct Ring {
     commits: NonNull<CommitEntry>,
     bitmaps: NonNull<AtomicU64>,
     pixels: NonNull<u8>,
-    _backing: Arc<Backing>,
+    backing: Arc<Backing>,
 }
 
 /// What keeps the memory alive.
@@ -89,7 +90,7 @@ impl Ring {
             commits: at(geometry.commits_offset()).cast(),
             bitmaps: at(geometry.bitmaps_offset()).cast(),
             pixels,
-            _backing: Arc::new(backing),
+            backing: Arc::new(backing),
         }
     }
 
@@ -143,6 +144,15 @@ impl Ring {
         let first = usize::from(slot) * self.geometry.bitmap_stride();
         // SAFETY: as for the header; the slot was checked.
         unsafe { std::slice::from_raw_parts(self.bitmaps.as_ptr().add(first), self.geometry.bitmap_words()) }
+    }
+
+    /// How many of the pixels lie in huge pages, as this process has them mapped; none where the kernel does not tell, and
+    /// for a ring without a file.
+    pub fn huge_pages(&self) -> Option<HugePages> {
+        match *self.backing {
+            Backing::File(_) => HugePages::of_mapping(self.pixels.as_ptr() as usize, self.geometry.pixels_bytes()),
+            Backing::Heap(_) => None,
+        }
     }
 
     /// First pixel byte of a slot. Who may use it, and when, is the caller's to know (R1, R2).

@@ -15,6 +15,7 @@
 //! | `contributor` | hazard words and marks (rules R1, R3, R4) |
 //! | `reader` | delivery in order, holding and being overtaken (rules R2, R5, R6) |
 //! | `participant`, `process` | places in the ring, and freeing those of the dead |
+//! | `huge` | whether its pixels lie in huge pages |
 //! | `mapping` | the file: made, locked, opened, removed (rules M1 to M3) |
 //! | `inspect` | a look from outside at any ring, and whether its invariants hold (rules K1 to K10) |
 //! | `status` | counters and levels for people and tests |
@@ -64,6 +65,7 @@ mod control;
 mod crash;
 mod futex;
 mod geometry;
+mod huge;
 pub mod inspect;
 mod layout;
 pub mod limits;
@@ -81,6 +83,7 @@ mod sync;
 pub use contributor::{Access, Contributor, Lookup, MADE_DIFFERENTLY, Mark, OpenImage, PacketFate, PacketInfo};
 pub use control::Ring;
 pub use geometry::{Geometry, GeometryError};
+pub use huge::HugePages;
 pub use loss::{LossCause, LostRange};
 pub use mapping::{OwnerLock, PixelAccess, RingError, create_or_take_over, is_current, open, remove_left_over};
 pub use owner::{Now, Owner, StepOutcome, Surroundings, is_image_id, monotonic_ns};

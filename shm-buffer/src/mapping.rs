@@ -223,18 +223,38 @@ fn name_file(file: &File, path: &Path) -> io::Result<()> {
 
 fn fill_new(path: &Path, file: &File, geometry: Geometry) -> Result<Ring, RingError> {
     let bytes = geometry.file_bytes();
+    let no_room = |source| RingError::NoRoom { path: path.to_owned(), bytes, source };
+    check_room(file, bytes).map_err(no_room)?;
+    assert!(lock(file), "nobody else can have a file without a name");
+    file.set_len(bytes).map_err(io_error(path, "give it its size"))?;
+    // Mapped first: pages come huge, where the host gives such, to who asks for them in a mapping.
+    let ring = map_with(path, file, geometry, PixelAccess::ReadWrite)?;
+    // Now all of it is to be there; only this tells where it is not.
     // SAFETY: plain system call on a descriptor that lives over it.
     let failed = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) };
     if failed != 0 {
-        let source = io::Error::from_raw_os_error(failed);
-        return Err(RingError::NoRoom { path: path.to_owned(), bytes, source });
+        return Err(no_room(io::Error::from_raw_os_error(failed)));
     }
-    assert!(lock(file), "nobody else can have a file without a name");
-    let ring = map_with(path, file, geometry, PixelAccess::ReadWrite)?;
     let now = crate::owner::Now::read();
     ring.header().created_ns.store(now.utc_ns ^ u64::from(std::process::id()) << 44, Relaxed);
     ring.write_identity();
     Ok(ring)
+}
+
+/// Looked at before any page is touched: those of a ring that is much too large would first take all that there is.
+fn check_room(file: &File, bytes: u64) -> io::Result<()> {
+    // SAFETY: plain system call on a descriptor that lives over it; zeros are a valid answer to be overwritten.
+    let (failed, room) = unsafe {
+        let mut room: libc::statvfs = std::mem::zeroed();
+        (libc::fstatvfs(file.as_raw_fd(), &raw mut room), room)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match room.f_bavail as u64 * room.f_frsize as u64 >= bytes {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+    }
 }
 
 fn map(path: &Path, file: &File, access: PixelAccess) -> Result<Ring, RingError> {
@@ -252,6 +272,7 @@ fn map_with(path: &Path, file: &File, geometry: Geometry, access: PixelAccess) -
         PixelAccess::ReadWrite => options.map_raw(file),
     };
     let pixels = pixels.map_err(io_error(path, "map its pixels"))?;
+    let _ = pixels.advise(Advice::HugePage); // kernels and file systems without them refuse
     let advice = if access == PixelAccess::ReadOnly { Advice::PopulateRead } else { Advice::PopulateWrite };
     let _ = pixels.advise(advice); // faults later cost time, nothing else: kernels before 5.14 refuse
     Ok(ring_over(geometry, control, pixels))

@@ -8,7 +8,7 @@ use ecs_shm_buffer::{
     is_current, open, remove_left_over,
 };
 use proptest::prelude::*;
-use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 const GEOMETRY_FIELDS: std::ops::Range<u64> = 12..40;
 
@@ -131,6 +131,41 @@ fn ring_larger_than_the_memory_is_refused_and_leaves_nothing() {
     let error = create_or_take_over(&folder.ring(), absurd, &Proc).err().expect("235 TB");
     assert!(matches!(&error, RingError::NoRoom { bytes, .. } if *bytes == absurd.file_bytes()), "{error}");
     assert_eq!(folder.files(), 0);
+}
+
+/// A file system in memory that gives huge pages to who asks. Unmounted at the end.
+struct HugeDisk(tempfile::TempDir);
+
+impl HugeDisk {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=64m,huge=advise", "tmpfs"]).arg(folder.path()).status();
+        assert!(mounted.unwrap().success(), "this test mounts a tmpfs with huge pages, which needs root");
+        Self(folder)
+    }
+}
+
+impl Drop for HugeDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn pixels_lie_in_huge_pages_where_the_file_system_gives_them_and_else_it_is_told_how() {
+    let (huge, plain) = (HugeDisk::mount(), Folder::new());
+    let images = Geometry { height: 1024, width: 1024, ..common::geometry(16, 2, 2) };
+    let path = huge.0.path().join("ring");
+    let (ring, _lock) = create_or_take_over(&path, images, &Proc).unwrap();
+    let pages = ring.huge_pages().unwrap();
+    assert_eq!((pages.bytes, pages.of_bytes), (16 << 20, 16 << 20), "{pages}");
+    let other = open(&path, PixelAccess::ReadWrite).unwrap();
+    assert_eq!(other.huge_pages().unwrap().bytes, pages.bytes, "of each participant");
+    let (ring, _lock) = create_or_take_over(&plain.ring(), images, &Proc).unwrap();
+    let pages = ring.huge_pages().unwrap();
+    let advice = pages.advice(&plain.ring());
+    assert_eq!(advice.is_some_and(|advice| advice.contains("huge=advise")), pages.bytes < pages.of_bytes, "{pages}");
 }
 
 #[test]

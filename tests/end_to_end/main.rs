@@ -18,6 +18,7 @@
 //! | `control` | subsystems, values, events, calls, alarms and traces at a terminal |
 //! | `slow_writer` | a writer that stalls costs the newest images, by count |
 //! | `garbage` | garbage on every port costs nobody but its sender |
+//! | `host` | processes stay on the cores that they are given; the log tells of huge pages |
 //! | `leftovers` | however `up` ends: no process, no port, no shared memory is left |
 //! | `telemetry` | the README's Python script, and `topic echo` |
 //! | `security` | keys and roles: who may submit, who may only look, who is not let in; no secret in any log |
@@ -37,6 +38,7 @@ mod conversion;
 mod detectors;
 mod faults;
 mod garbage;
+mod host;
 mod jobs;
 mod kill;
 mod kills;

@@ -2,9 +2,16 @@
 
 use crate::{fill::Filler, metrics::Metrics};
 use ecs_schemas::{beamline::Beamline, registry::AgentState};
-use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
+use ecs_sdk::{
+    Agent, AgentConfig, StartError,
+    cores::{Core, CoreError},
+    stop::Stop,
+};
 use ecs_shm_buffer::{Geometry, Now, Owner, Proc, ProcessId, Ring, RingError, Surroundings};
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// How often telemetry is published, and how soon a stop is noticed at the latest.
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
@@ -22,6 +29,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 pub enum AssemblerError {
     #[error(transparent)]
     Ring(#[from] RingError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error("cannot stay on its core: {0}")]
+    Pin(#[source] io::Error),
     #[error(transparent)]
     Agent(#[from] StartError),
 }
@@ -47,6 +58,7 @@ pub fn geometry(beamline: &Beamline) -> Geometry {
 /// # Errors
 /// See [`AssemblerError`]. A broker that is not there changes nothing.
 pub fn run(beamline: &Beamline, stop: &Stop) -> Result<(), AssemblerError> {
+    let core = beamline.assembler.core.map(|core| Core::new(core, "assembler.core")).transpose()?;
     let agent = Agent::start(
         AgentConfig {
             name: format!("{}/assembler", beamline.name),
@@ -56,6 +68,9 @@ pub fn run(beamline: &Beamline, stop: &Stop) -> Result<(), AssemblerError> {
         },
         Vec::new(),
     )?;
+    if let Some(core) = core {
+        core.keep_thread().map_err(AssemblerError::Pin)?; // behind the agent's threads, which stay where they like
+    }
     let ended = own_ring(beamline, &agent, stop);
     agent.stop(STOP_PATIENCE);
     ended
@@ -67,12 +82,22 @@ fn own_ring(beamline: &Beamline, agent: &Agent, stop: &Stop) -> Result<(), Assem
     agent.set_state(AgentState::Ready);
     let geometry = ring.geometry();
     tracing::info!(slots = geometry.slots, open_images = geometry.window, "ring ready");
+    tell_huge_pages(&ring, beamline);
     assemble(owner, beamline, agent, stop).close();
     let closing = Instant::now();
     while closing.elapsed() < CLOSE_PATIENCE && !ring.status().participants.is_empty() {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(lock.remove()?)
+}
+
+/// Told once: pixels in small pages cost time and nothing else.
+fn tell_huge_pages(ring: &Ring, beamline: &Beamline) {
+    let Some(pages) = ring.huge_pages() else { return };
+    match pages.advice(&beamline.ring.path) {
+        Some(advice) => tracing::info!("the ring has {pages}: the host gives no more; for more: {advice}"),
+        None => tracing::info!("the ring has {pages}"),
+    }
 }
 
 /// Steps whenever there is a reason to, until stop.

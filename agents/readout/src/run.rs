@@ -12,7 +12,11 @@ use crate::{
 };
 use ecs_calibration::CalibrationError;
 use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState, value::Value};
-use ecs_sdk::{Agent, AgentConfig, StartError, stop::Stop};
+use ecs_sdk::{
+    Agent, AgentConfig, StartError,
+    cores::{Core, CoreError},
+    stop::Stop,
+};
 use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants, monotonic_ns};
 use std::{
     io,
@@ -53,6 +57,8 @@ pub enum ReadoutError {
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error(transparent)]
     Agent(#[from] StartError),
 }
 
@@ -62,6 +68,7 @@ pub enum ReadoutError {
 /// See [`ReadoutError`]. A ring that is not there yet is waited for; a broker that is not there changes
 /// nothing.
 pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutError> {
+    let core = core_of(beamline, index)?;
     let mut ports = bind_ports(beamline, index)?;
     let pixels = Pixels::read(beamline, index)?;
     let slots = beamline.agents();
@@ -77,6 +84,9 @@ pub fn run(beamline: &Beamline, index: u32, stop: &Stop) -> Result<(), ReadoutEr
         },
         Vec::new(),
     )?;
+    if let Some(core) = core {
+        core.keep_thread().map_err(ReadoutError::Receive)?; // behind the agent's threads, which stay where they like
+    }
     let ended = receive_until_stopped(beamline, &pixels, &name, &mut ports, &agent, stop);
     agent.stop(STOP_PATIENCE);
     ended
@@ -113,6 +123,13 @@ impl Pixels {
             (None, None) => Placer::plain(),
         }
     }
+}
+
+/// The core that a process stays on, where settings name any.
+fn core_of(beamline: &Beamline, index: u32) -> Result<Option<Core>, CoreError> {
+    let cores = &beamline.readout.cores;
+    let core = cores.get(index as usize % cores.len().max(1));
+    core.map(|&core| Core::new(core, "readout.cores")).transpose()
 }
 
 fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError> {

@@ -51,6 +51,7 @@
 //! | `client`, `subscriber`, `watcher` | for tools: ask, listen, and watch items at a rate |
 //! | `link`, `monitor` | ZeroMQ, and whether the broker lets us in |
 //! | `timer` | an alarm clock |
+//! | [`cores`] | a thread on one core |
 //! | [`key`] | the key of this process |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
@@ -58,6 +59,7 @@
 mod agent;
 mod client;
 mod connection;
+pub mod cores;
 mod crew;
 mod host;
 mod hosting;

@@ -10,8 +10,8 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("detector", &crate::detector::config::KEYS),
     ("conversion", &["to", "pixel", "gain", "pedestal", "photon_energy", "flat_field", "mask"]),
     ("ring", &["path", "size"]),
-    ("readout", &["processes", "address", "receive_buffer", "senders", "coalesce"]),
-    ("assembler", &["deadline", "fill", "open_images"]),
+    ("readout", &["processes", "address", "receive_buffer", "senders", "coalesce", "cores"]),
+    ("assembler", &["deadline", "fill", "open_images", "core"]),
     ("writer", &["processes", "image_timeout", "sync"]),
 ];
 

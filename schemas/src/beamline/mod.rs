@@ -91,6 +91,8 @@ pub struct ReadoutConfig {
     /// Whether the kernel may hand over many packets in one message. Default true. Without it, its count of dropped
     /// packets is exact, and receiving costs more than twice as much.
     pub coalesce: bool,
+    /// Cores that the processes stay on, one after the other and around. Default: none named, the scheduler chooses.
+    pub cores: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct AssemblerConfig {
     pub fill: u32,
     /// Images that may be open at the same time. Default 32, at most 64 and half the ring's slots.
     pub open_images: u32,
+    /// The core that it stays on. Default: the scheduler chooses.
+    pub core: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

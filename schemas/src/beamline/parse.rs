@@ -32,6 +32,8 @@ const RECEIVE_BUFFER_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 const RECEIVE_BUFFER_BYTES_DEFAULT: u64 = 64 << 20;
 /// The ring's bitmaps of open images have one word.
 const OPEN_IMAGES_MAX: u64 = 64;
+/// The highest core that the kernel's sets of them hold.
+const CORE_MAX: u32 = 1023;
 const OPEN_IMAGES_DEFAULT: u64 = 32;
 /// Each writer is a reliable reader of the ring, which has room for 16.
 const WRITERS_MAX: u64 = 16;
@@ -193,6 +195,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             receive_buffer_bytes: section.bytes(self.report, "receive_buffer", range, RECEIVE_BUFFER_BYTES_DEFAULT),
             senders: self.senders(&section),
             coalesce: section.flag(self.report, "coalesce", true),
+            cores: self.cores(&section),
         }
     }
 
@@ -208,6 +211,12 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
         section.get(self.report, "senders", &allowed, read).unwrap_or_default()
     }
 
+    fn cores(&mut self, section: &Section) -> Vec<u32> {
+        let allowed = format!("a list of numbers of cores from 0 to {CORE_MAX}: [2, 3]");
+        let read = |value: &DeValue| value.as_array()?.iter().map(|core| core_number(core.get_ref())).collect();
+        section.get(self.report, "cores", &allowed, read).unwrap_or_default()
+    }
+
     fn assembler(&mut self, placement: Option<&Placement>, ring_size_bytes: u64) -> AssemblerConfig {
         let section = self.open("assembler");
         let pixel = placement.map_or(PixelType::U32, |placement| placement.pixel);
@@ -220,6 +229,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             deadline: section.duration(self.report, "deadline", DEADLINE, Duration::from_millis(200)),
             fill,
             open_images: section.count(self.report, "open_images", 1..=open_images_max, open_images_default) as u32,
+            core: section.get(self.report, "core", &format!("a core from 0 to {CORE_MAX}"), core_number),
         }
     }
 
@@ -236,6 +246,11 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
             sync: section.flag(self.report, "sync", true),
         }
     }
+}
+
+fn core_number(value: &DeValue) -> Option<u32> {
+    let integer = value.as_integer()?;
+    u32::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|core| *core <= CORE_MAX)
 }
 
 /// The bits of a fill value that a pixel can hold.

@@ -40,9 +40,11 @@ fn minimal_file_gives_every_default() {
         receive_buffer_bytes: 64 << 20,
         senders: Vec::new(),
         coalesce: true,
+        cores: Vec::new(),
     };
     assert_eq!(beamline.readout, readout);
-    let assembler = AssemblerConfig { deadline: Duration::from_millis(200), fill: u32::MAX, open_images: 32 };
+    let assembler =
+        AssemblerConfig { deadline: Duration::from_millis(200), fill: u32::MAX, open_images: 32, core: None };
     assert_eq!(beamline.assembler, assembler);
     let writer = WriterConfig { processes: 1, image_timeout: Duration::from_secs(30), sync: true };
     assert_eq!(beamline.writer, writer);
@@ -74,10 +76,12 @@ fn every_key_is_read() {
         receive_buffer = "4 MiB"
         senders = ["10.0.0.2", "10.0.0.3:5000"]
         coalesce = false
+        cores = [3, 0x5]
         [assembler]
         deadline = "1.5 s"
         fill = 7
         open_images = 9
+        core = 1
         [writer]
         processes = 2
         image_timeout = "5 s"
@@ -105,9 +109,11 @@ fn every_key_is_read() {
         receive_buffer_bytes: 4 << 20,
         senders,
         coalesce: false,
+        cores: vec![3, 5],
     };
     assert_eq!(beamline.readout, readout);
-    assert_eq!(beamline.assembler, AssemblerConfig { deadline: Duration::from_millis(1500), fill: 7, open_images: 9 });
+    let assembler = AssemblerConfig { deadline: Duration::from_millis(1500), fill: 7, open_images: 9, core: Some(1) };
+    assert_eq!(beamline.assembler, assembler);
     let writer = WriterConfig { processes: 2, image_timeout: Duration::from_secs(5), sync: false };
     assert_eq!(beamline.writer, writer);
 }
@@ -140,6 +146,8 @@ fn one_wrong_key_is_reported_with_its_place_what_was_found_and_what_is_allowed()
         ("[readout]\nsenders = [\"10.0.0.2\", \"host\"]", "readout.senders: found"),
         ("[readout]\nsenders = \"10.0.0.2\"", "allowed: a list of at most 1024 IPv4 addresses"),
         ("[readout]\naddress = \"::1\"", "allowed: an IPv4 address"),
+        ("[readout]\ncores = [0, -1]", "found [0, -1]; allowed: a list of numbers of cores from 0 to 1023"),
+        ("[assembler]\ncore = 1024", "assembler.core: found 1024; allowed: a core from 0 to 1023"),
         ("[assembler]\nfill = -1", "assembler.fill: found -1; allowed: \"all_ones\", or a whole number from 0 to"),
         ("[assembler]\nfill = \"zero\"", "found \"zero\"; allowed: \"all_ones\""),
         ("[assembler]\nopen_images = 65", "found 65; allowed: a whole number from 1 to 64"),

@@ -245,6 +245,22 @@ fn outcome_is_of_the_job_and_all_that_follows_it() {
 }
 
 #[test]
+fn one_that_failed_is_seen_whatever_becomes_of_those_that_end_after_it() {
+    for (reduced, zipped) in [(JobState::Failed, JobState::Done), (JobState::Done, JobState::Failed)] {
+        let mut world = with_reducer();
+        world.offer("z", &[follower("zip", "write")]).unwrap();
+        world.submit("k").unwrap();
+        world.report("a", ONE, JobState::Done).unwrap();
+        world.report("r", TWO, reduced).unwrap();
+        let outcome = world.ask("client", &GetOutcome { id: ONE }).unwrap();
+        assert_eq!((outcome.ended, outcome.failed), (false, reduced == JobState::Failed));
+        world.report("z", JobId(3), zipped).unwrap();
+        let outcome = world.ask("client", &GetOutcome { id: ONE }).unwrap();
+        assert_eq!((outcome.ended, outcome.failed), (true, true));
+    }
+}
+
+#[test]
 fn outcome_of_the_largest_jobs_fits_into_one_answer() {
     let mut world = World::with_writer();
     let at_once = |offer: ServiceOffer| ServiceOffer { jobs_at_once: 32, ..offer };

@@ -8,7 +8,7 @@ use ecs_broker::{
 use ecs_schemas::{
     envelope::decode,
     error_code::ErrorCode,
-    kv::{Item, ListItems, Restored},
+    kv::{Get, Item, ListItems, Publish, Restored},
     registry::{AgentState, Heartbeat, Leave, Register},
     subsystem::{Describe, Description, GetSubsystem, HELP_BYTES_MAX, ListSubsystems, Listed, Remove, SubsystemStatus},
     value::Value,
@@ -138,6 +138,20 @@ fn a_bad_description_is_refused_whole_and_changes_nothing() {
     assert_eq!(names(&mut world, ""), ["x01/pump", "x01/pumps"]);
     assert!(has_item("pressure")(&get(&mut world, PUMP).description));
     assert_eq!(code(world.ask("stranger", &describe(pump()))), ErrorCode::NotRegistered);
+}
+
+#[test]
+fn a_subsystem_of_five_thousand_items_is_described_listed_and_told() {
+    let mut world = World::new();
+    let items: Vec<_> = (0..5000).map(|number| item(&format!("channel_{number:04}"))).collect();
+    world.host("p", "x01/pumps", 1, &[Description { items, ..pump() }]);
+    assert_eq!(get(&mut world, PUMP).description.items.len(), 5000);
+    let list = ListItems { prefix: PUMP.to_owned() };
+    assert_eq!(world.ask("client", &list).unwrap().items.len(), 5000);
+    let last = Publish { subsystem: PUMP.to_owned(), item: "channel_4999".to_owned(), value: 0.5.into(), skipped: 0 };
+    assert_eq!(world.ask("p", &last).unwrap().revision, 1);
+    let get = Get { subsystem: PUMP.to_owned(), item: "channel_4999".to_owned() };
+    assert_eq!(world.ask("client", &get).unwrap().value, Value::from(0.5));
 }
 
 #[test]

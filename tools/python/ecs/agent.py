@@ -125,6 +125,8 @@ class Agent(Client):
                 raise EcsError(f"service {name!r}: services are named before start()", code="conflict")
             service = Service(Handler(name, function, help), jobs_at_once, follows, on_kill)
             check_description("offer", service.wire(), f"service {name!r}")
+            before = self._services.get(name)
+            service.handler.check_takes_the_place_of(before and before.handler, f"the service {name!r}")
             self._services[name] = service
             return function
 

@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
-from .errors import BadParameter, Cancelled, EcsError
+from .errors import BadParameter, Cancelled, Conflict, EcsError
 from .values import ValueType, from_wire, to_wire
 
 #: What a handler calls its first parameter where it wants to be given its context.
@@ -45,6 +45,11 @@ def type_of_hint(hint: Any) -> Tuple[ValueType, bool]:
         return ValueType(), False
 
 
+def _written_as(function: Callable[..., Any]) -> Tuple[str, str]:
+    """Where a function is written, and its name there."""
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+
+
 class Handler:
     """A function with what its signature says of its parameters."""
 
@@ -63,6 +68,13 @@ class Handler:
         for param in inspect.signature(function).parameters.values():
             self._add(param, hints.get(param.name))
         self.result = ValueType() if hints.get("return") is None else type_of_hint(hints["return"])[0]
+
+    def check_takes_the_place_of(self, before: Optional[Handler], where: str) -> None:
+        """Two functions under one name: only the last would be called. The same one written anew, as when a cell of a
+        notebook runs again, takes the place of the one before."""
+        if before is not None and _written_as(before.function) != _written_as(self.function):
+            other = _written_as(before.function)[1]
+            raise Conflict(f"{where} is done by the function {other} already", hint="give this one another name")
 
     def _add(self, param: inspect.Parameter, hint: Any) -> None:
         if param.kind is inspect.Parameter.VAR_KEYWORD:

@@ -34,6 +34,7 @@ class Event(enum.Enum):
     REFUSED = "the broker does not accept this key"
     NO_KEY = "the broker has keys and this side none, or the other way round"
     BROKEN_OFF = "the broker broke off the handshake, as one does that this key is not for"
+    BROKEN_OFF_WITHOUT_KEY = "the broker broke off the handshake, as it does where the broker has keys and this side none"
 
 
 _EVENTS = {
@@ -70,6 +71,7 @@ class Link:
     """The DEALER and its monitor."""
 
     def __init__(self, context: zmq.Context[Any], place: Place):
+        self._has_key = place.key is not None
         self.socket = context.socket(zmq.DEALER)
         _configure(self.socket, LINK_HWM, place.key)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -88,7 +90,10 @@ class Link:
         """What has happened to the connection since this was asked last."""
         seen = []
         while self.monitor.poll(0):
-            seen.append(_EVENTS[recv_monitor_message(self.monitor)["event"]])
+            event = _EVENTS[recv_monitor_message(self.monitor)["event"]]
+            # Two answers to a side without a key are under way, and either may be the one that libzmq sees.
+            is_without_key = event is Event.BROKEN_OFF and not self._has_key
+            seen.append(Event.BROKEN_OFF_WITHOUT_KEY if is_without_key else event)
         return seen
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from . import envelope
 from .connection import Fields
-from .errors import BadMessage, BadParameter, EcsError, NotFound, NotSet, ReadOnly, as_attribute
+from .errors import BadMessage, BadParameter, Conflict, EcsError, NotFound, NotSet, ReadOnly, as_attribute
 from .handlers import Handler
 from .limits import ALARM_TEXT_BYTES_MAX, PART_BYTES_MAX
 from .values import ValueType, from_wire
@@ -119,6 +119,8 @@ class Subsystem:
         if initial is not _UNSET:
             item.value, _ = self._taken(item, initial)
         with self._lock:
+            if name in self._items:
+                raise Conflict(f"{self.name} has an item {name!r} already")
             self._items[name] = item
         self._changed()
 
@@ -145,6 +147,7 @@ class Subsystem:
         check_part(what, handler.name)
         check_description("handled", handler.wire(), f"{what} {handler.name!r} of {self.name}")
         with self._lock:
+            handler.check_takes_the_place_of(handlers.get(handler.name), f"the {what} {handler.name!r} of {self.name}")
             handlers[handler.name] = handler
         self._changed()
 

@@ -638,3 +638,31 @@ def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_pa
             next_of("agent.heartbeat")
             starting.join(0.1)
         agent.close(0)
+
+
+def test_second_function_or_item_of_a_name_is_refused_and_the_same_one_written_anew_is_not(agent, client):
+    box = agent.subsystem("x01/box")
+    box.item("level", ecs.i64(), initial=1)
+    with pytest.raises(ecs.Conflict, match="x01/box has an item 'level' already"):
+        box.item("level", ecs.f64())
+
+    for decorate in (box.call("measure"), box.event("vent"), agent.service("scan")):
+
+        @decorate
+        def first():
+            return "first"
+
+        with pytest.raises(ecs.Conflict, match=r"is done by the function test_second.*first already"):
+
+            @decorate
+            def second():
+                return "second"
+
+    # As when a cell of a notebook runs again.
+    @box.call("measure")
+    def first():  # noqa: F811
+        return "anew"
+
+    agent.start()
+    wait_for("the agent", lambda: is_ready(client, "x01/vacuum"))
+    assert client.call("measure") == "anew" and box.level == 1

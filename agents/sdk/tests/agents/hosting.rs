@@ -20,7 +20,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,7 @@ impl Handler for Device {
         if value.as_f64() == Some(6.0) {
             return Err(Failure::new(ErrorCode::Refused, "six is blocked by the interlock"));
         }
+        assert!(value.as_f64() != Some(7.0), "a handler breaks");
         let taken = Value::from((value.as_f64().unwrap_or(0.0) * 2.0).round() / 2.0); // it moves in steps of a half
         if let Some(host) = self.host.get() {
             host.publish(item, taken.clone())?;
@@ -197,6 +198,9 @@ fn a_value_is_checked_then_taken_changed_or_refused_by_its_owner() {
     let CallError::Refused(failure) = set(&client, 6.0).unwrap_err() else { panic!() };
     assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::Refused, "six is blocked by the interlock"));
     assert_eq!(stage.writes.load(Ordering::Relaxed), 2, "what is out of range does not reach the owner");
+    let CallError::Refused(failure) = set(&client, 7.0).unwrap_err() else { panic!() };
+    assert!(failure.message.contains("a handler breaks"), "{failure:?}");
+    assert_eq!(set(&client, 2.0).unwrap().value, Value::from(2.0), "and nobody else hears of it");
     let (subsystem, item) = ("x01/stage".to_owned(), "count".to_owned());
     let read_only = Set { subsystem, item, value: 1.into(), if_revision: None };
     assert_eq!(code(client.call(&read_only, CALL)), ErrorCode::ReadOnly);
@@ -270,8 +274,22 @@ fn several_workers_share_a_call_and_one_that_is_gone_fails_its_caller_at_once() 
     first.stop(Duration::ZERO);
     let results: Vec<_> = pending.into_iter().map(|pending| client.finish(pending)).collect();
     let lost = results.iter().filter(|result| result.is_err()).count();
-    assert!(lost <= 1 && results.iter().any(|result| result.as_ref().is_ok_and(|result| result.by == "x01/b")));
+    assert!(lost == 1 && results.iter().any(|result| result.as_ref().is_ok_and(|result| result.by == "x01/b")));
     wait_for("the other one goes on", || client.call(&slow, CALL).is_ok_and(|result| result.by == "x01/b"));
+}
+
+#[test]
+fn many_agents_that_come_at_once_are_all_taken_in_and_all_asked() {
+    let beamline = Beamline::new();
+    let names: Vec<_> = (0..60).map(|number| format!("n{number}")).collect();
+    let agents: Vec<_> = thread::scope(|scope| {
+        let started: Vec<_> = names.iter().map(|name| scope.spawn(|| agent(&beamline, name))).collect();
+        started.into_iter().map(|agent| agent.join().unwrap()).collect()
+    });
+    let at_once = [("seconds".to_owned(), 0.0.into())].into();
+    let results = event(&beamline.client(), "prepare_trial", at_once, WATCHDOG);
+    assert_eq!((results.results.len(), agents.len()), (60, 60));
+    assert!(results.results.iter().all(|result| result.end == TargetEnd::Ok), "{:?}", ends(&results));
 }
 
 #[test]

@@ -16,10 +16,12 @@
 use crate::{
     bare_proxy::{Proxy, Worker, count_messages, paced_rate},
     crowd::{CONNECTIONS, Crowd},
+    detectors::Which,
     image_path::{self, ImagePath},
     jobs::{SUBMITTERS, Submitters, appended_per_s},
     pairs::Pairs,
     peers::{Programs, nats_server::NatsServer, rabbitmq::RabbitMq},
+    receive_floor::Handover,
     report::{Machine, Report, Row},
     running::{self, Running},
 };
@@ -324,7 +326,13 @@ impl Bench {
         if !self.is_wanted(what) {
             return Ok(());
         }
-        let path = ImagePath::new(&self.options.program, &self.request_endpoint, &self.publish_endpoint)?;
+        let path = ImagePath::new(
+            &self.options.program,
+            &self.request_endpoint,
+            &self.publish_endpoint,
+            Which::Eiger500K,
+            Handover::Coalesced,
+        )?;
         let leg = self.options.leg;
         let beside = || image_path::beside(&path, || self.call_us(64, 0.99, leg));
         let p99 = self.options.pairs.run(what, beside, || self.call_us(64, 0.99, leg))?;

@@ -17,11 +17,14 @@
 //! on once in the same pause as images are, and timed by the same two clocks. An image needs two lines, so it cannot
 //! be as fast: its pixels come after the line that tells where they are.
 //!
+//! A peer hands messages of as many bytes from process to process in the same pause; its clock begins before it sends
+//! what it has loaned and written. Our reader is a thread with a mapping of its own, its subscriber a process.
+//!
 //! Reading a clock takes as long as a hand-off here. The round trips need none; so, from what is measured between two
 //! clocks, what they show with nothing between them is taken off, from hand-off and futex alike. Times are kept by
 //! each side in memory of its own: a line more that goes from core to core would be measured with the rest.
 
-use crate::{broker::quantile, pairs::Pairs, report::Row};
+use crate::{broker::quantile, cores::pin, peers::iceoryx2::Iceoryx2, rows::Rows};
 use anyhow::{Context, bail};
 use ecs_shm_buffer::{
     Contributor, Geometry, Lookup, Now, Owner, OwnerLock, PacketFate, PacketInfo, PixelAccess, Proc, ProcessId, Reader,
@@ -29,7 +32,7 @@ use ecs_shm_buffer::{
 };
 use std::{
     hint::spin_loop,
-    io, mem,
+    mem,
     path::{Path, PathBuf},
     ptr,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -38,7 +41,7 @@ use std::{
 };
 
 /// One packet an image: what is measured is the last one.
-const IMAGES: Geometry = Geometry {
+pub const IMAGES: Geometry = Geometry {
     slots: 64,
     window: 8,
     height: 64,
@@ -81,41 +84,35 @@ struct Sent {
     decided_ns: u64,
 }
 
-/// The rows of hand-offs.
+/// The rows of hand-offs; one beside a peer, where there is one.
 ///
 /// # Errors
 /// The ring cannot be made, or there are fewer than two cores.
-pub fn rows(leg: Duration, pairs: &Pairs) -> anyhow::Result<Vec<Row>> {
+pub fn measure(rows: &mut Rows<'_>, leg: Duration, peer: Option<&Iceoryx2>) -> anyhow::Result<()> {
+    let spinning = || handoff_ns(leg, Waiting::Spinning, Since::Decided);
+    let (what, half_round) = ("hand-off to a spinning reader, p50", "half a spin round trip");
+    let names = [
+        what,
+        "hand-off to a spinning reader again, p50",
+        "hand-off from the mark of its last packet, p50",
+        "hand-off to a sleeping reader, p50",
+    ];
+    if !names.iter().any(|what| rows.is_wanted(what)) {
+        return Ok(());
+    }
     if thread::available_parallelism()?.get() < 2 {
         bail!("a hand-off is from one core to another, and this machine has one");
     }
-    let spinning = pairs.run(
-        "hand-off to a spinning reader",
-        || handoff_ns(leg, Waiting::Spinning, Since::Decided),
-        || spin_ns(leg),
-    )?;
-    let marked = pairs.run(
-        "the same, from the mark of its last packet",
-        || handoff_ns(leg, Waiting::Spinning, Since::Marked),
-        || spin_ns(leg),
-    )?;
-    let beside_word = pairs.run(
-        "hand-off beside one word",
-        || handoff_ns(leg, Waiting::Spinning, Since::Decided),
-        || word_ns(leg),
-    )?;
-    let asleep = pairs.run(
-        "hand-off to a sleeping reader",
-        || handoff_ns(leg, Waiting::Asleep, Since::Decided),
-        || futex_ns(leg),
-    )?;
-    let half_round = "half a spin round trip";
-    Ok(vec![
-        Row::from_pairs("hand-off to a spinning reader, p50", "ns", half_round, &spinning),
-        Row::from_pairs("the same again, p50", "ns", "one word, paced and timed alike", &beside_word),
-        Row::from_pairs("the same, from the mark of its last packet, p50", "ns", half_round, &marked),
-        Row::from_pairs("hand-off to a sleeping reader, p50", "ns", "a bare futex wake", &asleep),
-    ])
+    let marked = || handoff_ns(leg, Waiting::Spinning, Since::Marked);
+    let asleep = || handoff_ns(leg, Waiting::Asleep, Since::Decided);
+    rows.measure(what, "ns", half_round, spinning, || spin_ns(leg))?;
+    if let Some(peer) = peer {
+        let theirs = || peer.handoff_ns(leg, IMAGES.image_bytes(), SPIN_PACE);
+        rows.measure(what, "ns", "iceoryx2 publish/subscribe", spinning, theirs)?;
+    }
+    rows.measure(names[1], "ns", "one word, paced and timed alike", spinning, || word_ns(leg))?;
+    rows.measure(names[2], "ns", half_round, marked, || spin_ns(leg))?;
+    rows.measure(names[3], "ns", "a bare futex wake", asleep, || futex_ns(leg))
 }
 
 fn handoff_ns(leg: Duration, waiting: Waiting, since: Since) -> anyhow::Result<f64> {
@@ -348,21 +345,6 @@ fn futex_wait(word: &AtomicU32, seen: u32) {
 fn futex_wake(word: &AtomicU32) {
     // SAFETY: the word lives over the call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, ptr::null::<libc::timespec>()) };
-}
-
-/// Keeps the calling thread on one core.
-fn pin(core: usize) -> anyhow::Result<()> {
-    // SAFETY: a set of zeros is an empty one, and the core is far below its size.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        set
-    };
-    // SAFETY: the set lives over the call and has the size that is told.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).with_context(|| format!("cannot stay on core {core}")),
-    }
 }
 
 #[cfg(test)]

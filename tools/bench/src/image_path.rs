@@ -1,29 +1,50 @@
-//! The image path as processes: generator → readout → assembler → a reader here. The generator sends as fast as it can.
+//! The image path as processes: generator → readout → assembler → a reader here. The generator sends as fast as it can, or as asked.
 
-use crate::running::{self, Running};
+use crate::{
+    cores::on_core,
+    detectors::{PORTS, Which},
+    receive_floor::{self, Handover},
+    running::{self, Running},
+};
 use anyhow::{Context, bail};
-use ecs_schemas::detector::{DetectorConfig, Placement};
+use ecs_schemas::detector::{Detector, DetectorConfig, Placement};
 use ecs_shm_buffer::{PixelAccess, ProcessId, Reader, Ring, Start};
+use serde::Deserialize;
 use std::{
-    fs,
+    fs::{self, File},
     net::UdpSocket,
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicBool, Ordering},
+    process::{self, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// A generator that was asked to end has sent its image after this long.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Asked for each socket; the readout's default.
 pub const BUFFER_BYTES: i32 = 64 << 20;
+/// Ports that were free a moment ago are looked for again so often.
+const PORT_TRIES: u32 = 20;
+/// Of the ring's pixels.
+pub const RING_BYTES: usize = 1 << 30;
 
-/// How a path is configured; it runs while it is [`Flowing`].
+/// How a path is configured; it runs while it is [`Flowing`], or [`Standing`].
 pub struct ImagePath {
-    pub placement: Placement,
+    pub detector: Detector,
     program: PathBuf,
     ring: PathBuf,
     /// Its configuration files; removed at the end.
     folder: tempfile::TempDir,
+}
+
+/// What a generator has sent; part of what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Sent {
+    pub images: u64,
+    pub packets_sent: u64,
+    pub seconds: f64,
 }
 
 impl ImagePath {
@@ -31,30 +52,43 @@ impl ImagePath {
     ///
     /// # Errors
     /// There are no ports, or no room for its configuration.
-    pub fn new(program: &Path, request_endpoint: &str, publish_endpoint: &str) -> anyhow::Result<Self> {
+    pub fn new(
+        program: &Path,
+        request_endpoint: &str,
+        publish_endpoint: &str,
+        which: Which,
+        handover: Handover,
+    ) -> anyhow::Result<Self> {
+        static RINGS: AtomicU32 = AtomicU32::new(0);
         let folder = running::temporary_folder()?;
-        let detector = detector_json(free_ports(4)?);
-        let placement = DetectorConfig::from_json(&detector).and_then(|config| config.placement())?;
-        fs::write(folder.path().join("detector.json"), detector)?;
-        let ring = Path::new("/dev/shm").join(format!("ecs-bench-path-{}.ring", process::id()));
+        let json = which.json(free_ports(PORTS)?);
+        let detector = DetectorConfig::from_json(&json).and_then(|config| config.detector())?;
+        fs::write(folder.path().join("detector.json"), json)?;
+        let number = RINGS.fetch_add(1, Ordering::Relaxed);
+        let ring = Path::new("/dev/shm").join(format!("ecs-bench-path-{}-{number}.ring", process::id()));
         let beamline = format!(
             "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
-             \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n[ring]\npath = \"{}\"\nsize = \"1 GiB\"\n\
-             [readout]\naddress = \"127.0.0.1\"\nreceive_buffer = {BUFFER_BYTES}\n",
+             \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n[ring]\npath = \"{}\"\nsize = {RING_BYTES}\n\
+             [readout]\naddress = \"127.0.0.1\"\nreceive_buffer = {BUFFER_BYTES}\ncoalesce = {}\n",
             ring.display(),
+            handover == Handover::Coalesced,
         );
         fs::write(folder.path().join("beamline.toml"), beamline)?;
-        Ok(Self { placement, program: program.to_owned(), ring, folder })
+        Ok(Self { detector, program: program.to_owned(), ring, folder })
     }
 
     /// A path without a broker.
     ///
     /// # Errors
     /// As of [`Self::new`].
-    pub fn without_broker(program: &Path) -> anyhow::Result<Self> {
+    pub fn without_broker(program: &Path, which: Which, handover: Handover) -> anyhow::Result<Self> {
         let nobody = std::env::temp_dir().join(format!("ecs-bench-nobody-{}", process::id()));
         let endpoint = |kind: &str| format!("ipc://{}.{kind}", nobody.display());
-        Self::new(program, &endpoint("req"), &endpoint("pub"))
+        Self::new(program, &endpoint("req"), &endpoint("pub"), which, handover)
+    }
+
+    pub fn placement(&self) -> &Placement {
+        &self.detector.placement
     }
 
     /// Starts it; images come when this returns.
@@ -68,13 +102,37 @@ impl ImagePath {
         let mut reader = Reader::reliable(&ring, ProcessId::current(), "bench", Start::Next)?;
         let generator = self.generator()?;
         reader.next(START_PATIENCE).context("no image came through the path")?;
-        Ok(Flowing { _generator: generator, reader, ring, _readout: readout, _assembler: assembler })
+        Ok(Flowing { _generator: generator, reader, _readout: readout, _assembler: assembler })
+    }
+
+    /// Starts its agents, the readout on core 0; the assembler on a core of its own, or where the scheduler puts it.
+    ///
+    /// # Errors
+    /// A process does not start, or there is no such core.
+    pub fn stand(&self, assembler_core: Option<usize>) -> anyhow::Result<Standing> {
+        let assembler = || self.agent("assembler");
+        let assembler = assembler_core.map_or_else(assembler, |core| on_core(core, assembler))?;
+        let readout = on_core(0, || self.agent("readout"))?;
+        Ok(Standing { ring: self.wait_for_readout()?, readout, _assembler: assembler })
     }
 
     /// # Errors
     /// It does not start.
     pub fn generator(&self) -> anyhow::Result<Running> {
-        self.run(&["sim", "eiger", "--config", "detector.json", "--images", "100000000"])
+        self.run(&["sim", "detector", "--config", "detector.json", "--images", "100000000"])
+    }
+
+    /// A generator on core 1 that sends images from `first_id` on, `rate_hz` a second; 0: as fast as it can.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn paced_generator(&self, first_id: u64, rate_hz: f64) -> anyhow::Result<PacedGenerator> {
+        let output = self.folder.path().join("generator.json");
+        let mut command = Command::new(&self.program);
+        command.current_dir(self.folder.path()).stdout(File::create(&output)?).stderr(Stdio::null());
+        command.args(["sim", "detector", "--config", "detector.json", "--images", "100000000", "--json"]);
+        command.args(["--start", &first_id.to_string(), "--rate", &rate_hz.to_string()]);
+        Ok(PacedGenerator { process: on_core(1, || Running::spawn(&mut command))?, output })
     }
 
     fn agent(&self, kind: &str) -> anyhow::Result<Running> {
@@ -99,27 +157,70 @@ impl ImagePath {
     }
 }
 
+/// A generator that says what it has sent.
+pub struct PacedGenerator {
+    process: Running,
+    output: PathBuf,
+}
+
+impl PacedGenerator {
+    /// It sends the rest of its image and no other.
+    pub fn ask_to_end(&self) {
+        self.process.ask_to_end();
+    }
+
+    /// What it has sent in all, after it was asked to end.
+    ///
+    /// # Errors
+    /// It does not end, or says nothing.
+    pub fn sent(self) -> anyhow::Result<Sent> {
+        let start = Instant::now();
+        while !self.process.has_ended() && start.elapsed() < END_PATIENCE {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let said = fs::read_to_string(&self.output)?;
+        serde_json::from_str(&said).with_context(|| format!("the generator has said: {said:?}"))
+    }
+}
+
+/// Readout and assembler that wait for packets, until this is dropped.
+pub struct Standing {
+    pub ring: Ring,
+    pub readout: Running,
+    _assembler: Running,
+}
+
+impl Standing {
+    /// Packets that are in their places, since the ring was made.
+    pub fn placed(&self) -> u64 {
+        self.ring.status().packets.placed
+    }
+}
+
 /// A path that runs until this is dropped, first what feeds it.
 pub struct Flowing {
     _generator: Running,
     reader: Reader,
-    ring: Ring,
     _readout: Running,
     _assembler: Running,
 }
 
 impl Flowing {
-    /// Reads until `is_done`; returns how many images came whole.
+    /// Reads while `is_wanted`; returns how many images came whole.
     pub fn read_while(&mut self, is_wanted: impl Fn() -> bool) -> u32 {
         let mut images = 0;
         while is_wanted() {
-            let delivery = self.reader.next(Duration::from_millis(100));
-            let image = delivery.and_then(|delivery| delivery.image);
-            let whole = |packets: u32| packets == self.ring.geometry().packets_per_image;
-            images += u32::from(image.is_some_and(|image| whole(image.packets_received)));
+            images += u32::from(next_is_whole(&mut self.reader, Duration::from_millis(100)) == Some(true));
         }
         images
     }
+}
+
+/// Whether the next step of a reader is an image all of whose packets came; none where none came within `patience`.
+pub fn next_is_whole(reader: &mut Reader, patience: Duration) -> Option<bool> {
+    let delivery = reader.next(patience)?;
+    let packets = reader.ring().geometry().packets_per_image;
+    Some(delivery.image.is_some_and(|image| image.packets_received == packets))
 }
 
 /// Measures something while the path runs and a reader takes its images.
@@ -141,17 +242,34 @@ pub fn beside(path: &ImagePath, measure: impl FnOnce() -> anyhow::Result<f64>) -
     })
 }
 
+/// A detector, and sockets for a bare loop on its ports.
+///
+/// # Errors
+/// There are no ports.
+pub fn bound_detector(which: Which, handover: Handover) -> anyhow::Result<(Detector, Vec<UdpSocket>)> {
+    let mut tries = 0;
+    loop {
+        let json = which.json(free_ports(PORTS)?);
+        let detector = DetectorConfig::from_json(&json).and_then(|config| config.detector())?;
+        match bind_ports(&detector.placement, handover) {
+            Ok(sockets) => return Ok((detector, sockets)),
+            Err(error) if tries == PORT_TRIES => return Err(error),
+            Err(_) => tries += 1, // somebody else has taken one of them in this moment
+        }
+    }
+}
+
+/// Sockets for a bare loop on the ports of a detector.
+///
+/// # Errors
+/// A port is taken.
+pub fn bind_ports(placement: &Placement, handover: Handover) -> anyhow::Result<Vec<UdpSocket>> {
+    let bind = |port: &u16| receive_floor::bind(*port, handover, BUFFER_BYTES).with_context(|| format!("port {port}"));
+    placement.ports.iter().map(bind).collect()
+}
+
 /// The first of `count` UDP ports in a row that are free now.
 fn free_ports(count: u16) -> anyhow::Result<u16> {
     let free = |first: &u16| (0..count).all(|port| UdpSocket::bind(("127.0.0.1", first + port)).is_ok());
     (52_000..60_000).step_by(usize::from(count)).find(free).context("no four free UDP ports in a row")
-}
-
-fn detector_json(start_udp_port: u16) -> String {
-    format!(
-        r#"{{"detector_name": "bench", "detector_type": "eiger", "n_modules": 4, "bit_depth": 16,
-            "image_pixel_height": 514, "image_pixel_width": 1030, "start_udp_port": {start_udp_port},
-            "module_positions": {{"0": [0, 258, 513, 513], "1": [516, 258, 1029, 513],
-                                  "2": [0, 255, 513, 0], "3": [516, 255, 1029, 0]}}}}"#
-    )
 }

@@ -109,6 +109,23 @@ pub fn bind(port: u16, handover: Handover, buffer_bytes: i32) -> io::Result<UdpS
     Ok(socket)
 }
 
+/// What the kernel has given, of packets with their book-keeping.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn buffer_bytes(socket: &UdpSocket) -> io::Result<u64> {
+    let (mut given, mut bytes) = (0_i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the value lives over the call and has the size that is told.
+    let result = unsafe {
+        let value = (&raw mut given).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, value, &raw mut bytes)
+    };
+    match result {
+        0 => Ok(u64::from(given.unsigned_abs() / 2)), // it doubles what it was asked for, for its book-keeping
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn set_option(socket: &UdpSocket, level: i32, option: i32, value: i32) {
     // SAFETY: the value lives over the call and has the size that is told.
     unsafe {

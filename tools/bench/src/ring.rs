@@ -7,11 +7,16 @@
 //!
 //! Other readers beside the one that is measured: three more reliable ones, or a lossy one that takes an image now and then
 //! and is overtaken. The baseline is the same leg without them.
+//!
+//! Where peers are wanted: hand-off and small images beside iceoryx2's publish/subscribe, between processes.
 
 use crate::{
     handoff,
     pairs::Pairs,
-    report::{Machine, Report, Row},
+    peers::iceoryx2::Iceoryx2,
+    report::{Machine, Report},
+    rows::Rows,
+    running, small_images,
 };
 use anyhow::Context;
 use ecs_shm_buffer::{
@@ -31,6 +36,10 @@ pub struct Options {
     /// How long each leg runs.
     pub leg: Duration,
     pub pairs: Pairs,
+    /// Only the rows whose name has this in it.
+    pub only: String,
+    /// Also beside iceoryx2.
+    pub with_peers: bool,
 }
 
 /// An EIGER 500K at 16 bit.
@@ -68,33 +77,67 @@ const COPIED: Load = Load { touch_pixels: true, ..IN_PLACE };
 /// Measures the ring.
 ///
 /// # Errors
-/// The ring cannot be made.
+/// The ring cannot be made. Peers are wanted and not built.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
-    let bytes = IMAGES.image_bytes() as f64;
-    let mut source = vec![1_u8; 256 << 20];
-    let mut target = vec![0_u8; 256 << 20];
-    source.chunks_mut(4096).for_each(|page| page[0] = 2); // every page is there before the clock runs
-    let mut memcpy = || Ok(memcpy_images_per_s(&source, &mut target, options.leg));
-    let in_place = options.pairs.run("ring, in place", || images_per_s(options.leg, IN_PLACE), &mut memcpy)?;
-    let copied = options.pairs.run("ring, copied in, read out", || images_per_s(options.leg, COPIED), &mut memcpy)?;
-    let gb = |pairs: &[(f64, f64)]| pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect::<Vec<_>>();
-    let mut rows = vec![
-        Row::from_pairs("ring, in place", "images/s", "memcpy of the images", &in_place),
-        Row::from_pairs("ring, copied in, read out", "images/s", "memcpy of the images", &copied),
-        Row::from_pairs("ring, copied in, read out", "GB/s", "memcpy of the images", &gb(&copied)),
-    ];
+    let peer = options.with_peers.then(Iceoryx2::find).transpose()?;
+    if peer.is_some() {
+        running::tidy_on_signal()?;
+    }
+    let mut rows = Rows::new(&options.pairs, &options.only);
+    beside_memcpy(&mut rows, options.leg)?;
     let alone = || images_per_s(options.leg, IN_PLACE);
     for (what, load) in [
         ("ring, in place, 4 readers", Load { readers: 4, ..IN_PLACE }),
         ("ring, in place, a lossy reader beside", Load { with_lossy: true, ..IN_PLACE }),
     ] {
-        let pairs = options.pairs.run(what, || images_per_s(options.leg, load), alone)?;
-        rows.push(Row::from_pairs(what, "images/s", "one reader alone", &pairs));
+        rows.measure(what, "images/s", "one reader alone", || images_per_s(options.leg, load), alone)?;
     }
-    rows.extend(handoff::rows(options.leg, &options.pairs)?);
-    let payload = format!("images of {bytes} bytes in 256 packets, {} pairs of {:?}", options.pairs.count, options.leg);
-    Ok(Report { machine, payload, rows })
+    handoff::measure(&mut rows, options.leg, peer.as_ref())?;
+    if let Some(peer) = &peer {
+        beside_peer(&mut rows, options.leg, peer)?;
+    }
+    let bytes = IMAGES.image_bytes();
+    let legs = format!("{} pairs of {:?}", options.pairs.count, options.leg);
+    let peer = match peer {
+        Some(Iceoryx2 { version, .. }) => {
+            format!("iceoryx2 {version}: messages and images of {} bytes", small_images::image_bytes())
+        }
+        None => "not beside iceoryx2: tools/bench-peers ring builds it, --peers measures it".to_owned(),
+    };
+    Ok(Report { machine, payload: format!("images of {bytes} bytes in 256 packets, {legs}; {peer}"), rows: rows.rows })
+}
+
+fn beside_memcpy(rows: &mut Rows<'_>, leg: Duration) -> anyhow::Result<()> {
+    let (in_place, copied, baseline) = ("ring, in place", "ring, copied in, read out", "memcpy of the images");
+    let mut memory = None;
+    let mut memcpy = || {
+        let (source, target) = memory.get_or_insert_with(|| {
+            let mut source = vec![1_u8; 256 << 20];
+            source.chunks_mut(4096).for_each(|page| page[0] = 2); // every page is there before the clock runs
+            (source, vec![0_u8; 256 << 20])
+        });
+        Ok(memcpy_images_per_s(source, target, leg))
+    };
+    rows.measure(in_place, "images/s", baseline, || images_per_s(leg, IN_PLACE), &mut memcpy)?;
+    if rows.is_wanted(copied) {
+        let pairs = rows.pairs().run(copied, || images_per_s(leg, COPIED), &mut memcpy)?;
+        let bytes = IMAGES.image_bytes() as f64;
+        let gb: Vec<_> = pairs.iter().map(|(a, b)| (a * bytes / 1e9, b * bytes / 1e9)).collect();
+        rows.push(copied, "images/s", baseline, &pairs);
+        rows.push(copied, "GB/s", baseline, &gb);
+    }
+    Ok(())
+}
+
+fn beside_peer(rows: &mut Rows<'_>, leg: Duration, peer: &Iceoryx2) -> anyhow::Result<()> {
+    let bytes = small_images::image_bytes();
+    for (what, readers) in [("small images, 1 reader", 1), ("small images, 4 readers", 4)] {
+        let ours = || small_images::images_per_s(leg, readers);
+        let theirs = || peer.messages_per_s(leg, bytes, small_images::DEPTH, readers);
+        rows.measure(what, "images/s", "iceoryx2 publish/subscribe", ours, theirs)?;
+    }
+    Ok(())
 }
 
 fn memcpy_images_per_s(source: &[u8], target: &mut [u8], leg: Duration) -> f64 {

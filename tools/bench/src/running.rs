@@ -4,12 +4,13 @@
 //! P1  A child is in a group of its own: Ctrl-C reaches this process alone, which ends its children in order.
 //! P2  The kernel asks a child to end when the thread that started it has ended, `kill -9` included.
 //! P3  A child is signalled only while it is listed in `LEFT` and not waited for, so its pid is still its own.
+//! P4  Who asks a child to end lets it go on, too: one that was paused would not hear it.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use ecs_sdk::stop;
 use ecs_supervisor::end_with_parent;
 use std::{
-    fs, mem,
+    fs, io, mem,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -65,11 +66,45 @@ impl Running {
     pub fn has_ended(&self) -> bool {
         has_ended(self.pid())
     }
+
+    pub fn ask_to_end(&self) {
+        ask_to_end(self.pid());
+    }
+
+    /// Stops it (SIGSTOP) until what comes back is dropped; it stands when this returns.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pause(&self) -> anyhow::Result<Paused<'_>> {
+        signal(self.pid(), libc::SIGSTOP);
+        let paused = Paused(self);
+        // SAFETY: all zeros is a valid siginfo, which waitid fills; WNOWAIT leaves the child to be waited for.
+        let code = unsafe {
+            let mut info: libc::siginfo_t = mem::zeroed();
+            let (options, pid) = (libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT, self.pid());
+            while libc::waitid(libc::P_PID, pid, &raw mut info, options) != 0 {
+                let error = io::Error::last_os_error();
+                ensure!(error.kind() == io::ErrorKind::Interrupted, "cannot wait for a process to stop: {error}");
+            }
+            info.si_code
+        };
+        ensure!(code == libc::CLD_STOPPED, "process {} has ended by itself", self.pid());
+        Ok(paused)
+    }
+}
+
+/// A child that stands still, until this is dropped.
+pub struct Paused<'a>(&'a Running);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        signal(self.0.pid(), libc::SIGCONT);
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        signal(self.pid(), libc::SIGTERM);
+        self.ask_to_end();
         let start = Instant::now();
         while !self.has_ended() && start.elapsed() < END_PATIENCE {
             thread::sleep(Duration::from_millis(2));
@@ -101,7 +136,7 @@ pub fn tidy_on_signal() -> anyhow::Result<()> {
     let tidy = move || {
         while !stop.wait(ROUND) {}
         let Left { children, folders } = &*left(); // kept: from here on nobody starts or ends another
-        children.iter().for_each(|pid| signal(*pid, libc::SIGTERM));
+        children.iter().for_each(|pid| ask_to_end(*pid));
         let start = Instant::now();
         while !children.iter().all(|pid| has_ended(*pid)) && start.elapsed() < END_PATIENCE {
             thread::sleep(Duration::from_millis(2));
@@ -129,6 +164,11 @@ fn left() -> MutexGuard<'static, Left> {
 fn signal(pid: u32, signal: i32) {
     // SAFETY: kill takes two integers; P3.
     unsafe { libc::kill(pid as i32, signal) };
+}
+
+fn ask_to_end(pid: u32) {
+    signal(pid, libc::SIGTERM);
+    signal(pid, libc::SIGCONT); // P4
 }
 
 fn kill_group(pid: u32) {
@@ -182,6 +222,33 @@ mod tests {
         drop(child);
         wait_until("the end of the child's child", || has_no_life(&grandchild));
         assert!(has_no_life(&shell.to_string()) && !left().children.contains(&shell));
+    }
+
+    /// Its state is the kernel's word, in /proc.
+    #[test]
+    fn a_child_stands_still_while_it_is_paused_and_ends_all_the_same() {
+        let child = Running::start(Path::new("/bin/sleep"), Path::new("/"), &["1000"]).unwrap();
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
+            stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+        };
+        for _ in 0..3 {
+            let paused = child.pause().unwrap();
+            assert_eq!(state(), 'T');
+            drop(paused);
+            wait_until("it goes on", || state() != 'T');
+        }
+        mem::forget(child.pause().unwrap());
+        let (start, pid) = (Instant::now(), child.pid());
+        drop(child);
+        assert!(has_no_life(&pid.to_string()) && start.elapsed() < END_PATIENCE, "it was not asked, but killed");
+    }
+
+    #[test]
+    fn a_child_that_has_ended_cannot_be_paused() {
+        let child = Running::start(Path::new("/bin/true"), Path::new("/"), &[]).unwrap();
+        wait_until("its end", || child.has_ended());
+        assert!(child.pause().is_err());
     }
 
     #[test]

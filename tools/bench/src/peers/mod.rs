@@ -1,7 +1,8 @@
-//! Message servers that others know, beside the same thing through our broker.
+//! What others use for the same thing, beside ours: message servers beside our broker, a messaging library beside the ring.
 //!
 //! ```text
 //! ours                                     peer
+//! images, from thread to thread            iceoryx2: messages of as many bytes, from process to process
 //! calls                                    nats-server: request and reply, same hops, same payload
 //! jobs that are on disk when answered      RabbitMQ: persistent messages to a durable queue, with publisher confirms
 //! ```
@@ -14,6 +15,7 @@
 //! 3. What is counted is the same: an answer that came back; a thing that is confirmed to be on disk.
 
 pub mod amqp;
+pub mod iceoryx2;
 pub mod nats;
 pub mod nats_server;
 pub mod rabbitmq;
@@ -73,7 +75,7 @@ impl Programs {
         ];
         let missing: Vec<String> = is_missing.into_iter().flatten().collect();
         bail!(
-            "--peers needs what is not installed here: {}; call tools/bench-peers, which installs it",
+            "--peers needs what is not installed here: {}; call tools/bench-peers broker, which installs it",
             missing.join(", ")
         )
     }

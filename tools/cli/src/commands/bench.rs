@@ -19,7 +19,12 @@ use std::{
 const RING_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench ring
-  ecs-cli bench ring --seconds 0.5 --pairs 3 --json";
+  ecs-cli bench ring --seconds 0.5 --pairs 3 --json
+  ecs-cli bench ring --only hand-off
+  ecs-cli bench ring --peers --only \"small images\"    # beside iceoryx2
+
+That no reader is ever given a torn image as good is a test; so many checked reads:
+  ECS_RING_READS=100000000 cargo test --release -p ecs-shm-buffer --test overtaken";
 
 const CONVERT_EXAMPLES: &str = "\
 Examples:
@@ -40,7 +45,9 @@ Examples:
 const PATH_EXAMPLES: &str = "\
 Examples:
   ecs-cli bench path
-  ecs-cli bench path --folder /data --images 2000
+  ecs-cli bench path --only drain
+  ecs-cli bench path --only \"without loss\" --seconds 10
+  ecs-cli bench path --only writer --folder /data --images 2000
   ecs-cli bench path --seconds 5 --pairs 9 --json";
 
 #[derive(Debug, Args)]
@@ -51,9 +58,8 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The ring alone, beside memcpy
-    #[command(after_help = RING_EXAMPLES)]
-    Ring(Legs),
+    /// The ring alone, beside memcpy, and its hand-off, beside bare ones
+    Ring(RingArgs),
     /// A JUNGFRAU's pixels to floats, beside what their bytes cost and beside a plain loop
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Legs),
@@ -62,7 +68,7 @@ enum What {
     Broker(BrokerArgs),
     /// CPU and memory of a broker whose agents do nothing, beside one without agents
     Idle(IdleArgs),
-    /// Packets to a reader, beside a bare receive loop; images to a file, beside a plain write
+    /// Packets to a reader, beside bare receive loops; images to a file, beside a plain write
     Path(PathArgs),
 }
 
@@ -80,13 +86,26 @@ struct Legs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = RING_EXAMPLES)]
+struct RingArgs {
+    #[command(flatten)]
+    legs: Legs,
+    /// Only the rows whose name has this in it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Also beside iceoryx2, which it starts and stops itself; tools/bench-peers ring builds it
+    #[arg(long)]
+    peers: bool,
+}
+
+#[derive(Debug, Args)]
 struct BrokerArgs {
     #[command(flatten)]
     legs: Legs,
     /// Only the rows whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// Also beside nats-server and RabbitMQ, which it starts and stops itself; tools/bench-peers installs them
+    /// Also beside nats-server and RabbitMQ, which it starts and stops itself; tools/bench-peers broker installs them
     #[arg(long)]
     peers: bool,
 }
@@ -110,6 +129,9 @@ struct IdleArgs {
 struct PathArgs {
     #[command(flatten)]
     legs: Legs,
+    /// Only the rows whose name has this in it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Where the files are written: its file system is measured
     #[arg(long, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -121,9 +143,9 @@ struct PathArgs {
 impl Bench {
     pub fn run(self) -> anyhow::Result<Exit> {
         let (is_json, report) = match self.what {
-            What::Ring(legs) => {
-                let report = ring::run(&ring::Options { leg: legs.leg(), pairs: legs.pairs() })?;
-                (legs.json, report)
+            What::Ring(RingArgs { legs, only, peers }) => {
+                let options = ring::Options { leg: legs.leg(), pairs: legs.pairs(), only, with_peers: peers };
+                (legs.json, ring::run(&options)?)
             }
             What::Convert(legs) => {
                 let report = conversion::run(&conversion::Options { leg: legs.leg(), pairs: legs.pairs() })?;
@@ -138,9 +160,9 @@ impl Bench {
                 let leg = Duration::from_secs_f64(seconds);
                 (json, idle::run(&idle::Options { leg, agents: agents.into(), program: this_program()? })?)
             }
-            What::Path(PathArgs { legs, folder, images }) => {
+            What::Path(PathArgs { legs, only, folder, images }) => {
                 let (leg, pairs, program) = (legs.leg(), legs.pairs(), this_program()?);
-                (legs.json, path::run(&path::Options { leg, pairs, folder, images, program })?)
+                (legs.json, path::run(&path::Options { leg, pairs, only, folder, images, program })?)
             }
         };
         if is_json {

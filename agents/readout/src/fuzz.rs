@@ -317,10 +317,12 @@ impl Scene {
         let placement = &self.detector.placement;
         let mut is_gap = vec![true; placement.image_bytes()];
         for (image, pixels) in self.images() {
+            // A hostile packet may have begun the run near the end of the field: what follows is of its next lap.
+            let id = image.id & self.detector.wire.image_id.max();
             for index in 0..placement.packets_per_image() {
                 let is_marked = image.bitmap[index / 64] >> (index % 64) & 1 != 0;
-                let own = self.packet(image.id, index)[self.detector.wire.header_bytes..].to_vec();
-                let others = self.lookalikes.get(&(image.id, index)).into_iter().flatten();
+                let own = self.packet(id, index)[self.detector.wire.header_bytes..].to_vec();
+                let others = self.lookalikes.get(&(id, index)).into_iter().flatten();
                 let is_right = match is_marked {
                     true => others.chain([&own]).any(|payload| self.is_in_place(index, payload, pixels)),
                     false => self.segments(index).all(|range| pixels[range].iter().all(|&byte| byte == 0xff)),

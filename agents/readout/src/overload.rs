@@ -86,10 +86,6 @@ impl Overload {
         self.state != State::Calm
     }
 
-    pub fn is_shut(&self) -> bool {
-        self.state == State::Shut
-    }
-
     /// `level` was found on one of `ports` ports, which was seen empty at `emptied_ns`. Returns what is to change.
     pub fn note(&mut self, port: usize, ports: usize, level: Level, emptied_ns: u64, now_ns: u64) -> Option<Gates> {
         self.filled.resize(ports, 0.0);
@@ -187,7 +183,7 @@ mod tests {
         for step in 0..=LASTING_NS / MS {
             (0..3).for_each(|port| _ = drop_one(&mut overload, port, 3, 0, START + step * MS));
         }
-        assert!(overload.is_shut());
+        assert_eq!(overload.state, State::Shut);
         let mut look =
             |port: usize, filled: f32| overload.note(port, 3, Level { dropped: 0, filled }, 0, START + 30 * MS);
         assert_eq!([look(0, LOW), look(1, 0.0), look(2, LOW + 0.01)], [None; 3], "one is not low yet");

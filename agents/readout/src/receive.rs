@@ -141,8 +141,8 @@ impl Receiver {
     pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
         self.follow_run();
         self.placer.follow();
-        self.catch_up(&mut ports[index])?;
         let turn = self.look();
+        self.catch_up(&mut ports[index], turn)?;
         let received = match ports[index].parked.is_empty() {
             true => Some(self.receive_batches(&mut ports[index])?),
             false => None,
@@ -413,8 +413,7 @@ impl Receiver {
     }
 
     /// Throws away what a port holds that cannot be told from what other images have (L5 of `laps`).
-    fn catch_up(&mut self, port: &mut Port) -> io::Result<()> {
-        let looked = self.look();
+    fn catch_up(&mut self, port: &mut Port, looked: Moment) -> io::Result<()> {
         if !port.is_out_of_step(&self.laps, self.epoch, looked.window_begin) {
             return Ok(());
         }
@@ -426,9 +425,9 @@ impl Receiver {
         Ok(())
     }
 
-    /// Looks at the ports' buffers while gates are shut: they open though nothing comes any more.
+    /// Looks at the ports' buffers in an overload: gates open, and it is over, though nothing comes any more.
     pub fn watch_gates(&mut self, ports: &mut [Port]) {
-        if self.overload.is_shut() {
+        if self.overload.lasts() {
             (0..ports.len()).for_each(|index| self.look_for_overload(ports, index));
         }
     }

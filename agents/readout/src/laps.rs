@@ -20,8 +20,7 @@
 //! L6  A field that holds every id that a ring may have is taken as it is.
 //!
 //! Why from the window, and not from the id that came before? Several readout processes have one window, so they agree on
-//! what an id stands for, without a word; one that starts in the middle of a run agrees as well. The window's begin is read
-//! again for each batch, and where a packet waits, each time that it is looked at: in a new run it may stand for another.
+//! what an id stands for, without a word; one that starts in the middle of a run agrees as well.
 
 use crate::runs::{NEAR_AHEAD_IDS, NEAR_IDS, RUN_IDS};
 use ecs_shm_buffer::is_image_id;

@@ -9,7 +9,7 @@ use crate::{
     socket::PortSocket,
 };
 use ecs_schemas::detector::{PacketHeader, Placement};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 /// One detector port of this process.
 pub struct Port {
@@ -25,6 +25,8 @@ pub struct Port {
     /// One beyond the window that no other packet agrees with yet, out of the batch: the port receives on.
     aside: Option<Parked>,
     aside_payload: Vec<u8>,
+    /// The run in which the ids of what waits were looked up.
+    ids_of_epoch: u64,
     /// It is not waited for: packets came behind it whose images are far before its own, so it is none of the detector's; or
     /// it is of the run before.
     is_aside_void: bool,
@@ -74,6 +76,7 @@ impl Port {
             parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
             aside: None,
             aside_payload: Vec::new(),
+            ids_of_epoch: 0,
             is_aside_void: false,
             next: None,
             epoch: 0,
@@ -123,6 +126,15 @@ impl Port {
     /// Whether a packet waits, in the batch or aside: it is to be looked at again though nothing comes.
     pub fn is_waiting(&self) -> bool {
         !self.parked.is_empty() || self.aside.is_some()
+    }
+
+    /// Run `epoch` goes on, or has begun: what waits from before may stand for other images in it, as `extend` says.
+    pub fn renew_ids(&mut self, epoch: u64, extend: impl Fn(u64) -> u64) {
+        if mem::replace(&mut self.ids_of_epoch, epoch) != epoch {
+            for waiting in self.parked.iter_mut().chain(&mut self.aside) {
+                waiting.packet.image_id = extend(waiting.packet.image_id);
+            }
+        }
     }
 
     /// Takes the first parked packet out of the batch. Returns the one that was aside before.

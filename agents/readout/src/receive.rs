@@ -14,8 +14,8 @@
 //!     packet beyond the window before another agrees: one stray packet would else make its port silent, which would
 //!     then be taken for a sign that the detector has gone on to there.
 //! P6  A packet of a sender that is not listed is counted before anything of it is looked at.
-//! P7  An image id is what the header's stands for beside the window as it is now (L1 of `laps`): of a packet that waits, each time
-//!     that it is looked at, since a run may have begun meanwhile.
+//! P7  An image id is what the header's stands for beside the window when the packet is received (L1 of `laps`), and is not
+//!     looked up again while the packet waits, however far the window moves; but where a run has begun meanwhile.
 
 use crate::{
     batch::{BATCH_PACKETS, Batch, Landed, STAGED_PACKETS},
@@ -139,7 +139,7 @@ impl Receiver {
     /// # Errors
     /// The socket is broken.
     pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
-        self.follow_run();
+        self.follow_run_with(&mut ports[index]);
         self.placer.follow();
         let turn = self.look();
         self.catch_up(&mut ports[index], turn)?;
@@ -291,10 +291,11 @@ impl Receiver {
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
     fn settle_parked(&mut self, ports: &mut [Port], index: usize) {
         self.settle_aside(&mut ports[index]);
-        while let Some(&parked) = ports[index].parked.front() {
-            self.follow_run();
+        loop {
             let port = &mut ports[index];
-            match self.settle(port, parked) {
+            self.follow_run_with(port);
+            let Some(&parked) = port.parked.front() else { return };
+            match self.settle(port, &parked) {
                 Verdict::Over(fate) => {
                     self.tally.add(fate);
                     port.parked.pop_front();
@@ -309,11 +310,11 @@ impl Receiver {
     }
 
     fn settle_aside(&mut self, port: &mut Port) {
-        self.follow_run();
+        self.follow_run_with(port);
         let Some(aside) = port.aside() else { return };
         let verdict = match port.is_aside_void(self.epoch) {
             true => Verdict::Over(PacketFate::Early),
-            false => self.settle(port, aside),
+            false => self.settle(port, &aside),
         };
         if let Verdict::Over(fate) = verdict {
             self.tally.add(fate);
@@ -321,10 +322,8 @@ impl Receiver {
         }
     }
 
-    fn settle(&mut self, port: &mut Port, mut parked: Parked) -> Verdict {
-        let id = self.laps.extend(parked.packet.image_id, self.contributor.window_begin()); // in this run
-        parked.packet.image_id = id;
-        let parked = &parked;
+    fn settle(&mut self, port: &mut Port, parked: &Parked) -> Verdict {
+        let id = parked.packet.image_id;
         let now_ns = monotonic_ns();
         if !port.joins(&self.laps, self.epoch, self.contributor.run_after_ns(), id) {
             return Verdict::Over(PacketFate::Late);
@@ -470,6 +469,12 @@ impl Receiver {
             self.epoch = epoch;
             self.far_ids.forget_run();
         }
+    }
+
+    /// As [`Self::follow_run`]; what waits on this port may stand for other images then (P7).
+    fn follow_run_with(&mut self, port: &mut Port) {
+        self.follow_run();
+        port.renew_ids(self.epoch, |id| self.laps.extend(id, self.contributor.window_begin()));
     }
 
     /// Counts the turn, and tells how far the ports are: the window may wait for that.

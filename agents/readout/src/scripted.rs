@@ -9,9 +9,7 @@ use crate::{
     socket::PortSocket,
 };
 use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader};
-use ecs_shm_buffer::{
-    Assume, Contributor, Geometry, Image, Now, Owner, ProcessId, Reader, Ring, Start, Surroundings, monotonic_ns,
-};
+use ecs_shm_buffer::{Assume, Contributor, Geometry, Image, Now, Owner, ProcessId, Reader, Ring, Start, Surroundings};
 use ecs_sim::pattern::Pattern;
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -133,6 +131,13 @@ impl Scene {
         is_idle
     }
 
+    /// A turn of one port of the first readout.
+    fn turn_of(&mut self, port: usize) {
+        let Readout { receiver, ports } = &mut self.readouts[0];
+        receiver.receive(ports, port).unwrap();
+        self.step();
+    }
+
     /// Lets everybody do all that there is to do.
     fn settle(&mut self) {
         while !self.turn() {}
@@ -221,6 +226,10 @@ fn on_free_ports(text: &str, buffer_bytes: u64) -> (Detector, Vec<PortSocket>) {
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(4);
+/// Longer than a busy machine keeps a test waiting: what comes in time is not late.
+const MEDIUM: Duration = Duration::from_millis(200);
+/// What only some ports have is soon given up.
+const SOON: Duration = Duration::from_millis(50);
 const BUFFER: u64 = 1 << 20;
 
 #[test]
@@ -238,7 +247,7 @@ fn ids_go_on_over_the_wraps_of_their_field() {
 #[test]
 fn packets_lost_and_out_of_order_around_a_wrap_cost_their_own_pixels() {
     for (id_bytes, first) in [(1, 200), (2, 65_500)] {
-        let mut scene = Scene::new(&detector(2, 2, id_bytes), 1, BUFFER, SHORT);
+        let mut scene = Scene::new(&detector(2, 2, id_bytes), 1, BUFFER, MEDIUM);
         let wrap = 1_u64 << (8 * id_bytes);
         // One packet in seven is lost, and all of the images from two before to one behind the wrap; the first packet of each
         // image comes behind the last one of the next.
@@ -260,7 +269,7 @@ fn packets_lost_and_out_of_order_around_a_wrap_cost_their_own_pixels() {
             scene.settle();
         }
         put_back.into_iter().filter(|(_, is_sent)| *is_sent).for_each(|(id, _)| scene.send(id, 0));
-        scene.settle_for(4 * SHORT);
+        scene.settle_for(3 * MEDIUM);
         scene.check_pixels();
         let status = scene.ring.status();
         assert_eq!((status.epoch, status.packets.placed), (1, sent), "{id_bytes} bytes: {status:?}");
@@ -340,48 +349,64 @@ fn a_readout_that_was_away_for_much_of_a_field_brings_no_pixel_of_another_lap() 
     }
 }
 
-/// Twice as many packets as are taken: for each image that is sent, half an image's turns.
+/// Twice as many packets as are taken: whenever half an image was sent, one of the four ports has its turn, of a quarter of one. So
+/// the ports have room at different times, as those of a readout that is held up.
 #[test]
 fn more_than_is_received_costs_whole_images_and_most_that_are_begun_are_whole() {
-    let mut scene = Scene::new(&detector(4, 64, 8), 1, BUFFER, Duration::from_millis(500));
-    let begun_ns = monotonic_ns();
-    let (mut id, mut overloaded_at) = (0, None);
+    let mut scene = Scene::new(&detector(4, 64, 8), 1, BUFFER, SOON);
+    let begun = Instant::now();
+    let (mut id, mut turns, mut overloaded_at) = (0, 0, None);
     while overloaded_at.is_none_or(|at| id < at + 2000) {
-        for _ in 0..2 {
-            id += 1;
-            (0..64).for_each(|number| (0..4).for_each(|port| scene.send(id, 64 * port + number)));
+        id += 1;
+        for number in 0..64 {
+            (0..4).for_each(|port| scene.send(id, 64 * port + number));
+            if number % 32 == 31 {
+                scene.turn_of(turns % 4);
+                turns += 1;
+            }
         }
-        scene.turn(); // takes an image's packets
-        if overloaded_at.is_none() && scene.readouts[0].receiver.overload().1 > 0 {
+        if overloaded_at.is_none() && scene.readouts[0].receiver.overload().0 {
             overloaded_at = Some(id);
             scene.images.clear();
         }
-        assert!(monotonic_ns() - begun_ns < 60_000_000_000, "no overload: {:?}", scene.ring.status());
+        assert!(begun.elapsed() < LONG, "no overload: {:?}", scene.ring.status());
     }
     let images = scene.images.len();
     let placed: usize = scene.images.iter().map(|(image, _)| image.packets_received as usize).sum();
     let whole = scene.images.iter().filter(|(image, _)| scene.is_whole(image)).count();
-    let (is_overload, times_shut) = scene.readouts[0].receiver.overload();
+    let (_, times_shut) = scene.readouts[0].receiver.overload();
     println!(
-        "{images} images of 2000, {whole} whole; {} of {} packets placed; shut {times_shut} times",
-        placed,
-        images * 256
+        "{images} images of 2000, {whole} whole, {placed} packets of 256000 that can be received; shut {times_shut} times"
     );
-    assert!(is_overload && times_shut > 2);
     assert!(whole * 256 * 10 > placed * 8, "only {whole} of {images} images are whole, with {placed} packets");
     assert!(whole > 700, "{whole} whole images of 1000 that can be received");
-    // And it is over when no more comes than can be received.
     scene.settle();
     scene.check_pixels();
     let status = scene.ring.status();
     assert_eq!(status.packets.received + status.packets.kernel_dropped, id * 256, "{status:?}");
-    let (calm, begun) = (id + 1, Instant::now());
-    while scene.readouts[0].receiver.overload().0 {
-        id += 1;
-        (0..64).for_each(|number| (0..4).for_each(|port| scene.send(id, 64 * port + number)));
-        scene.settle();
-        assert!(begun.elapsed() < Duration::from_secs(30), "still an overload");
+}
+
+#[test]
+fn an_overload_is_over_when_no_more_comes_than_is_received() {
+    let mut scene = Scene::new(&detector(4, 64, 8), 1, BUFFER, SOON);
+    let begun = Instant::now();
+    let mut id = 0;
+    while !scene.readouts[0].receiver.overload().0 {
+        for _ in 0..40 {
+            id += 1;
+            (0..256).for_each(|index| scene.send(id, index));
+        }
+        scene.turn();
+        assert!(begun.elapsed() < LONG, "no overload: {:?}", scene.ring.status());
     }
-    let last = scene.images.iter().filter(|(image, _)| image.id >= calm && scene.is_whole(image)).count() as u64;
-    assert!(last + 10 > id - calm, "{last} whole images of {}", id - calm);
+    scene.settle(); // gates open though nothing comes any more
+    scene.images.clear();
+    let first = id + 1;
+    scene.send_images(first..first + 50);
+    let whole = scene.images.iter().filter(|(image, _)| image.id >= first && scene.is_whole(image)).count();
+    assert_eq!(whole, 50);
+    while scene.readouts[0].receiver.overload().0 {
+        scene.settle();
+        assert!(begun.elapsed() < 2 * LONG, "still an overload");
+    }
 }

@@ -254,13 +254,13 @@ fn packets_lost_and_out_of_order_around_a_wrap_cost_their_own_pixels() {
         let (end, mut sent, mut put_back) = (wrap + 60, 0, None);
         for id in first..end {
             for index in 0..4 {
-                let is_lost = (id * 4 + index as u64) % 7 == 0 || (wrap - 2..wrap + 2).contains(&id);
+                let is_lost = (id * 4 + index as u64).is_multiple_of(7) || (wrap - 2..wrap + 2).contains(&id);
                 sent += u64::from(!is_lost);
                 if !is_lost && index > 0 {
                     scene.send(id, index);
                 }
             }
-            let is_first_sent = id * 4 % 7 != 0 && !(wrap - 2..wrap + 2).contains(&id);
+            let is_first_sent = !(id * 4).is_multiple_of(7) && !(wrap - 2..wrap + 2).contains(&id);
             put_back
                 .replace((id, is_first_sent))
                 .into_iter()
@@ -356,7 +356,7 @@ fn more_than_is_received_costs_whole_images_and_most_that_are_begun_are_whole() 
     let mut scene = Scene::new(&detector(4, 64, 8), 1, BUFFER, SOON);
     let begun = Instant::now();
     let (mut id, mut turns, mut overloaded_at) = (0, 0, None);
-    while overloaded_at.is_none_or(|at| id < at + 2000) {
+    while overloaded_at.is_none_or(|at| id < at + 1000) {
         id += 1;
         for number in 0..64 {
             (0..4).for_each(|port| scene.send(id, 64 * port + number));
@@ -376,10 +376,10 @@ fn more_than_is_received_costs_whole_images_and_most_that_are_begun_are_whole() 
     let whole = scene.images.iter().filter(|(image, _)| scene.is_whole(image)).count();
     let (_, times_shut) = scene.readouts[0].receiver.overload();
     println!(
-        "{images} images of 2000, {whole} whole, {placed} packets of 256000 that can be received; shut {times_shut} times"
+        "{images} images of 1000, {whole} whole, {placed} packets of 128000 that can be received; shut {times_shut} times"
     );
     assert!(whole * 256 * 10 > placed * 8, "only {whole} of {images} images are whole, with {placed} packets");
-    assert!(whole > 700, "{whole} whole images of 1000 that can be received");
+    assert!(whole > 350, "{whole} whole images of 500 that can be received");
     scene.settle();
     scene.check_pixels();
     let status = scene.ring.status();
@@ -392,7 +392,7 @@ fn an_overload_is_over_when_no_more_comes_than_is_received() {
     let begun = Instant::now();
     let mut id = 0;
     while !scene.readouts[0].receiver.overload().0 {
-        for _ in 0..40 {
+        for _ in 0..4 {
             id += 1;
             (0..256).for_each(|index| scene.send(id, index));
         }

@@ -95,7 +95,7 @@ pub enum PacketFate {
     Foreign,
     /// Not a packet of the length and numbers that the detector sends.
     Malformed,
-    /// Thrown away unread, to catch up with a detector that sends more than can be received.
+    /// Thrown away unread: it waited for so long that nobody can tell of which image it is.
     Shed,
     /// Of a sender that is not on the list of those that are listened to.
     Unlisted,
@@ -139,12 +139,17 @@ impl Contributor {
         {
             return if slot < NO_SLOT_TOUCHED { Lookup::Open } else { Lookup::NoSlot };
         }
-        let base = run_word_id(self.ring.header().base.load(Relaxed)); // of this run, or a later one: epoch_now
+        let base = self.window_begin(); // of this run, or a later one: epoch_now
         let end = base + u64::from(self.ring.geometry().window);
         match id {
             _ if id < base => Lookup::Behind(base - id),
             _ => Lookup::Ahead(id.saturating_add(1).saturating_sub(end)),
         }
+    }
+
+    /// The lowest id that is open; 0 before the first run. The same for every contributor.
+    pub fn window_begin(&self) -> u64 {
+        run_word_id(self.ring.header().base.load(Relaxed))
     }
 
     /// Protects the open ones of `ids` (at most [`HAZARD_SLOTS`]) until the access is dropped. Do not
@@ -207,7 +212,7 @@ impl Contributor {
             return;
         }
         self.me().progress.store(progress, Relaxed); // the packets behind it are seen by their hazard word (R3)
-        let oldest_open = run_word_id(self.ring.header().base.load(Relaxed));
+        let oldest_open = self.window_begin();
         if id.is_some_and(|id| id >= oldest_open + crate::limits::REORDER_IMAGES) {
             self.owner_event().signal(); // an image may be closed that misses packets
         }

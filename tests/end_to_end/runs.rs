@@ -143,3 +143,34 @@ fn ports_that_fall_silent_in_a_run_cost_their_pixels_and_no_image() {
         check_images(&beamline.path("run.h5"), &[]);
     }
 }
+
+/// Four packets a port; the header holds the lowest 16 bits of the image id.
+const SHORT_IDS: &str = r#"
+    detector_type = "short-ids"
+    modules = [2, 1]
+    [module]
+    columns = 64
+    rows = 32
+    bit_depth = 16
+    [packet]
+    header_bytes = 8
+    payload_bytes = 1024
+    [fields]
+    image_id = { offset = 0, bytes = 2 }
+    packet_number = { offset = 2, bytes = 2 }
+"#;
+
+#[test]
+fn ids_that_wrap_go_on_in_one_run_and_one_job_with_several_readouts_and_losses() {
+    let beamline = Beamline::up(Detector::Toml(SHORT_IDS), "processes = 2\n");
+    let job = beamline.submit_running("run.h5", 400, &["--start", "65336", "--timeout", "10"]);
+    Outcome::of(&mut beamline.sim(410, 200, &["--start", "65336", "--seed", "3", "--drop", "0.02"])).ok();
+    let (written, partial, lost) = ledger(&beamline.wait_end(job));
+    assert_eq!((written + partial, lost), (400, 0), "{written} whole, {partial} partial, {lost} lost");
+    let checked = ["--seed", "3", "--detector", "raster:height=32:width=64:payload=1024:across=2"];
+    check_images(&beamline.path("run.h5"), &checked);
+    // Far from the end, it has begun again.
+    sleep(Duration::from_millis(300));
+    Outcome::of(&mut beamline.sim(20, 200, &["--seed", "3"])).ok();
+    assert_eq!(beamline.ring_status().unwrap().epoch, 2);
+}

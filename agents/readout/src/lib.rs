@@ -23,7 +23,8 @@
 //! | `receive` | one turn of a port: predict, receive, mark, move strays |
 //! | `senders` | whose packets count |
 //! | `runs` | what an id outside the window means: late, early, or a new run |
-//! | `overload` | when to throw whole images away, so that others stay whole |
+//! | `laps` | ids that wrap their field of the header |
+//! | `overload` | when to give whole images up, so that others stay whole |
 //! | `port` | what is known of one port: what comes next, how far it is, what waits |
 //! | `decode` | a packet's header, and why it is dropped |
 //! | `place`, `unpack` | a payload from staging to its place; packed pixels; masked ones |
@@ -36,6 +37,7 @@ mod converter;
 mod decode;
 #[cfg(test)]
 mod fuzz;
+mod laps;
 mod metrics;
 mod overload;
 mod place;
@@ -43,6 +45,8 @@ mod port;
 mod receive;
 mod run;
 mod runs;
+#[cfg(test)]
+mod scripted;
 mod senders;
 mod socket;
 mod unpack;

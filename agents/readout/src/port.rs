@@ -3,12 +3,13 @@
 
 use crate::{
     batch::{Batch, Landed},
-    runs::{NEAR_IDS, RUN_IDS},
+    laps::Laps,
+    runs::NEAR_IDS,
     senders::Senders,
     socket::PortSocket,
 };
 use ecs_schemas::detector::{PacketHeader, Placement};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 /// One detector port of this process.
 pub struct Port {
@@ -24,6 +25,8 @@ pub struct Port {
     /// One beyond the window that no other packet agrees with yet, out of the batch: the port receives on.
     aside: Option<Parked>,
     aside_payload: Vec<u8>,
+    /// The run in which the ids of what waits were looked up.
+    ids_of_epoch: u64,
     /// It is not waited for: packets came behind it whose images are far before its own, so it is none of the detector's; or
     /// it is of the run before.
     is_aside_void: bool,
@@ -37,7 +40,14 @@ pub struct Port {
     highest_id: Option<u64>,
     /// When a packet was last placed, or waited for; and when the socket was last seen empty.
     heard_ns: u64,
-    emptied_ns: u64,
+    emptied: Moment,
+}
+
+/// A time, and where the window began then or just before.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moment {
+    pub window_begin: u64,
+    pub now_ns: u64,
 }
 
 /// A packet that did not come where it was expected.
@@ -66,13 +76,14 @@ impl Port {
             parked: VecDeque::with_capacity(crate::batch::STAGED_PACKETS),
             aside: None,
             aside_payload: Vec::new(),
+            ids_of_epoch: 0,
             is_aside_void: false,
             next: None,
             epoch: 0,
             last_id: None,
             highest_id: None,
             heard_ns: 0,
-            emptied_ns: 0,
+            emptied: Moment::default(),
         }
     }
 
@@ -117,6 +128,15 @@ impl Port {
         !self.parked.is_empty() || self.aside.is_some()
     }
 
+    /// Run `epoch` goes on, or has begun: what waits from before may stand for other images in it, as `extend` says.
+    pub fn renew_ids(&mut self, epoch: u64, extend: impl Fn(u64) -> u64) {
+        if mem::replace(&mut self.ids_of_epoch, epoch) != epoch {
+            for waiting in self.parked.iter_mut().chain(&mut self.aside) {
+                waiting.packet.image_id = extend(waiting.packet.image_id);
+            }
+        }
+    }
+
     /// Takes the first parked packet out of the batch. Returns the one that was aside before.
     pub fn put_aside(&mut self) -> Option<Parked> {
         let before = self.aside.take();
@@ -141,6 +161,12 @@ impl Port {
 
     pub fn drop_aside(&mut self) -> Option<Parked> {
         self.aside.take()
+    }
+
+    /// Lets go of all packets that wait. Returns how many.
+    pub fn give_up_waiting(&mut self) -> u64 {
+        let aside = u64::from(self.drop_aside().is_some());
+        aside + self.parked.drain(..).len() as u64
     }
 
     /// The payload of a packet that waits, wherever it is.
@@ -169,28 +195,36 @@ impl Port {
     }
 
     /// The socket was empty: what it holds from now on came later. What waits here came before.
-    pub fn note_empty(&mut self, now_ns: u64) {
+    pub fn note_empty(&mut self, looked: Moment) {
         if self.parked.is_empty() {
-            self.emptied_ns = now_ns;
+            self.emptied = looked;
         }
     }
 
     pub fn emptied_ns(&self) -> u64 {
-        self.emptied_ns
+        self.emptied.now_ns
+    }
+
+    /// Whether what the socket holds may be of another lap of the id's field than the window's, which begins at
+    /// `window_begin` now: L5 of `laps`.
+    pub fn is_out_of_step(&self, laps: &Laps, epoch: u64, window_begin: u64) -> bool {
+        let seen = self.emptied.window_begin.max(self.highest_id.unwrap_or(0));
+        self.epoch == epoch && laps.is_out_of_step(seen, window_begin)
     }
 
     /// Whether a packet of this id belongs to run `epoch`, which began after the last packet before it was
     /// placed at `run_after_ns`. A port that lagged behind still holds packets of the old run, and their
     /// ids may be open in the new one: it takes part only once its socket was empty since then, or its
     /// own ids have jumped as they do between runs.
-    pub fn joins(&mut self, epoch: u64, run_after_ns: u64, id: u64) -> bool {
+    pub fn joins(&mut self, laps: &Laps, epoch: u64, run_after_ns: u64, id: u64) -> bool {
         if self.epoch == epoch {
             return true;
         }
-        let jumped = |last_id: u64| id < last_id.saturating_sub(NEAR_IDS) || id > last_id.saturating_add(RUN_IDS);
-        let joins = self.last_id.is_none_or(jumped) || self.emptied_ns >= run_after_ns;
+        let jumped = |last_id: u64| !laps.goes_on(last_id, id);
+        let joins = self.last_id.is_none_or(jumped) || self.emptied.now_ns >= run_after_ns;
         if joins {
             (self.epoch, self.highest_id, self.last_id) = (epoch, None, None);
+            self.emptied.window_begin = id; // what follows is of the new run
             self.is_aside_void = true; // it came in the run before
         } else {
             self.last_id = Some(id);

@@ -14,13 +14,16 @@
 //!     packet beyond the window before another agrees: one stray packet would else make its port silent, which would
 //!     then be taken for a sign that the detector has gone on to there.
 //! P6  A packet of a sender that is not listed is counted before anything of it is looked at.
+//! P7  An image id is what the header's stands for beside the window when the packet is received (L1 of `laps`), and is not
+//!     looked up again while the packet waits, however far the window moves; but where a run has begun meanwhile.
 
 use crate::{
     batch::{BATCH_PACKETS, Batch, Landed, STAGED_PACKETS},
-    decode,
-    overload::Overload,
+    decode::Decoder,
+    laps::Laps,
+    overload::{Gates, Overload},
     place::Placer,
-    port::{Parked, Port, Progress, successor},
+    port::{Moment, Parked, Port, Progress, successor},
     runs::{AGREE_IDS, Action, FarIds},
     socket,
 };
@@ -35,8 +38,11 @@ pub struct Receiver {
     detector: Detector,
     contributor: Contributor,
     progress: Progress,
+    laps: Laps,
     far_ids: FarIds,
     overload: Overload,
+    /// How often gates were shut, see `overload`.
+    times_shut: u64,
     /// A packet waits this long for its image to open: an image's deadline, and some scheduling.
     patience_ns: u64,
     epoch: u64,
@@ -66,8 +72,7 @@ struct Tally {
     moved: u64,
 }
 
-/// Packets thrown away at one time of one port, at most: more than any buffer holds, so that it ends also
-/// while more come.
+/// Packets thrown away in one turn of a port, at most, so that it ends also while more come. What is left is for the next.
 const SHED_PACKETS_MAX: u64 = 1 << 17;
 
 /// The packet that is expected at each place of a batch.
@@ -103,11 +108,13 @@ impl Receiver {
         let deadline_ns = deadline.as_nanos() as u64;
         Self {
             progress: Progress::new(deadline_ns),
+            laps: Laps::new(detector.wire.image_id.max(), contributor.ring().geometry().window),
             epoch: contributor.epoch(),
             detector,
             contributor,
             far_ids: FarIds::default(),
             overload: Overload::default(),
+            times_shut: 0,
             patience_ns: deadline_ns + deadline_ns / 4,
             last_heard_ns: 0,
             tally: Tally::default(),
@@ -132,19 +139,20 @@ impl Receiver {
     /// # Errors
     /// The socket is broken.
     pub fn receive(&mut self, ports: &mut [Port], index: usize) -> io::Result<Turn> {
-        self.follow_run();
+        self.follow_run_with(&mut ports[index]);
         self.placer.follow();
-        let turn_ns = monotonic_ns();
+        let turn = self.look();
+        self.catch_up(&mut ports[index], turn)?;
         let received = match ports[index].parked.is_empty() {
             true => Some(self.receive_batches(&mut ports[index])?),
             false => None,
         };
         self.settle_parked(ports, index);
         if received.is_some_and(|received| received.emptied) {
-            ports[index].note_empty(turn_ns); // only now: the packets of this turn came before it was
+            ports[index].note_empty(turn); // only now: the packets of this turn came before it was
         }
         if received.is_some_and(|received| received.packets > 0) {
-            self.look_for_overload(ports, index)?;
+            self.look_for_overload(ports, index);
         }
         self.finish_turn(ports);
         Ok(match (ports[index].parked.is_empty(), received) {
@@ -152,6 +160,11 @@ impl Receiver {
             (true, Some(Received { packets: 0, .. })) => Turn::Empty,
             (true, _) => Turn::Took,
         })
+    }
+
+    /// The time, and where the window begins: for [`Port::note_empty`], to be asked before the socket is.
+    pub fn look(&self) -> Moment {
+        Moment { window_begin: self.contributor.window_begin(), now_ns: monotonic_ns() }
     }
 
     /// Sleeps until the window moves, at most for `timeout`. `ticket` was taken before the last turns.
@@ -171,7 +184,8 @@ impl Receiver {
 
     /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<Received> {
-        let Self { detector, contributor, tally, far_ids, epoch, last_heard_ns, placer, .. } = self;
+        let Self { detector, contributor, tally, laps, far_ids, epoch, last_heard_ns, placer, .. } = self;
+        let decoder = Decoder { detector, laps: *laps, window_begin: contributor.window_begin() };
         let placement = &detector.placement;
         let places = port.batch.begin();
         let (expected, ids, count) = predict(port.expected(*epoch), places, placement.packets_per_module);
@@ -200,7 +214,7 @@ impl Receiver {
             }
             for packet in 0..contents.packets {
                 let landed = port.batch.landed(&contents, message, packet);
-                match take_packet(port, detector, placer, &access, &expected, landed, now_ns) {
+                match take_packet(port, &decoder, placer, &access, &expected, landed, now_ns) {
                     Taken::Marked(fate, id) => {
                         tally.add(fate);
                         far_ids.note_placed(id, now_ns);
@@ -221,6 +235,8 @@ impl Receiver {
         // SAFETY: all of it is staging.
         let messages = unsafe { socket::receive(port.socket.fd(), messages) }?;
         let now_ns = monotonic_ns();
+        let decoder =
+            Decoder { detector: &self.detector, laps: self.laps, window_begin: self.contributor.window_begin() };
         let mut packets = 0;
         self.staged.clear();
         for message in 0..messages {
@@ -233,7 +249,7 @@ impl Receiver {
             self.tally.add_many(PacketFate::Malformed, contents.malformed as u64);
             for packet in 0..contents.packets {
                 let landed = port.batch.landed(&contents, message, packet);
-                match read_header(&port.batch, &self.detector, port.module, landed) {
+                match read_header(&port.batch, &decoder, port.module, landed) {
                     Ok(header) => self.staged.push((landed, header)),
                     Err(fate) => self.tally.add(fate),
                 }
@@ -275,9 +291,10 @@ impl Receiver {
     /// Places the port's parked packets, or drops them, up to the first that is to wait.
     fn settle_parked(&mut self, ports: &mut [Port], index: usize) {
         self.settle_aside(&mut ports[index]);
-        while let Some(&parked) = ports[index].parked.front() {
-            self.follow_run();
+        loop {
             let port = &mut ports[index];
+            self.follow_run_with(port);
+            let Some(&parked) = port.parked.front() else { return };
             match self.settle(port, &parked) {
                 Verdict::Over(fate) => {
                     self.tally.add(fate);
@@ -293,7 +310,7 @@ impl Receiver {
     }
 
     fn settle_aside(&mut self, port: &mut Port) {
-        self.follow_run();
+        self.follow_run_with(port);
         let Some(aside) = port.aside() else { return };
         let verdict = match port.is_aside_void(self.epoch) {
             true => Verdict::Over(PacketFate::Early),
@@ -308,7 +325,7 @@ impl Receiver {
     fn settle(&mut self, port: &mut Port, parked: &Parked) -> Verdict {
         let id = parked.packet.image_id;
         let now_ns = monotonic_ns();
-        if !port.joins(self.epoch, self.contributor.run_after_ns(), id) {
+        if !port.joins(&self.laps, self.epoch, self.contributor.run_after_ns(), id) {
             return Verdict::Over(PacketFate::Late);
         }
         let waits = now_ns.saturating_sub(parked.since_ns) < self.patience_ns;
@@ -320,14 +337,14 @@ impl Receiver {
         let quiet_ns = now_ns.saturating_sub(quiet_since_ns);
         let action = match lookup {
             Lookup::Ahead(_) if parked.is_believed => Action::Wait,
-            _ => self.far_ids.decide(lookup, id, quiet_ns),
+            _ => self.far_ids.decide(lookup, id, quiet_ns, self.overload.lasts()),
         };
         match action {
             // None here: the image was closed in this moment; the next turn finds out what that means.
             Action::Place => self.place(port, parked, now_ns).map_or(Verdict::Waits, Verdict::Over),
             Action::Wait if waits => self.wait(port, parked, quiet_ns >= self.far_ids.pause_ns(), now_ns),
             Action::BeginRun if waits => {
-                self.contributor.request_run(id);
+                self.contributor.request_run(self.laps.in_field(id));
                 Verdict::Waits
             }
             Action::Wait | Action::BeginRun | Action::DropEarly => Verdict::Over(PacketFate::Early),
@@ -382,40 +399,67 @@ impl Receiver {
 
     /// Counts what the kernel dropped since the last time.
     pub fn count_kernel_dropped(&self, ports: &mut [Port]) {
-        let dropped = ports.iter_mut().map(|port| port.socket.take_kernel_dropped()).sum();
+        let dropped = ports.iter_mut().map(|port| port.socket.look().dropped).sum();
         self.contributor.count_kernel_dropped(dropped);
     }
 
-    /// Counts the packets that still wait when the readout ends: their images did not open in time.
+    /// Counts the packets that still wait when the readout ends: their images did not open in time. Opens the gates.
     pub fn give_up_parked(&mut self, ports: &mut [Port]) {
-        let waiting = |port: &mut Port| {
-            let aside = port.drop_aside();
-            (port.parked.drain(..).len() + usize::from(aside.is_some())) as u64
-        };
-        let given_up = ports.iter_mut().map(waiting).sum();
+        ports.iter_mut().for_each(|port| port.socket.open());
+        let given_up = ports.iter_mut().map(Port::give_up_waiting).sum();
         self.tally.add_many(PacketFate::Early, given_up);
         self.finish_turn(ports);
     }
 
-    /// Counts what the kernel dropped; when that lasts on most ports, throws away all that waits on any port.
-    fn look_for_overload(&mut self, ports: &mut [Port], index: usize) -> io::Result<()> {
-        let dropped = ports[index].socket.take_kernel_dropped();
-        if dropped == 0 {
+    /// Throws away what a port holds that cannot be told from what other images have (L5 of `laps`).
+    fn catch_up(&mut self, port: &mut Port, looked: Moment) -> io::Result<()> {
+        if !port.is_out_of_step(&self.laps, self.epoch, looked.window_begin) {
             return Ok(());
         }
-        self.contributor.count_kernel_dropped(dropped);
-        if !self.overload.note_drop(index, ports.len(), ports[index].emptied_ns(), monotonic_ns()) {
-            return Ok(());
+        let discarded = socket::discard(port.socket.fd(), SHED_PACKETS_MAX)?;
+        self.tally.add_many(PacketFate::Shed, discarded + port.give_up_waiting());
+        if discarded < SHED_PACKETS_MAX {
+            port.note_empty(looked);
         }
-        let mut shed = 0;
-        for port in ports {
-            let begun_ns = monotonic_ns();
-            shed += port.parked.drain(..).len() as u64;
-            shed += socket::discard(port.socket.fd(), SHED_PACKETS_MAX)?;
-            port.note_empty(begun_ns);
-        }
-        self.tally.add_many(PacketFate::Shed, shed);
         Ok(())
+    }
+
+    /// Looks at the ports' buffers in an overload: gates open, and it is over, though nothing comes any more.
+    pub fn watch_gates(&mut self, ports: &mut [Port]) {
+        if self.overload.lasts() {
+            (0..ports.len()).for_each(|index| self.look_for_overload(ports, index));
+        }
+    }
+
+    /// Whether the detector sends more than is received, and how often gates were shut for that.
+    pub fn overload(&self) -> (bool, u64) {
+        (self.overload.lasts(), self.times_shut)
+    }
+
+    /// Counts what the kernel dropped, and shuts or opens gates.
+    fn look_for_overload(&mut self, ports: &mut [Port], index: usize) {
+        let level = ports[index].socket.look();
+        if level.dropped > 0 {
+            self.contributor.count_kernel_dropped(level.dropped);
+        }
+        let lasted = self.overload.lasts();
+        match self.overload.note(index, ports.len(), level, ports[index].emptied_ns(), monotonic_ns()) {
+            Some(Gates::Shut) => {
+                if !lasted {
+                    tracing::warn!(
+                        "more packets come than are received: whole images are given up, so that others are whole"
+                    );
+                }
+                self.times_shut += 1;
+                if let Err(error) = ports.iter_mut().try_for_each(|port| port.socket.shut()) {
+                    tracing::warn!(%error, "the kernel shuts no gate");
+                    ports.iter_mut().for_each(|port| port.socket.open());
+                    self.overload = Overload::default();
+                }
+            }
+            Some(Gates::Open) => ports.iter_mut().for_each(|port| port.socket.open()),
+            None => {}
+        }
     }
 
     /// Forgets what was known of the run when a new one has begun; ports join it one by one.
@@ -425,6 +469,12 @@ impl Receiver {
             self.epoch = epoch;
             self.far_ids.forget_run();
         }
+    }
+
+    /// As [`Self::follow_run`]; what waits on this port may stand for other images then (P7).
+    fn follow_run_with(&mut self, port: &mut Port) {
+        self.follow_run();
+        port.renew_ids(self.epoch, |id| self.laps.extend(id, self.contributor.window_begin()));
     }
 
     /// Counts the turn, and tells how far the ports are: the window may wait for that.
@@ -502,16 +552,16 @@ fn aim(port: &mut Port, placement: &Placement, access: &Access<'_>, expected: &[
 /// Reads a packet's header, and marks the packet if it came where it was expected.
 fn take_packet(
     port: &mut Port,
-    detector: &Detector,
+    decoder: &Decoder<'_>,
     placer: &Placer,
     access: &Access<'_>,
     expected: &Expected,
     landed: Landed,
     now_ns: u64,
 ) -> Taken {
-    let placement = &detector.placement;
+    let placement = &decoder.detector.placement;
     let per_module = placement.packets_per_module;
-    let packet = match read_header(&port.batch, detector, port.module, landed) {
+    let packet = match read_header(&port.batch, decoder, port.module, landed) {
         Ok(packet) => packet,
         Err(fate) => return Taken::Bad(fate),
     };
@@ -537,9 +587,14 @@ fn free_place(access: &Access<'_>, id: u64, packet: usize) -> Option<(OpenImage,
 }
 
 /// Reads the header of a packet, and checks its length (P4).
-fn read_header(batch: &Batch, detector: &Detector, module: usize, landed: Landed) -> Result<PacketHeader, PacketFate> {
-    let header = decode::header(detector, module, batch.header(landed))?;
-    let is_right = batch.payload_bytes(landed) == detector.placement.payload_bytes_of(header.number);
+fn read_header(
+    batch: &Batch,
+    decoder: &Decoder<'_>,
+    module: usize,
+    landed: Landed,
+) -> Result<PacketHeader, PacketFate> {
+    let header = decoder.header(module, batch.header(landed))?;
+    let is_right = batch.payload_bytes(landed) == decoder.detector.placement.payload_bytes_of(header.number);
     if is_right { Ok(header) } else { Err(PacketFate::Malformed) }
 }
 

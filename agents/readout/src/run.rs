@@ -17,7 +17,7 @@ use ecs_sdk::{
     cores::{Core, CoreError},
     stop::Stop,
 };
-use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants, monotonic_ns};
+use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants};
 use std::{
     io,
     ops::Range,
@@ -215,17 +215,21 @@ fn receive(
     while !stop.is_set() && !receiver.contributor().ring_closed() {
         let period = if ports.iter().any(Port::is_waiting) { PARKED_PERIOD } else { IDLE_PERIOD };
         // Taken before: this process may be stopped between the look and the clock, and packets come meanwhile.
-        let looked_ns = monotonic_ns();
+        let looked = receiver.look();
         wait_readable(&mut polls, period.as_millis() as i32).map_err(ReadoutError::Receive)?;
         let is_readable = |index: usize| polls[index].revents != 0;
-        (0..ports.len()).filter(|&index| !is_readable(index)).for_each(|index| ports[index].note_empty(looked_ns));
+        (0..ports.len()).filter(|&index| !is_readable(index)).for_each(|index| ports[index].note_empty(looked));
         busy.extend((0..ports.len()).filter(|&index| is_readable(index) || ports[index].is_waiting()));
         drain(&mut receiver, ports, &mut busy).map_err(ReadoutError::Receive)?;
         busy.clear();
+        receiver.watch_gates(ports);
         if published.elapsed() >= METRICS_PERIOD {
             published = Instant::now();
             receiver.count_kernel_dropped(ports);
             let mut values = metrics.read(receiver.contributor().ring(), name, ports);
+            let (is_overload, times_shut) = receiver.overload();
+            values.insert("overload".to_owned(), is_overload.into());
+            values.insert("times_shut".to_owned(), times_shut.into());
             let calibration = receiver.calibration().map(|number| Value::from(format!("{number:016x}")));
             values.extend(calibration.map(|number| ("calibration".to_owned(), number)));
             agent.publish(values);

@@ -9,6 +9,7 @@
 //! | | longer | early: the window comes |
 //! | ahead by up to [`RUN_IDS`] | less than a pause | the same, once [`JUMP_PACKETS`] in a row agree; dropped until then |
 //! | | longer | the same |
+//! | | while an overload lasts | as ahead by up to [`NEAR_AHEAD_IDS`]: images are given up by the dozen (`overload`) |
 //! | ahead by more | less than a pause | the begin of a new run, once as many agree |
 //! | ahead by more | longer | the begin of a new run |
 //!
@@ -63,8 +64,8 @@ pub struct FarIds {
 }
 
 impl FarIds {
-    /// Decides on a packet. `quiet_ns`: for how long nobody has placed a packet.
-    pub fn decide(&mut self, lookup: Lookup, id: u64, quiet_ns: u64) -> Action {
+    /// Decides on a packet. `quiet_ns`: for how long nobody has placed a packet. `is_overload`: see the module header.
+    pub fn decide(&mut self, lookup: Lookup, id: u64, quiet_ns: u64, is_overload: bool) -> Action {
         match lookup {
             Lookup::Open => Action::Place,
             Lookup::NoSlot => Action::DropNoSlot,
@@ -73,7 +74,7 @@ impl FarIds {
                 Action::BeginRun
             }
             Lookup::Behind(_) => Action::DropLate,
-            Lookup::Ahead(ids) if ids <= NEAR_AHEAD_IDS => Action::Wait,
+            Lookup::Ahead(ids) if ids <= NEAR_AHEAD_IDS || (is_overload && ids <= RUN_IDS) => Action::Wait,
             Lookup::Ahead(ids) if ids > RUN_IDS && quiet_ns >= self.pause_ns() => Action::BeginRun,
             Lookup::Ahead(_) if quiet_ns >= self.pause_ns() => Action::Wait,
             Lookup::Ahead(_) if !self.agrees(id) => Action::DropEarly,
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn each_row_of_the_table_holds() {
-        let decide = |lookup, quiet_ns| FarIds::default().decide(lookup, 1, quiet_ns);
+        let decide = |lookup, quiet_ns| FarIds::default().decide(lookup, 1, quiet_ns, false);
         assert_eq!(decide(Lookup::Open, 0), Action::Place);
         assert_eq!(decide(Lookup::NoRun, 0), Action::BeginRun);
         assert_eq!(decide(Lookup::Behind(NEAR_IDS), PAUSE_NS), Action::DropLate);
@@ -134,6 +135,9 @@ mod tests {
         assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS - 1), Action::DropEarly);
         assert_eq!(decide(Lookup::Ahead(RUN_IDS + 1), PAUSE_NS), Action::BeginRun);
         assert_eq!(decide(Lookup::NoSlot, PAUSE_NS), Action::DropNoSlot);
+        let in_overload = |lookup| FarIds::default().decide(lookup, 1, 0, true);
+        assert_eq!(in_overload(Lookup::Ahead(RUN_IDS)), Action::Wait);
+        assert_eq!(in_overload(Lookup::Ahead(RUN_IDS + 1)), Action::DropEarly);
     }
 
     #[test]
@@ -143,8 +147,8 @@ mod tests {
             ids.note_placed(image, image * 2_500_000_000);
         }
         let behind = Lookup::Behind(NEAR_IDS + 1);
-        assert_eq!(ids.decide(behind, 1, 2_500_000_000), Action::DropLate);
-        assert_eq!(ids.decide(behind, 1, PAUSE_INTERVALS * 2_500_000_000), Action::BeginRun);
+        assert_eq!(ids.decide(behind, 1, 2_500_000_000, false), Action::DropLate);
+        assert_eq!(ids.decide(behind, 1, PAUSE_INTERVALS * 2_500_000_000, false), Action::BeginRun);
     }
 
     #[test]
@@ -152,13 +156,13 @@ mod tests {
         for (far, believed) in [(RUN_IDS, Action::Wait), (RUN_IDS + 1, Action::BeginRun)] {
             let mut ids = FarIds::default();
             for packet in 1..JUMP_PACKETS {
-                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000, 0), Action::DropEarly, "packet {packet}");
+                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000, 0, false), Action::DropEarly, "packet {packet}");
             }
-            assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_001, 0), believed);
+            assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_001, 0, false), believed);
             let mut ids = FarIds::default();
             for packet in 0..10 * u64::from(JUMP_PACKETS) {
                 ids.note_placed(1, packet); // packets of the run keep being placed in between
-                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000 + packet, 0), Action::DropEarly);
+                assert_eq!(ids.decide(Lookup::Ahead(far), 1_000_000 + packet, 0, false), Action::DropEarly);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A UDP socket of one detector port.
 
+use crate::overload::Level;
 use std::{
     io, mem,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
@@ -16,6 +17,7 @@ pub struct PortSocket {
     pub receive_buffer: ReceiveBuffer,
     /// The kernel's drop counter when it was last asked.
     dropped: u32,
+    is_shut: bool,
 }
 
 /// What was asked of the kernel and what it gave, in bytes of packets with their book-keeping.
@@ -57,22 +59,49 @@ impl PortSocket {
         if coalesce {
             let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         }
-        let given: i32 = get_option(fd, libc::SO_RCVBUF, 0).map_err(failed("SO_RCVBUF"))?;
+        let given: i32 = get_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 0).map_err(failed("SO_RCVBUF"))?;
         let receive_buffer =
             ReceiveBuffer { asked_bytes: receive_buffer_bytes, given_bytes: u64::try_from(given / 2).unwrap_or(0) };
-        Ok(Self { socket, receive_buffer, dropped: 0 })
+        Ok(Self { socket, receive_buffer, dropped: 0, is_shut: false })
     }
 
-    /// What the kernel threw away since the last call, for want of room in the buffer. It is the counter
-    /// that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also when no
+    /// How full the buffer is, and what the kernel threw away since the last call, for want of room or at a shut gate. That
+    /// is the counter that `SO_RXQ_OVFL` attaches to packets; asked this way (`SO_MEMINFO`) it is right also when no
     /// packet follows the loss, and costs nothing per packet. It counts messages: packets that came coalesced count as
     /// one, so it is the least that was lost, and exact without coalescing. The bitmaps of the images tell which.
-    pub fn take_kernel_dropped(&mut self) -> u64 {
+    pub fn look(&mut self) -> Level {
         const SO_MEMINFO: i32 = 55; // asm-generic/socket.h; not in libc for every target
-        const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
-        let Ok(memory) = get_option(self.fd(), SO_MEMINFO, [0_u32; SK_MEMINFO_DROPS + 1]) else { return 0 };
+        // linux/sock_diag.h
+        const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+        const SK_MEMINFO_RCVBUF: usize = 1;
+        const SK_MEMINFO_DROPS: usize = 8;
+        let memory = get_option(self.fd(), libc::SOL_SOCKET, SO_MEMINFO, [0_u32; SK_MEMINFO_DROPS + 1]);
+        let Ok(memory) = memory else { return Level::default() };
         let dropped = memory[SK_MEMINFO_DROPS];
-        u64::from(dropped.wrapping_sub(mem::replace(&mut self.dropped, dropped)))
+        Level {
+            dropped: u64::from(dropped.wrapping_sub(mem::replace(&mut self.dropped, dropped))),
+            filled: memory[SK_MEMINFO_RMEM_ALLOC] as f32 / memory[SK_MEMINFO_RCVBUF].max(1) as f32,
+        }
+    }
+
+    /// From now on the kernel drops all that comes, and counts it; what is in the buffer stays.
+    ///
+    /// # Errors
+    /// The kernel refuses a filter; all goes on as before.
+    pub fn shut(&mut self) -> io::Result<()> {
+        let mut nothing = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+        set_option(self.fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?;
+        self.is_shut = true;
+        Ok(())
+    }
+
+    /// What comes is received again.
+    pub fn open(&mut self) {
+        if mem::take(&mut self.is_shut) {
+            // It fails only where there is no filter.
+            let _ = set_option(self.fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+        }
     }
 
     pub fn fd(&self) -> RawFd {
@@ -177,17 +206,17 @@ pub fn wait_readable(polls: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<
     if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
 }
 
-fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the value lives over the call and has the size that is told.
-    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<i32>() as u32) };
+fn set_option<T>(fd: RawFd, level: i32, option: i32, value: T) -> io::Result<()> {
+    // SAFETY: the value, and what it leads to, lives over the call and has the size that is told.
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<T>() as u32) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get_option<T: Copy>(fd: RawFd, option: i32, mut value: T) -> io::Result<T> {
+fn get_option<T: Copy>(fd: RawFd, level: i32, option: i32, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the value lives over the call and has the size that is told; the kernel writes at most
     // that much, and T is a plain number or array of numbers here.
-    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
+    let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -206,8 +235,8 @@ mod tests {
         for _ in 0..messages {
             sender.send_to(&vec![7; PACKET_BYTES as usize * packets as usize], ("127.0.0.1", port)).unwrap();
         }
-        let counted = receiver.take_kernel_dropped();
-        assert_eq!(receiver.take_kernel_dropped(), 0, "counted once");
+        let counted = receiver.look().dropped;
+        assert_eq!(receiver.look().dropped, 0, "counted once");
         (counted, messages * packets - discard(receiver.fd(), u64::MAX).unwrap())
     }
 
@@ -219,5 +248,28 @@ mod tests {
         let (counted, dropped) = overflow(true, 100, 10);
         assert!(counted > 0 && counted * 10 == dropped, "{counted} messages counted of {dropped} packets");
         assert_eq!(overflow(true, 5, 1), (0, 0));
+    }
+
+    #[test]
+    fn a_shut_gate_lets_nothing_in_counts_it_and_keeps_what_is_there() {
+        let bind = |port| Some((port, PortSocket::bind(Ipv4Addr::LOCALHOST, port, 1 << 20, false).ok()?));
+        let (port, mut receiver) = (42_000..).find_map(bind).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let send =
+            |packets: u64| (0..packets).for_each(|_| _ = sender.send_to(&[7; 1000], ("127.0.0.1", port)).unwrap());
+        send(3);
+        let filled = receiver.look().filled;
+        assert!(filled > 0.0 && filled < 0.1, "{filled}");
+        receiver.shut().unwrap();
+        send(5);
+        let level = receiver.look();
+        assert_eq!((level.dropped, level.filled), (5, filled));
+        assert_eq!(discard(receiver.fd(), 100).unwrap(), 3);
+        receiver.open();
+        receiver.open();
+        send(2);
+        assert_eq!(receiver.look().dropped, 0);
+        assert_eq!(discard(receiver.fd(), 100).unwrap(), 2);
+        assert_eq!(receiver.look().filled, 0.0, "all room is given back with the last packet");
     }
 }

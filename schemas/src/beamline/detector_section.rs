@@ -10,9 +10,9 @@ use super::{
 };
 use crate::detector::{
     Detector, DetectorConfig, DetectorConfigError,
-    config::{is_field, types_text},
+    config::is_field,
+    fields::{self, Fields},
 };
-use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use std::{collections::BTreeMap, io, path::Path};
 use toml::de::DeValue;
@@ -20,7 +20,6 @@ use toml::de::DeValue;
 /// Reads a file's text; the parser itself opens none.
 pub(super) type Load<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-type Fields = serde_json::Map<String, Json>;
 /// Field (`bit_depth`, `module_positions.2`) and what is wrong with it.
 type FieldErrors = Vec<(String, Problem)>;
 
@@ -107,105 +106,18 @@ fn from_other_file(path: &Path, text: &str, report: &mut Report) -> Option<Detec
 
 /// Reads all fields and then checks them together. Every error is returned, not only the first.
 fn read_fields(fields: &Fields) -> (Option<Detector>, FieldErrors) {
-    let mut errors = Vec::new();
-    let config = read_config(fields, &mut errors);
-    let detector = config.filter(|_| errors.is_empty()).and_then(|config| check(&config, &mut errors));
-    (detector, errors)
-}
-
-fn read_config(fields: &Fields, errors: &mut FieldErrors) -> Option<DetectorConfig> {
-    let types = types_text();
-    let detector_type: Option<String> = field(fields, "detector_type", &types, errors);
-    let config = DetectorConfig {
-        detector_name: optional(fields, "detector_name", "a name", errors).unwrap_or_default(),
-        start_udp_port: optional(fields, "start_udp_port", "a port from 1 to 65535", errors),
-        n_modules: optional(fields, "n_modules", "the number of modules", errors),
-        bit_depth: optional(fields, "bit_depth", "8, 16 or 32; EIGER: 4 and 12 as well", errors),
-        image_pixel_height: optional(fields, "image_pixel_height", "rows of the image", errors),
-        image_pixel_width: optional(fields, "image_pixel_width", "columns of the image", errors),
-        model: optional(fields, "model", "a name, for example \"9M\"", errors),
-        modules: optional(fields, "modules", "[columns, rows] of modules", errors),
-        udp_ports: optional(fields, "udp_ports", "[port, ...], each 1 to 65535", errors).unwrap_or_default(),
-        deactivate: optional(fields, "deactivate", "[module, ...]", errors).unwrap_or_default(),
-        tengiga: optional(fields, "tengiga", "true or false", errors),
-        readnrows: optional(fields, "readnrows", "rows that are read", errors),
-        numinterfaces: optional(fields, "numinterfaces", "1 or 2", errors),
-        octets: optional(fields, "octets", "1 or 2", errors),
-        image_id: optional(fields, "image_id", "\"frame_number\", \"bunch_id\" or \"bunch_id_f64\"", errors),
-        module_positions: match optional(fields, "module_positions", POSITIONS, errors) {
-            Some(positions) => module_positions(&positions, errors),
-            None => BTreeMap::new(),
-        },
-        ..DetectorConfig::default()
-    };
-    require_geometry(fields, detector_type.as_deref(), errors);
-    Some(DetectorConfig { detector_type: detector_type?, ..config })
-}
-
-const POSITIONS: &str = "\"module\" = [x0, y0, x1, y1] for each module";
-
-/// What a std-daq file of an EIGER or JUNGFRAU must have, each named, where nothing stands in for it.
-fn require_geometry(fields: &Fields, detector_type: Option<&str>, errors: &mut FieldErrors) {
-    let is_one = detector_type.is_some_and(|name| name == "eiger" || name.starts_with("jungfrau"));
-    if !is_one || fields.contains_key("model") || fields.contains_key("modules") {
-        return;
+    let read = fields::read(fields).and_then(|config| check(&config));
+    match read {
+        Ok(detector) => (Some(detector), Vec::new()),
+        Err(errors) => (None, errors.into_iter().map(problem).collect()),
     }
-    for (name, allowed) in [
-        ("n_modules", "the number of modules"),
-        ("image_pixel_height", "rows of the image"),
-        ("image_pixel_width", "columns of the image"),
-        ("module_positions", POSITIONS),
-    ] {
-        if !fields.contains_key(name) {
-            let allowed = format!("{allowed}; or model = \"9M\" or modules = [columns, rows] instead of all four");
-            errors.push((name.to_owned(), Problem::Missing { allowed }));
-        }
-    }
-}
-
-/// A field that may be absent. Where it is there and wrong, that is noted.
-fn optional<T: DeserializeOwned>(fields: &Fields, name: &str, allowed: &str, errors: &mut FieldErrors) -> Option<T> {
-    fields.contains_key(name).then(|| field(fields, name, allowed, errors)).flatten()
-}
-
-fn field<T: DeserializeOwned>(fields: &Fields, name: &str, allowed: &str, errors: &mut FieldErrors) -> Option<T> {
-    let allowed = allowed.to_owned();
-    let Some(value) = fields.get(name) else {
-        errors.push((name.to_owned(), Problem::Missing { allowed }));
-        return None;
-    };
-    let read = serde_json::from_value(value.clone()).ok();
-    if read.is_none() {
-        errors.push((name.to_owned(), Problem::Value { found: shorten(&value.to_string()), allowed }));
-    }
-    read
-}
-
-fn module_positions(positions: &Fields, errors: &mut FieldErrors) -> BTreeMap<u32, [i64; 4]> {
-    let allowed = "\"module number\" = [x0, y0, x1, y1]";
-    let mut read = BTreeMap::new();
-    for (module, position) in positions {
-        match (module.parse(), serde_json::from_value(position.clone())) {
-            (Ok(module), Ok(position)) => {
-                read.insert(module, position);
-            }
-            _ => {
-                let found = shorten(&format!("{module:?} = {position}"));
-                errors.push((
-                    format!("module_positions.{module}"),
-                    Problem::Value { found, allowed: allowed.to_owned() },
-                ));
-            }
-        }
-    }
-    read
 }
 
 /// Checks the fields against each other. `DetectorConfig::detector` names the first error; where that is a position,
 /// each module is checked alone, too: that names every position that is wrong.
-fn check(config: &DetectorConfig, errors: &mut FieldErrors) -> Option<Detector> {
+fn check(config: &DetectorConfig) -> Result<Detector, Vec<DetectorConfigError>> {
     let first = match config.detector() {
-        Ok(detector) => return Some(detector),
+        Ok(detector) => return Ok(detector),
         Err(error) => error,
     };
     let is_position = |error: &DetectorConfigError| match error {
@@ -224,14 +136,15 @@ fn check(config: &DetectorConfig, errors: &mut FieldErrors) -> Option<Detector> 
         found.push(first);
     }
     found.dedup();
-    errors.extend(found.into_iter().map(problem));
-    None
+    Err(found)
 }
 
 /// An error with the field that it is about.
 fn problem(error: DetectorConfigError) -> (String, Problem) {
     match error {
-        DetectorConfigError::Field { field, found, allowed } => (field, Problem::Value { found, allowed }),
+        DetectorConfigError::Field { field, found, allowed } => {
+            (field, Problem::Value { found: shorten(&found), allowed })
+        }
         DetectorConfigError::Missing { field, allowed } => (field, Problem::Missing { allowed }),
         DetectorConfigError::Syntax(text) => (String::new(), Problem::Syntax(text)),
         DetectorConfigError::Placement(_) => ("module_positions".to_owned(), Problem::Detector(error)),

@@ -25,13 +25,14 @@
 use super::{
     Detector,
     described::{self, Description},
-    eiger, gigafrost,
+    eiger,
+    fields::{self, Fields},
+    gigafrost,
     grid::Position,
     jungfrau,
     placement::{Placement, PlacementError},
     sls_config,
 };
-use serde::Deserialize;
 use std::{collections::BTreeMap, path::Path};
 
 /// Every key that the `[detector]` section of a beamline's file may have: a file's name, and the fields.
@@ -57,9 +58,8 @@ pub const KEYS: [&str; 18] = [
 ];
 
 /// What a detector's configuration says. See the module header.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DetectorConfig {
-    #[serde(default)]
     pub detector_name: String,
     pub detector_type: String,
     pub n_modules: Option<u32>,
@@ -67,13 +67,10 @@ pub struct DetectorConfig {
     pub image_pixel_height: Option<usize>,
     pub image_pixel_width: Option<usize>,
     pub start_udp_port: Option<u16>,
-    #[serde(default)]
     pub module_positions: BTreeMap<u32, Position>,
     pub model: Option<String>,
     pub modules: Option<[u32; 2]>,
-    #[serde(default)]
     pub udp_ports: Vec<u16>,
-    #[serde(default)]
     pub deactivate: Vec<u32>,
     pub tengiga: Option<bool>,
     pub readnrows: Option<u32>,
@@ -81,10 +78,8 @@ pub struct DetectorConfig {
     pub octets: Option<u32>,
     pub image_id: Option<String>,
     /// EIGER, from an slsDetector file: columns of modules, and half modules above each other.
-    #[serde(skip)]
     pub(crate) half_modules: Option<[u32; 2]>,
     /// What no detector module knows.
-    #[serde(skip)]
     pub(crate) description: Option<Box<Description>>,
 }
 
@@ -96,7 +91,7 @@ pub const MODULES_MAX: u32 = 1024;
 /// Why a detector's configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DetectorConfigError {
-    /// Not JSON or TOML, a field is missing, or a field has the wrong type; the text has line and column.
+    /// Not JSON or TOML, or a description with a field that is missing or of the wrong type; the text has line and column.
     #[error("not a detector configuration: {0}")]
     Syntax(String),
     #[error("{field} is missing; allowed: {allowed}")]
@@ -123,8 +118,8 @@ impl DetectorConfig {
     /// # Errors
     /// Names what is missing or wrong, with line and column for syntax.
     pub fn from_json(text: &str) -> Result<Self, DetectorConfigError> {
-        let config: Self =
-            serde_json::from_str(text).map_err(|error| DetectorConfigError::Syntax(error.to_string()))?;
+        let fields = serde_json::from_str(text).map_err(|error| DetectorConfigError::Syntax(error.to_string()))?;
+        let config = Self::from_fields(&fields)?;
         config.check()?;
         Ok(config)
     }
@@ -163,17 +158,19 @@ impl DetectorConfig {
         }
     }
 
+    fn from_fields(fields: &Fields) -> Result<Self, DetectorConfigError> {
+        fields::read(fields).map_err(|mut errors| errors.swap_remove(0))
+    }
+
     fn read_toml(text: &str) -> Result<Self, DetectorConfigError> {
-        let syntax = |error: &dyn std::fmt::Display| DetectorConfigError::Syntax(error.to_string());
-        let fields: serde_json::Map<String, serde_json::Value> =
-            toml::from_str(text).map_err(|error| syntax(&error))?;
+        let fields: Fields = toml::from_str(text).map_err(|error| DetectorConfigError::Syntax(error.to_string()))?;
         if fields.contains_key("packet") {
             return described::read(text);
         }
         if let Some(key) = fields.keys().find(|key| !is_field(key)) {
             return Err(DetectorConfigError::field(key, "an unknown key".to_owned(), &KEYS[1..].join(", ")));
         }
-        serde_json::from_value(fields.into()).map_err(|error| syntax(&error))
+        Self::from_fields(&fields)
     }
 
     /// Checks what the types do not, down to the place of every packet.
@@ -416,7 +413,7 @@ mod tests {
             (r#""start_udp_port": 50028"#, r#""start_udp_port": 0"#, "1 to 65535"),
             (r#""image_pixel_width": 1030"#, r#""image_pixel_width": 1000"#, "inside the image"),
             ("1029,\n      513", "1028,\n      513", "x1 - x0 = 513"),
-            ("1029,\n      513\n", "513\n", "not a detector configuration: invalid length 3"),
+            ("1029,\n      513\n", "513\n", "\"1\" = [516,258,513]; allowed: \"module number\" = [x0, y0, x1, y1]"),
         ];
         for (from, to, expected) in cases {
             let text = EIGER.replacen(from, to, 1);

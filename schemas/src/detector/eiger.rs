@@ -202,7 +202,10 @@ mod tests {
         assert_eq!(short("modules = [3, 6]\nbit_depth = 16").map(|modules| modules.hash()), Ok(nine.hash()));
         let same = short("model = \"500K\"\nbit_depth = 32").expect("valid");
         assert_eq!(same.pixel_mask(), config(32).placement().expect("valid").pixel_mask());
-        assert!(short("bit_depth = 16").is_err_and(|error| error.to_string().contains("module_positions")));
+        assert!(
+            short("bit_depth = 16")
+                .is_err_and(|error| error.to_string().contains("or modules = [columns, rows] instead"))
+        );
         assert!(short("model = \"9M\"").is_err_and(|error| error.to_string().contains("bit_depth")));
     }
 

@@ -13,6 +13,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `config` | what a configuration says, and which detector module reads it |
+//! | `fields` | such a configuration from a table of JSON values, whatever they were read from |
 //! | `sls_config` | an slsDetector `.config` file as such a configuration |
 //! | `wire` | the fields of a packet's header |
 //! | `placement` | where every packet's pixels lie |
@@ -24,6 +25,7 @@
 pub mod config;
 pub mod described;
 pub mod eiger;
+pub(crate) mod fields;
 pub mod gigafrost;
 mod grid;
 pub mod jungfrau;

@@ -251,7 +251,7 @@ fn check_room(file: &File, bytes: u64) -> io::Result<()> {
     if failed != 0 {
         return Err(io::Error::last_os_error());
     }
-    match room.f_bavail as u64 * room.f_frsize as u64 >= bytes {
+    match room.f_bavail * room.f_frsize >= bytes {
         true => Ok(()),
         false => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
     }

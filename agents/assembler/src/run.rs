@@ -4,7 +4,7 @@ use crate::{fill::Filler, metrics::Metrics};
 use ecs_schemas::{beamline::Beamline, registry::AgentState};
 use ecs_sdk::{
     Agent, AgentConfig, StartError,
-    cores::{Core, CoreError},
+    cores::{CoreError, Cores},
     stop::Stop,
 };
 use ecs_shm_buffer::{Geometry, Now, Owner, Proc, ProcessId, Ring, RingError, Surroundings};
@@ -58,7 +58,7 @@ pub fn geometry(beamline: &Beamline) -> Geometry {
 /// # Errors
 /// See [`AssemblerError`]. A broker that is not there changes nothing.
 pub fn run(beamline: &Beamline, stop: &Stop) -> Result<(), AssemblerError> {
-    let core = beamline.assembler.core.map(|core| Core::new(core, "assembler.core")).transpose()?;
+    let core = beamline.assembler.core.map(|core| Cores::one(core, "assembler.core")).transpose()?;
     let agent = Agent::start(
         AgentConfig {
             name: format!("{}/assembler", beamline.name),

@@ -14,7 +14,7 @@ use ecs_calibration::CalibrationError;
 use ecs_schemas::{beamline::Beamline, detector::Placement, registry::AgentState, value::Value};
 use ecs_sdk::{
     Agent, AgentConfig, StartError,
-    cores::{Core, CoreError},
+    cores::{CoreError, Cores},
     stop::Stop,
 };
 use ecs_shm_buffer::{Contributor, PixelAccess, ProcessId, Ring, RingError, TooManyParticipants};
@@ -126,10 +126,10 @@ impl Pixels {
 }
 
 /// The core that a process stays on, where settings name any.
-fn core_of(beamline: &Beamline, index: u32) -> Result<Option<Core>, CoreError> {
+fn core_of(beamline: &Beamline, index: u32) -> Result<Option<Cores>, CoreError> {
     let cores = &beamline.readout.cores;
     let core = cores.get(index as usize % cores.len().max(1));
-    core.map(|&core| Core::new(core, "readout.cores")).transpose()
+    core.map(|&core| Cores::one(core, "readout.cores")).transpose()
 }
 
 fn bind_ports(beamline: &Beamline, index: u32) -> Result<Vec<Port>, SocketError> {

@@ -1,6 +1,7 @@
-//! A thread on one core of the host, for those whose caches and whose turn matter: readout and assembler.
+//! Threads on cores of the host that are named, for those whose caches and whose turn matter: readout and assembler.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::io;
 
 /// Cores that a configuration may name: what the C library's set of them holds.
 pub const CORES_MAX: usize = CpuSet::MAX_CPU;
@@ -15,37 +16,42 @@ pub struct CoreError {
     pub available: String,
 }
 
-/// A core that this process may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Core(u32);
+/// Cores that a thread may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cores(CpuSet);
 
-impl Core {
-    /// # Errors
-    /// It is not there, or kept from this process.
-    pub fn new(core: u32, setting: &'static str) -> Result<Self, CoreError> {
-        let cores = available();
-        if cores.contains(&core) {
-            return Ok(Self(core));
-        }
-        let available = cores.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        Err(CoreError { setting, core, available })
-    }
-
-    /// Keeps the calling thread, and those that it starts from now on, on this core.
+impl Cores {
+    /// One core, which `setting` names.
     ///
     /// # Errors
-    /// The kernel has taken the core away meanwhile.
-    pub fn keep_thread(self) -> std::io::Result<()> {
+    /// It is not there, or kept from this process.
+    pub fn one(core: u32, setting: &'static str) -> Result<Self, CoreError> {
+        let mine = Self::of_thread().numbers();
+        if !mine.contains(&core) {
+            let available = mine.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            return Err(CoreError { setting, core, available });
+        }
         let mut one = CpuSet::new();
-        one.set(self.0 as usize);
-        Ok(sched_setaffinity(None, &one)?)
+        one.set(core as usize);
+        Ok(Self(one))
     }
-}
 
-/// The cores that the calling thread may use, as it was started; none where the kernel does not tell.
-fn available() -> Vec<u32> {
-    let set = sched_getaffinity(None).unwrap_or_default();
-    (0..CORES_MAX).filter(|&core| set.is_set(core)).map(|core| core as u32).collect()
+    /// Those of the calling thread; none where the kernel does not tell.
+    pub fn of_thread() -> Self {
+        Self(sched_getaffinity(None).unwrap_or_default())
+    }
+
+    /// Keeps the calling thread, and those that it starts from now on, on these cores.
+    ///
+    /// # Errors
+    /// The kernel has taken them away meanwhile.
+    pub fn keep_thread(&self) -> io::Result<()> {
+        Ok(sched_setaffinity(None, &self.0)?)
+    }
+
+    fn numbers(&self) -> Vec<u32> {
+        (0..CORES_MAX).filter(|&core| self.0.is_set(core)).map(|core| core as u32).collect()
+    }
 }
 
 #[cfg(test)]
@@ -54,15 +60,15 @@ mod tests {
 
     #[test]
     fn a_thread_is_kept_where_it_is_told_and_a_core_that_is_not_there_is_named() {
-        let cores = available();
-        let core = *cores.last().expect("a process runs somewhere");
+        let cores = Cores::of_thread();
+        let core = *cores.numbers().last().expect("a process runs somewhere");
         let kept = std::thread::spawn(move || {
-            Core::new(core, "readout.cores").unwrap().keep_thread().unwrap();
-            available()
+            Cores::one(core, "readout.cores").unwrap().keep_thread().unwrap();
+            Cores::of_thread().numbers()
         });
         assert_eq!(kept.join().unwrap(), [core]);
-        assert_eq!(available(), cores, "of other threads nothing is changed");
-        let refused = Core::new(CORES_MAX as u32, "readout.cores").unwrap_err().to_string();
+        assert_eq!(Cores::of_thread(), cores, "of other threads nothing is changed");
+        let refused = Cores::one(CORES_MAX as u32, "readout.cores").unwrap_err().to_string();
         assert!(refused.starts_with("readout.cores: this process may not use core 1024; it may use "), "{refused}");
         assert!(refused.contains(&core.to_string()), "{refused}");
     }

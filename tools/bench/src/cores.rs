@@ -1,46 +1,26 @@
 //! Which core a thread runs on: a leg whose threads wander measures the scheduler, too.
 
 use anyhow::Context;
-use std::{io, mem};
+use ecs_sdk::cores::Cores;
 
 /// Keeps the calling thread on one core, and what it starts from now on.
 ///
 /// # Errors
 /// There is no such core, or it is not this process's.
-pub fn pin(core: usize) -> anyhow::Result<()> {
-    // SAFETY: a set of zeros is an empty one, and the core is far below its size.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        set
-    };
-    set_affinity(&set).with_context(|| format!("cannot stay on core {core}"))
+pub fn pin(core: u32) -> anyhow::Result<()> {
+    Cores::one(core, "a benchmark")?.keep_thread().with_context(|| format!("cannot stay on core {core}"))
 }
 
 /// Does something on one core, and lets the thread go where it was before. A process that is started there stays there.
 ///
 /// # Errors
 /// As of [`pin`]; or the first of `act`.
-pub fn on_core<T>(core: usize, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    // SAFETY: all zeros is a set, which the call fills; it lives over the call and has the size that is told.
-    let before = unsafe {
-        let mut before: libc::cpu_set_t = mem::zeroed();
-        let result = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut before);
-        anyhow::ensure!(result == 0, "cannot tell the cores of a thread: {}", io::Error::last_os_error());
-        before
-    };
+pub fn on_core<T>(core: u32, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let before = Cores::of_thread();
     pin(core)?;
     let done = act();
-    set_affinity(&before)?;
+    before.keep_thread()?;
     done
-}
-
-fn set_affinity(set: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: the set lives over the call and has the size that is told.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl ImagePath {
     ///
     /// # Errors
     /// A process does not start, or there is no such core.
-    pub fn stand(&self, assembler_core: Option<usize>) -> anyhow::Result<Standing> {
+    pub fn stand(&self, assembler_core: Option<u32>) -> anyhow::Result<Standing> {
         let assembler = || self.agent("assembler");
         let assembler = assembler_core.map_or_else(assembler, |core| on_core(core, assembler))?;
         let readout = on_core(0, || self.agent("readout"))?;

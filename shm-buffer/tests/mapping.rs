@@ -138,10 +138,13 @@ struct HugeDisk(tempfile::TempDir);
 
 impl HugeDisk {
     fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut mount = Command::new("mount");
         let mounted = mount.args(["-t", "tmpfs", "-o", "size=64m,huge=advise", "tmpfs"]).arg(folder.path()).status();
-        assert!(mounted.unwrap().success(), "this test mounts a tmpfs with huge pages, which needs root");
+        assert!(
+            mounted.is_ok_and(|status| status.success()),
+            "this test mounts a tmpfs with huge pages, which needs root"
+        );
         Self(folder)
     }
 }

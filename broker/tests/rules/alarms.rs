@@ -40,7 +40,7 @@ fn codes(world: &mut World) -> Vec<String> {
 /// `raised` of everything that was published about an alarm.
 fn told(world: &World, code: &str) -> Vec<bool> {
     let topic = format!("{PUMP}/alarm/{code}");
-    let its = world.published.iter().filter(|publication| &*publication.topic == topic);
+    let its = world.published.iter().filter(|publication| *publication.topic == *topic);
     its.map(|publication| decode::<RaisedAlarm>(&publication.payload).unwrap().raised).collect()
 }
 

@@ -373,18 +373,17 @@ fn a_removal_is_not_undone_and_a_value_before_it_does_not_come_back() {
     let kept = Description { items: vec![Item { persist: true, ..item("speed") }], ..subsystem(PUMP) };
     world.host("p", "x01/pumps", 1, std::slice::from_ref(&kept));
     world.publish("p", (PUMP, "speed"), 1).unwrap();
-    let publish =
-        ecs_schemas::kv::Publish { subsystem: PUMP.to_owned(), item: "speed".to_owned(), value: 2.into(), skipped: 0 };
+    let publish = Publish { subsystem: PUMP.to_owned(), item: "speed".to_owned(), value: 2.into(), skipped: 0 };
     let (publish_id, publish_input) = world.request_input("p", &publish);
     let (remove_id, remove) = world.request_input("p", &Remove { name: PUMP.to_owned() });
     let (describe_id, describe) = world.request_input("p", &describe(kept));
     let (again_id, again) = world.request_input("p", &publish);
     world.disk_works = false;
     world.batch(&[publish_input, remove, describe, again]);
-    assert_eq!(code(world.take_answer::<ecs_schemas::kv::Publish>("p", publish_id)), ErrorCode::StoreFailed);
+    assert_eq!(code(world.take_answer::<Publish>("p", publish_id)), ErrorCode::StoreFailed);
     world.take_answer::<Remove>("p", remove_id).unwrap();
     assert_eq!(world.take_answer::<Describe>("p", describe_id).unwrap().restored, []);
-    assert_eq!(code(world.take_answer::<ecs_schemas::kv::Publish>("p", again_id)), ErrorCode::StoreFailed);
+    assert_eq!(code(world.take_answer::<Publish>("p", again_id)), ErrorCode::StoreFailed);
     assert_eq!(code(world.get((PUMP, "speed"))), ErrorCode::NotSet);
     world.check_sums();
 }

@@ -21,15 +21,17 @@ fn assert_lossy_run_on_is_right(beamline: &Beamline, check: &str, images: u64, r
     // A packet that is put back by 32 turns is late for good where these are more than an image or two.
     let reorder = if placement.packets_per_module < 32 { 0.0 } else { 0.02 };
     let job = beamline.submit_running("run.h5", images, &["--start", "1"]);
-    let reorder_text = reorder.to_string();
-    let faults =
-        ["--seed", "7", "--drop", "0.01", "--duplicate", "0.02", "--burst", "0.001", "--reorder", &reorder_text];
+    // One of a hundred, or two of an image where these are many: some images are whole.
+    let drop = (2.0 / placement.packets_per_image() as f64).min(0.01);
+    let shares = [("--drop", drop), ("--burst", drop / 10.0), ("--duplicate", 0.02), ("--reorder", reorder)];
+    let shares = shares.map(|(name, share)| [name.to_owned(), share.to_string()]).concat();
+    let faults: Vec<&str> = ["--seed", "7"].into_iter().chain(shares.iter().map(String::as_str)).collect();
     let sent = Outcome::of(&mut beamline.sim(images, rate_hz, &faults)).ok().json();
     let ended = beamline.wait_end(job);
     assert_eq!(ended["state"], "done", "{check}: {ended:#}");
 
-    let fates =
-        Faults { seed: 7, drop: 0.01, reorder, duplicate: 0.02, burst: 0.001, ..Faults::default() }.of(&placement);
+    let faults = Faults { seed: 7, drop, reorder, duplicate: 0.02, burst: drop / 10.0, ..Faults::default() };
+    let fates = faults.of(&placement);
     let packets = placement.packets_per_image();
     let dropped = |id: u64| fates.dropped_packets(id);
     let whole_images: usize = (1..=images).filter(|&id| dropped(id).len() == packets).count();

@@ -95,7 +95,7 @@ fn eiger_of_nine_megapixels_whose_images_are_larger_than_a_block_of_the_file_sys
     let detector = "detector_type = \"eiger\"\nmodel = \"9M\"\nbit_depth = 16";
     let beamline =
         Beamline::up(Detector::Toml(detector), "[assembler]\ndeadline = \"2 s\"\n[ring]\nsize = \"512 MiB\"\n");
-    assert_lossy_run_on_is_right(&beamline, "eiger:bits=16:across=3:along=6", 6, 4);
+    assert_lossy_run_on_is_right(&beamline, "eiger:bits=16:across=3:along=6", 4, 4);
 }
 
 #[test]

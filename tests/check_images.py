@@ -1,12 +1,13 @@
 """Opens a file of the writer with plain h5py and checks it against the simulated detector.
 
     python tests/check_images.py FILE [--seed N] [--missing FILE.json] [--detector NAME:key=value:...] [--pixels KIND]
-                                 [--conversion FILE.json]
+                                 [--conversion FILE.json] [--clock RATE_HZ]
 
 Every image marked complete must be the simulated one to the last pixel; of a partial image, every pixel
 whose packet is marked as received, and the others must hold the fill value. With --missing, the packets
 marked as missing must be exactly those in the JSON file {"image id": [packet, ...]}. The ledger must agree
-with the rows. Prints what it counted as JSON; exit code 1 and a sentence if something is wrong.
+with the rows. Images that the simulator says are not to be stored, by their ids, must be marked so, and no others; with
+--clock, rows must have the timestamps and exposures of a detector that began with id 1 at this rate. Prints what it counted as JSON; exit code 1 and a sentence if something is wrong.
 
 Where each pixel comes from is worked out here, from the documents of each detector, not from the code that is
 tested: `--detector` names one of the functions below. `--pixels` is `sim`, or a pattern of other senders.
@@ -34,9 +35,12 @@ PENDING, COMPLETE, PARTIAL, LOST = range(4)
 class Detector:
     """Where the pixels of an image come from: the modules' streams, cut into packets."""
 
+    forbids = False  # whether packets say that an image is not to be stored
+    has_clock = True  # whether they have a timestamp and an exposure
+
     def __init__(self, height, width, bits, streams, payload, off=()):
         """Each stream is (y, x) of its pixels in their order; `payload` is bytes of pixels a packet."""
-        self.shape, self.bits = (height, width), bits
+        self.shape, self.bits, self.payload = (height, width), bits, payload
         self.first = np.full(self.shape, -1, np.int64)
         self.last = np.full(self.shape, -1, np.int64)
         self.mask = np.ones(self.shape, np.uint8)
@@ -64,14 +68,21 @@ def chips(first, count, chip=256, gap=2):
     return np.concatenate([first + at * (chip + gap) + np.arange(chip) for at in range(count)])
 
 
-def eiger(bits=16, payload=4096, read=256, off=-1):
-    """A 500K module: lower left and right quadrant, upper left and right one, from the middle outwards."""
-    lower = [(read + 2 + row, +1) for row in range(read)]
-    upper = [(read - 1 - row, -1) for row in range(read)]
-    quadrants = [rows([(y, chips(x, 2)) for y, _ in half]) for half in (lower, upper) for x in (0, 516)]
+def eiger(bits=16, payload=4096, read=256, off=-1, across=1, along=1):
+    """Modules column by column from the lower left upwards, 8 columns and 36 rows apart, as std-daq's generator has
+    them. Each: lower left and right quadrant, upper left and right one, from the middle outwards."""
+    quadrants, cut = [], 256 - read  # rows that are not read, of the uppermost and of the lowest quadrants
+    height = along * 514 + (along - 1) * 36 - 2 * cut
+    for column in range(across):
+        for module in range(along):
+            top = (along - 1 - module) * (514 + 36) - cut
+            lower = [top + 258 + row for row in range(read)]
+            upper = [top + 255 - row for row in range(read)]
+            x = column * (1030 + 8)
+            quadrants += [rows([(y, chips(at, 2)) for y in half]) for half in (lower, upper) for at in (x, x + 516)]
     on = [quadrant for number, quadrant in enumerate(quadrants) if number != off]
     dead = [quadrant for number, quadrant in enumerate(quadrants) if number == off]
-    return Detector(2 * read + 2, 1030, bits, on, payload, dead)
+    return Detector(height, across * 1030 + (across - 1) * 8, bits, on, payload, dead)
 
 
 def quadrant(bits=8):
@@ -79,14 +90,16 @@ def quadrant(bits=8):
     return Detector(256, 514, bits, [rows([(y, chips(0, 2)) for y in range(256)])], 4096)
 
 
-def jungfrau(read=512, interfaces=1, gap=2):
-    """One module, its rows upwards; gap 0: rows downwards and chips side by side, as std-daq stacks them."""
-    height, width = read + gap, 1024 + 3 * gap
+def jungfrau(read=512, interfaces=1, gap=2, along=1):
+    """Modules above each other, from the lowest on, 36 rows apart, their rows upwards; gap 0: one module, its rows
+    downwards and chips side by side, as std-daq stacks them."""
+    height, width = along * (read + gap) + (along - 1) * 36, 1024 + 3 * gap
     place = lambda row: row + gap * (row >= read // 2)
-    y = lambda row: height - 1 - place(row) if gap else place(row)
-    lines = [(y(row), chips(0, 4, 256, gap)) for row in range(read)]
+    y = lambda row, module: height - 1 - module * (read + gap + 36) - place(row) if gap else place(row)
+    lines = [[(y(row, module), chips(0, 4, 256, gap)) for row in range(read)] for module in range(along)]
     part = read // interfaces
-    detector = Detector(height, width, 16, [rows(lines[n * part : (n + 1) * part]) for n in range(interfaces)], 8192)
+    streams = [rows(module[n * part : (n + 1) * part]) for module in lines for n in range(interfaces)]
+    detector = Detector(height, width, 16, streams, 8192)
     first = [(512 - read) // 2 * 1024 + n * part * 1024 for n in range(interfaces)]
     detector.map_pixels = [at + np.arange(part * 1024) for at in first]  # of each stream, in a map of 512 x 1024
     return detector
@@ -100,21 +113,27 @@ def gigafrost(height=252, width=504, packet_rows=17):
             for link in (0, 1):
                 y = lambda row: (height - 1) // 2 - link - 2 * row if north else height // 2 + link + 2 * row
                 streams.append(rows([(y(row), x + np.arange(width // 2)) for row in range(height // 4)]))
-    return Detector(height, width, 12, streams, packet_rows * width // 2 * 3 // 2)
+    detector = Detector(height, width, 12, streams, packet_rows * width // 2 * 3 // 2)
+    detector.forbids = True
+    return detector
 
 
-def raster(height=400, width=400, bits=16, payload=6400, across=1, along=1):
+def raster(height=400, width=400, bits=16, payload=6400, across=1, along=1, clock=1):
     """Modules of whole rows, one behind the other, row by row of modules."""
     y, x = np.mgrid[0:height, 0:width]
     streams = [(down * height + y.ravel(), right * width + x.ravel()) for down in range(along) for right in range(across)]
-    return Detector(along * height, across * width, bits, streams, payload)
+    detector = Detector(along * height, across * width, bits, streams, payload)
+    detector.has_clock = clock == 1
+    return detector
 
 
 def made_up():
     """The detector of tests/end_to_end/detectors.rs that no line of Rust knows."""
     lines = lambda x, first: [(row + 3 * (row >= 20), chips(x, 3, 32, 1)) for row in range(first, first + 20)]
     streams = [rows(lines(x, first)) for x in (0, 98 + 5) for first in (0, 20)]
-    return Detector(40 + 3, 2 * 98 + 5, 12, streams, 1000)
+    detector = Detector(40 + 3, 2 * 98 + 5, 12, streams, 1000)
+    detector.forbids = True
+    return detector
 
 
 def named(text):
@@ -136,8 +155,14 @@ def other_pixels(kind, detector):
             wanted[y, x] = 1 + packet | gain << 14
         elif kind == "eiger":  # the same of eigerDetectorServer: rows of 1024 pixels, half of them on each port
             of_half_module = at // 512 * 1024 + module % 2 * 512 + at % 512
-            per_packet = {8: 4096, 16: 2048, 32: 1024}.get(detector.bits)
-            wanted[y, x] = of_half_module & 0xFFF if detector.bits == 12 else of_half_module // per_packet
+            wanted[y, x] = of_half_module // (detector.payload * 8 // detector.bits)
+            if detector.bits == 12:
+                wanted[y, x] = of_half_module & 0xFFF
+            if (detector.bits, detector.payload) == (32, 1024):  # it steps over halves of rows: see the sender
+                packet = at // 256
+                wanted[y, x] = np.maximum(2 * packet - 1, 0) + module % 2 * 2
+        elif kind == "gigafrost":  # tests/end_to_end/detectors.rs
+            wanted[y, x] = module * 500 + at % 500
     return wanted
 
 
@@ -243,6 +268,26 @@ def check_rows(entry, detector, kind, seed, missing, conversion):
     return ids, status
 
 
+def forbidden(image_id):
+    """Images that are not to be stored: tools/sim/src/detector.rs."""
+    return image_id % 7 == 3
+
+
+def check_headers(data, detector, ids, status, rate_hz):
+    """What comes from a packet's header into the rows of a simulated detector."""
+    period = 1e7 / rate_hz if rate_hz else 0  # ticks of 100 ns
+    found = [data[name][:].tolist() for name in ("do_not_store", "detector_timestamp", "exposure_length")]
+    for image_id, state, *of_row in zip(ids.tolist(), status.tolist(), *found):
+        if state == PENDING:
+            continue
+        is_there = state != LOST
+        forbids = int(is_there and detector.forbids and forbidden(image_id))
+        clock = [int((image_id - 1) * period), int(period)] if is_there and detector.has_clock else [0, 0]
+        wanted = [forbids, *(clock if rate_hz else of_row[1:])]
+        if of_row != wanted:
+            fail(f"image {image_id}: do_not_store, timestamp, exposure {of_row}, not {wanted}")
+
+
 def named_counts(dataset):
     return dict(zip(dataset.attrs["names"], dataset[:].tolist()))
 
@@ -289,6 +334,7 @@ def main():
     parser.add_argument("--pixels", default="sim")
     parser.add_argument("--conversion")
     parser.add_argument("--calibration", type=int)
+    parser.add_argument("--clock", type=float)
     arguments = parser.parse_args()
     missing = json.loads(pathlib.Path(arguments.missing).read_text()) if arguments.missing else None
     with h5py.File(arguments.file) as file:
@@ -300,6 +346,8 @@ def main():
         conversion = Conversion(detector, setting)
         conversion.number = arguments.calibration
         ids, status = check_rows(entry, detector, arguments.pixels, arguments.seed, missing, conversion)
+        if arguments.pixels == "sim":
+            check_headers(entry["data"], detector, ids, status, arguments.clock)
         if not np.array_equal(entry["detector/pixel_mask"][:], detector.mask | conversion.mask.astype(np.uint8) << 7):
             fail("pixel_mask is not that of the detector")
         print(json.dumps(check_ledger(entry, ids, status)))

@@ -43,3 +43,33 @@ fn output_into_a_closed_pipe_is_not_a_panic() {
     let outcome = Outcome::of(shell.args(["-c", &format!("'{path}' completions bash | head -n 1")]));
     assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
 }
+
+#[test]
+fn simulator_asked_for_gigabytes_a_second_sends_at_the_rate_of_its_packets_with_their_headers() {
+    // Eight packets of 32 bytes of header and 54 of payload an image. Counted without headers, or as pixels, the rate
+    // would be half as high again, or 3.6 times. Images are never early, so that only the upper bound is generous.
+    let folder = tempfile::tempdir().unwrap();
+    let config = "detector_type = \"gigafrost\"\nstart_udp_port = 9\nimage_pixel_height = 4\nimage_pixel_width = 24";
+    fs::write(folder.path().join("detector.toml"), config).unwrap();
+    for (gigabytes, rate_hz) in [("0.0001376", 200.0), ("0.0003440", 500.0)] {
+        let mut sim = ecs();
+        sim.args([
+            "sim",
+            "detector",
+            "--config",
+            "detector.toml",
+            "--images",
+            "201",
+            "--gigabytes",
+            gigabytes,
+            "--json",
+        ]);
+        let sent = Outcome::of(sim.current_dir(folder.path())).ok().json();
+        assert_eq!((&sent["images"], &sent["bytes_sent"]), (&201.into(), &(201 * 8 * 86).into()), "{sent:#}");
+        let periods = sent["seconds"].as_f64().unwrap() * rate_hz;
+        assert!((199.5..400.0).contains(&periods), "{periods} periods of an image for 200: {sent:#}");
+    }
+    let mut both = ecs();
+    both.args(["sim", "detector", "--config", "detector.toml", "--images", "1", "--rate", "1", "--gigabytes", "1"]);
+    Outcome::of(both.current_dir(folder.path())).fails_with(2, "--gigabytes");
+}

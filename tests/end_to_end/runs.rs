@@ -3,7 +3,11 @@
 
 use crate::support::{Beamline, ByHand, Detector, Outcome, check_images, send};
 use serde_json::Value;
-use std::{fs, thread::sleep, time::Duration};
+use std::{
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// `written`, `partial` and the sum of `lost` of a job that is done.
 fn ledger(job: &Value) -> (u64, u64, u64) {
@@ -85,6 +89,27 @@ fn a_very_slow_detector_may_send_the_last_packet_of_an_image_after_the_next_has_
     detector.image(5);
     assert_eq!(ledger(&beamline.wait_end(job)), (4, 0, 0));
     assert_eq!(check_images(&beamline.path("run.h5"), &[])["complete"], 4);
+}
+
+#[test]
+fn the_very_last_packet_of_a_run_is_lost_and_its_image_comes_without_it_after_its_deadline() {
+    // Nothing follows, so that nobody learns of the loss from a packet.
+    let beamline = Beamline::up(Detector::Quadrant, "[assembler]\ndeadline = \"700 ms\"\n");
+    let detector = ByHand::new(&beamline);
+    let job = beamline.submit_running("run.h5", 10, &["--start", "1", "--timeout", "30"]);
+    (1..10).for_each(|id| detector.image(id));
+    (0..31).for_each(|index| detector.packet(10, index));
+    let sent = Instant::now();
+    assert_eq!(ledger(&beamline.wait_end(job)), (9, 1, 0));
+    let took = sent.elapsed();
+    assert!((Duration::from_millis(600)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    fs::write(beamline.path("missing.json"), "{\"10\": [31]}").unwrap();
+    let missing = beamline.path("missing.json").display().to_string();
+    let counts = check_images(&beamline.path("run.h5"), &["--missing", &missing]);
+    assert_eq!(
+        (&counts["complete"], &counts["partial"], &counts["missing_packets"]),
+        (&9.into(), &1.into(), &1.into())
+    );
 }
 
 #[test]

@@ -411,6 +411,8 @@ mod tests {
             (r#""detector_type": "eiger","#, "", "detector_type"),
             (r#""start_udp_port": 50028"#, r#""start_udp_port": 65534"#, "65535"),
             (r#""start_udp_port": 50028"#, r#""start_udp_port": 0"#, "1 to 65535"),
+            ("      513,\n      513\n", "      513,\n      512\n", "|y1 - y0| = 255"),
+            ("513,\n      0\n", "513,\n      1\n", "module_positions.2 = [0, 255, 513, 1]"),
             (r#""image_pixel_width": 1030"#, r#""image_pixel_width": 1000"#, "inside the image"),
             ("1029,\n      513", "1028,\n      513", "x1 - x0 = 513"),
             ("1029,\n      513\n", "513\n", "\"1\" = [516,258,513]; allowed: \"module number\" = [x0, y0, x1, y1]"),
@@ -421,6 +423,30 @@ mod tests {
             let error = DetectorConfig::from_json(&text).expect_err(to);
             assert!(error.to_string().contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn each_key_that_is_missing_is_named() {
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(EIGER).expect("an object");
+        let needed = [
+            "bit_depth",
+            "detector_type",
+            "image_pixel_height",
+            "image_pixel_width",
+            "module_positions",
+            "n_modules",
+            "start_udp_port",
+        ];
+        for key in needed {
+            let mut without = fields.clone();
+            assert!(without.remove(key).is_some(), "{key} is not in the file");
+            let error = DetectorConfig::from_json(&serde_json::json!(without).to_string()).expect_err(key).to_string();
+            let (what, _) = error.split_once("; allowed").unwrap_or((&error, ""));
+            assert!(what.contains(key) && (what.contains("missing") || what.ends_with("0 entries")), "{key}: {error}");
+        }
+        let mut without = fields;
+        without.remove("detector_name");
+        assert!(DetectorConfig::from_json(&serde_json::json!(without).to_string()).is_ok(), "a name is for people");
     }
 
     #[test]

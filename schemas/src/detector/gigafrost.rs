@@ -212,6 +212,54 @@ mod tests {
         }
     }
 
+    /// Rows of a packet, worked out another way: the pairs of rows that fit into a payload, less what the last cache
+    /// line of 72 bytes, begun and not filled, takes of them: a row, or two rows of one block each.
+    fn rows_by_pairs(height: usize, width: usize) -> usize {
+        let (blocks, stream_rows) = (width / 24, height / 4);
+        let pair_bytes = 2 * 18 * blocks;
+        let pairs = (0..).take_while(|pairs| (pairs + 1) * pair_bytes <= 7400).count();
+        let lost = match (pairs * pair_bytes % 72, blocks) {
+            (0, _) => 0,
+            (_, 1) => 2,
+            _ => 1,
+        };
+        (2 * pairs - lost).min(stream_rows)
+    }
+
+    #[test]
+    fn packets_of_every_region_of_interest_are_those_of_another_formula() {
+        // Of all 42,336: full packets of even rows before a padded last one, and last ones padded as all others.
+        let (mut last_alone, mut both) = (0, 0);
+        for (height, width) in
+            (4..=SIDE_MAX).step_by(4).flat_map(|height| (24..=SIDE_MAX).step_by(24).map(move |width| (height, width)))
+        {
+            let math = PacketMath::of(height, width);
+            let rows = rows_by_pairs(height, width);
+            let last_rows = (1..=rows).find(|last| (height / 4 - last).is_multiple_of(rows)).expect("1 to all");
+            let is_padded = |rows: usize| rows % 2 == 1 && width % 96 != 0;
+            let bytes = |rows: usize| rows * width * 12 / 16 + usize::from(is_padded(rows)) * 36;
+            let found = (math.rows_per_packet, math.last_rows, math.payload_bytes, math.last_payload_bytes);
+            assert_eq!(found, (rows, last_rows, bytes(rows), bytes(last_rows)), "{height} x {width}");
+            assert_eq!(math.packets(), (height / 4 - last_rows) / rows + 1, "{height} x {width}");
+            last_alone += u32::from(is_padded(last_rows) && !is_padded(rows));
+            both += u32::from(is_padded(last_rows) && is_padded(rows));
+        }
+        assert_eq!((last_alone, both), (10_444, 6_023), "regions with a padded last packet");
+    }
+
+    #[test]
+    fn last_packets_are_padded_where_the_others_are_not_and_where_they_are_and_where_there_are_none() {
+        for (height, width, packets, payload, last) in
+            [(20, 1656, 2, 4968, 1242 + 36), (24, 1272, 2, 4770 + 36, 954 + 36), (4, 24, 1, 18 + 36, 18 + 36)]
+        {
+            let placement = detector(height, width, "").expect("valid").placement;
+            let found = (placement.packets_per_module, placement.payload_bytes, placement.last_payload_bytes);
+            assert_eq!(found, (packets, payload, last), "{height} x {width}");
+            let of_last: u32 = placement.segments(packets - 1).iter().map(|segment| segment.len_bytes).sum();
+            assert_eq!(of_last as usize, width, "one row of pixels of two bytes: what follows them has no place");
+        }
+    }
+
     #[test]
     fn rows_of_the_quadrants_are_those_of_the_converters_tests() {
         // The 8 x 4 and 4 x 8 images of std-data-convert-gf: first pixel of every row of a stream.
@@ -295,6 +343,8 @@ mod tests {
         assert_eq!(detector.read_header(&packet, 5), Err(HeaderError::Foreign), "another region of interest");
         packet[2] = 140;
         assert_eq!(detector.read_header(&packet, 5).map(|header| header.do_not_store), Ok(false));
+        (packet[12], packet[13]) = (0xff, 0x7f);
+        assert_eq!(detector.read_header(&packet, 5).map(|header| header.do_not_store), Ok(false), "debug bits");
     }
 
     #[test]

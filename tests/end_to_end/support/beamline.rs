@@ -34,12 +34,13 @@ pub enum Detector {
     Eiger500K { bits: u32 },
     /// One quadrant: 256 x 514 pixels at 8 bit, one port, 32 packets an image.
     Quadrant,
-    /// Any other: a description or the fields of a known one, without its ports, of which there are up to
-    /// [`PORTS`].
+    /// Any other: a description or the fields of a known one, without its ports.
     Toml(&'static str),
+    /// An EIGER by slsDetector commands, without its ports: `udp_dstport` is put before them.
+    Commands(&'static str),
 }
 
-/// Ports that each beamline has for itself.
+/// Ports that each beamline has for itself, unless its detector has more.
 const PORTS: u16 = 16;
 
 pub struct Beamline {
@@ -60,7 +61,7 @@ impl Beamline {
     pub fn configured(detector: Detector, extra: &str) -> Self {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let port = free_ports(PORTS);
+        let port = free_ports(detector.ports().max(PORTS));
         let name = format!("t{}-{port}", std::process::id());
         let (config, text) = detector.file(port);
         fs::write(folder.path().join(config), text).expect("written");
@@ -102,8 +103,8 @@ impl Beamline {
 
     /// The detector of its configuration.
     pub fn detector(&self) -> description::Detector {
-        let (json, toml) = (self.path("detector.json"), self.path("detector.toml"));
-        let path = if json.exists() { json } else { toml };
+        let files = ["detector.json", "detector.toml", "detector.config"].map(|name| self.path(name));
+        let path = files.into_iter().find(|path| path.exists()).expect("a detector");
         let text = fs::read_to_string(&path).expect("it was written");
         DetectorConfig::from_file(&path, &text).and_then(|config| config.detector()).expect("it is valid")
     }
@@ -292,8 +293,17 @@ impl Detector {
     fn file(self, port: u16) -> (&'static str, String) {
         match self {
             Self::Toml(text) => ("detector.toml", format!("start_udp_port = {port}\n{text}")),
+            Self::Commands(text) => ("detector.config", format!("udp_dstport {port}\n{text}")),
             _ => ("detector.json", self.json(port).to_string()),
         }
+    }
+
+    /// How many ports it has, as far as its file is valid.
+    fn ports(self) -> u16 {
+        let (name, text) = self.file(1);
+        let config = DetectorConfig::from_file(Path::new(name), &text);
+        let ports = config.and_then(|config| config.placement()).map_or(0, |placement| placement.ports.len());
+        u16::try_from(ports).expect("fewer than there are")
     }
 
     fn json(self, port: u16) -> Value {
@@ -305,7 +315,7 @@ impl Detector {
                 json!({"0": [0, 258, 513, 513], "1": [516, 258, 1029, 513], "2": [0, 255, 513, 0], "3": [516, 255, 1029, 0]}),
             ),
             Self::Quadrant => (8, 256, 514, json!({"0": [0, 0, 513, 255]})),
-            Self::Toml(_) => unreachable!("it has no JSON"),
+            Self::Toml(_) | Self::Commands(_) => unreachable!("it has no JSON"),
         };
         json!({
             "detector_name": "simulated", "detector_type": "eiger", "bit_depth": bits,

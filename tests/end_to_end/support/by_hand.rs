@@ -2,7 +2,7 @@
 
 use super::Beamline;
 use ecs_schemas::detector::{Detector, PacketHeader};
-use ecs_sim::pattern::Pattern;
+use ecs_sim::{detector::do_not_store, pattern::Pattern};
 use std::net::UdpSocket;
 
 pub struct ByHand {
@@ -43,7 +43,8 @@ impl ByHand {
     fn send(&self, id: u64, index: usize, payload: &[u8]) {
         let per_module = self.detector.placement.packets_per_module;
         let (module, number) = (index / per_module, index % per_module);
-        let header = PacketHeader { image_id: id, number, timestamp: 0, exposure_length: 1, do_not_store: false };
+        let do_not_store = do_not_store(id);
+        let header = PacketHeader { image_id: id, number, timestamp: 0, exposure_length: 1, do_not_store };
         let mut packet = vec![0; self.detector.wire.header_bytes];
         self.detector.wire.write(&mut packet, module, &header);
         let packet = [&packet[..], payload].concat();

@@ -13,6 +13,9 @@
 //! Where a detector has several sets of ports, images go to them in turn, by their ids.
 //!
 //! Ids rise by one, unless they are to jump ([`Ids`]): as of a detector that skips images, or is started again.
+//!
+//! Every packet has the time of its image by the detector's clock, from 0 on, and the period as its exposure, both in
+//! 100 ns and cut to their fields. Some images are not to be stored ([`do_not_store`]).
 
 use crate::{
     error::{SimError, check_rate_hz},
@@ -30,6 +33,12 @@ const TICKS_PER_S: f64 = 1e7;
 /// Rate by the detector's own clock where none is asked for, so that the bytes of a packet never
 /// depend on the speed of the machine.
 const NOMINAL_RATE_HZ: f64 = 1000.0;
+
+/// Whether the detector says that an image is not to be stored, if its packets can: of every seven ids, the fourth. Seven
+/// is a prime that divides no number of port sets or slots, so that each of them sees both, one behind the other.
+pub const fn do_not_store(image_id: u64) -> bool {
+    image_id % 7 == 3
+}
 
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq)]
@@ -237,7 +246,7 @@ impl<'a> Simulation<'a> {
             number: packet.number,
             timestamp: (packet.index as f64 * self.period_ticks) as u64,
             exposure_length: self.period_ticks as u32,
-            do_not_store: false,
+            do_not_store: do_not_store(packet.image_id),
         };
         let port = port_index(packet.image_id, module, placement.modules, placement.ports.len());
         let packet_index = module * placement.packets_per_module + packet.number;

@@ -4,7 +4,7 @@ use crate::receiver::{Receiver, detector_on_free_ports, free_ports};
 use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader};
 use ecs_sim::{
     SimError,
-    detector::{DetectorSim, Ids, run},
+    detector::{DetectorSim, Ids, do_not_store, run},
     faults::{Fate, Faults},
     pattern,
     report::Report,
@@ -247,6 +247,9 @@ fn cameras_alternate_between_octets_and_their_last_packets_are_shorter() {
         let octet = port as u64 / 8;
         assert_eq!(ids, [500 + octet, 502 + octet], "port {port}");
         assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [6494, 6494, 6494, 4568].repeat(2));
+        let forbidden: Vec<u8> = packets.iter().step_by(4).map(|packet| packet[13]).collect();
+        assert_eq!(forbidden, [0x80 * u8::from(octet == 0), 0], "image 500 is 3 modulo 7, the others are not");
+        assert!(packets.iter().all(|packet| packet[12] == 0));
         packets.iter().for_each(|packet| assert_pixels(&detector, 11, port % 8, packet));
     }
 }
@@ -263,6 +266,7 @@ fn every_detector_that_is_known_sends_what_its_description_reads() {
         ("detector_type = \"mythen3\"\nmodules = [2, 1]", 2),
         ("detector_type = \"gotthard2\"\nmodules = [1, 2]", 2),
         ("detector_type = \"dummyudp\"", 1),
+        ("detector_type = \"gigafrost\"\nimage_pixel_height = 20\nimage_pixel_width = 1656\noctets = 1", 8),
     ] {
         let sockets = free_ports(ports);
         let port = sockets[0].local_addr().unwrap().port();
@@ -273,7 +277,10 @@ fn every_detector_that_is_known_sends_what_its_description_reads() {
         assert_eq!(report.bytes_sent as usize, 2 * detector.placement.wire_bytes(), "{text}");
         for (module, packets) in receiver.packets(report.packets_sent).iter().enumerate() {
             let read = |packet: &Vec<u8>| detector.read_header(packet, module);
-            let of = |PacketHeader { image_id, number, .. }| (image_id, number);
+            let of = |PacketHeader { image_id, number, do_not_store: forbids, .. }| {
+                assert_eq!(forbids, detector.wire.do_not_store.is_some() && do_not_store(image_id), "{text}");
+                (image_id, number)
+            };
             let found: Vec<(u64, usize)> = packets.iter().map(|packet| of(read(packet).expect(text))).collect();
             let numbers = 0..detector.placement.packets_per_module;
             let wanted = (500..502).flat_map(|id| numbers.clone().map(move |number| (id, number)));

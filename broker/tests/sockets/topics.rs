@@ -51,7 +51,7 @@ fn subscriber_sees_every_message_of_a_topic_in_order() {
     agent.register("x01/writer", 1);
     agent.notify(&telemetry(0));
     let subscriber = broker.subscriber("x01/writer/telemetry");
-    let mut next = || {
+    let next = || {
         let (_, header, payload) = next_message(&subscriber, WATCHDOG).expect("each message");
         (header.get("seq").and_then(Value::as_u64).unwrap(), payload)
     };

@@ -7,7 +7,8 @@ Every image marked complete must be the simulated one to the last pixel; of a pa
 whose packet is marked as received, and the others must hold the fill value. With --missing, the packets
 marked as missing must be exactly those in the JSON file {"image id": [packet, ...]}. The ledger must agree
 with the rows. Images that the simulator says are not to be stored, by their ids, must be marked so, and no others; with
---clock, rows must have the timestamps and exposures of a detector that began with id 1 at this rate. Prints what it counted as JSON; exit code 1 and a sentence if something is wrong.
+--clock, rows must have the timestamps and exposures of a detector that began with id 1 at this rate. Prints what it
+counted as JSON; exit code 1 and a sentence if something is wrong.
 
 Where each pixel comes from is worked out here, from the documents of each detector, not from the code that is
 tested: `--detector` names one of the functions below. `--pixels` is `sim`, or a pattern of other senders.

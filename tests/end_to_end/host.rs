@@ -12,7 +12,7 @@ fn cores_of(process: &str) -> String {
 
 #[test]
 fn readout_and_assembler_stay_on_the_cores_that_are_named_and_the_others_where_they_like() {
-    let beamline = Beamline::up(Detector::Quadrant, "[readout]\ncores = [0]\n[assembler]\ncore = 0\n");
+    let beamline = Beamline::up(Detector::Quadrant, "cores = [0]\n[assembler]\ncore = 0\n");
     for kind in ["readout", "assembler"] {
         assert_eq!(cores_of(&beamline.pid(kind).to_string()), "0", "{kind}");
     }

@@ -110,7 +110,7 @@ fn wait(stop: &Stop, patience: Duration) -> u32 {
 fn summary(beamline: &Beamline) -> Table {
     let placement = &beamline.detector.placement;
     let ports: Vec<String> = placement.ports.iter().map(ToString::to_string).collect();
-    let images = beamline.ring.size_bytes / placement.image_bytes() as u64;
+    let images = u64::from(ecs_assembler::geometry(beamline).slots);
     let mut table = Table::new([]);
     let mut row = |name: &str, value: String| table.row([name.into(), Cell::from(value)]);
     row("beamline", beamline.name.clone());

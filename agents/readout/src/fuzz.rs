@@ -16,6 +16,7 @@ use crate::{
     place::{Placer, place},
     port::Port,
     receive::{Receiver, Turn},
+    scripted::fill_missing,
     senders::Senders,
     socket::PortSocket,
 };
@@ -254,12 +255,7 @@ impl Scene {
     }
 
     fn step(&mut self) {
-        let placement = &self.detector.placement;
-        let mut fill = |pixels: &mut [u8], packet: usize| {
-            for segment in placement.segments(packet) {
-                pixels[segment.offset_bytes as usize..][..segment.len_bytes as usize].fill(0xff);
-            }
-        };
+        let mut fill = fill_missing(&self.detector.placement);
         self.owner.step(&mut Surroundings { now: Now::read(), liveness: &Assume(true), fill: &mut fill });
         while let Some(delivery) = self.reader.try_next() {
             let pixels = delivery.image.as_ref().map(|image| self.reader.pixels(image).to_vec()).unwrap_or_default();

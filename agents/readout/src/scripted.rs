@@ -8,7 +8,7 @@ use crate::{
     senders::Senders,
     socket::PortSocket,
 };
-use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader};
+use ecs_schemas::detector::{Detector, DetectorConfig, PacketHeader, Placement};
 use ecs_shm_buffer::{Assume, Contributor, Geometry, Image, Now, Owner, ProcessId, Reader, Ring, Start, Surroundings};
 use ecs_sim::pattern::Pattern;
 use std::{
@@ -53,6 +53,15 @@ fn detector(modules: usize, packets: usize, id_bytes: usize) -> String {
          bit_depth = 8\n[packet]\nheader_bytes = 16\npayload_bytes = 32\n[fields]\n\
          image_id = {{ offset = 0, bytes = {id_bytes} }}\npacket_number = {{ offset = 8, bytes = 2 }}"
     )
+}
+
+/// Fills the places of packets that are missing with bytes of all ones, as an assembler does.
+pub fn fill_missing(placement: &Placement) -> impl FnMut(&mut [u8], usize) + '_ {
+    |pixels, packet| {
+        for segment in placement.segments(packet) {
+            pixels[segment.offset_bytes as usize..][..segment.len_bytes as usize].fill(0xff);
+        }
+    }
 }
 
 impl Scene {
@@ -152,12 +161,7 @@ impl Scene {
     }
 
     fn step(&mut self) {
-        let placement = &self.detector.placement;
-        let mut fill = |pixels: &mut [u8], packet: usize| {
-            for segment in placement.segments(packet) {
-                pixels[segment.offset_bytes as usize..][..segment.len_bytes as usize].fill(0xff);
-            }
-        };
+        let mut fill = fill_missing(&self.detector.placement);
         self.owner.step(&mut Surroundings { now: Now::read(), liveness: &Assume(true), fill: &mut fill });
         while let Some(delivery) = self.reader.try_next() {
             self.lost += delivery.lost.iter().map(|range| range.count).sum::<u64>();

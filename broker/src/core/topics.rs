@@ -194,4 +194,15 @@ mod tests {
         assert_eq!(topics.kept.len(), TOPICS_MAX);
         assert!(topics.kept.contains_key("t/0") && !topics.kept.contains_key("t/1"));
     }
+
+    #[test]
+    fn a_topic_that_is_published_for_ever_takes_no_more_room() {
+        let mut topics = Topics::default();
+        topics.publish("silent", "x", [0; 10], 1);
+        for time_ns in 2..10_000 {
+            topics.publish("a", "x", [0; 10], time_ns);
+        }
+        assert!(topics.by_age.len() <= 2 * topics.kept.len() + BY_AGE_SPARE, "{}", topics.by_age.len());
+        assert_eq!((topics.kept.len(), topics.bytes), (2, 20));
+    }
 }

@@ -18,6 +18,7 @@
 
 use crate::{
     control::Ring,
+    crash::crash_point,
     futex::Event,
     layout::{
         ContributorCounters, NO_SLOT, NO_SLOT_TOUCHED, Participant, pack_run, pack_slot, run_word_id, unpack_slot,
@@ -27,7 +28,7 @@ use crate::{
     process::ProcessId,
     sync::{Acquire, Relaxed, Release, SeqCst, fence},
 };
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, ops::Range, time::Duration};
 
 /// One process (or thread) that receives packets. Leaves the ring when it is dropped.
 pub struct Contributor {
@@ -174,6 +175,7 @@ impl Contributor {
         // R3: pairs with the fence in Owner::close_slot. R2, too: a lossy reader that sees one of our pixels finds the
         // slot's old word gone, since this fence comes after the entry that was read above, and before the pixels.
         fence(SeqCst);
+        crash_point!("protect: hazard published");
         for image in &mut images {
             let still_open = |&(id, slot): &(u64, u16)| {
                 // Acquire pairs with Release in Owner::open_ahead: the cleared bitmap is seen, and the run.
@@ -188,6 +190,7 @@ impl Contributor {
     pub fn request_run(&self, id: u64) {
         let asked = pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX));
         if self.me().restart.swap(asked, Release) != asked {
+            crash_point!("request: asked");
             self.owner_event().signal(); // Release above pairs with Acquire in Owner::step
         }
     }
@@ -207,11 +210,13 @@ impl Contributor {
     /// last placed a packet.
     pub fn set_progress(&self, id: Option<u64>, last_placed_ns: u64) {
         self.me().last_placed_ns.store(last_placed_ns, Relaxed);
+        crash_point!("progress: time told");
         let progress = id.map_or(0, |id| pack_run(self.known_epoch.get(), id.min(IMAGE_ID_MAX)));
         if self.me().progress.load(Relaxed) == progress {
             return;
         }
         self.me().progress.store(progress, Relaxed); // the packets behind it are seen by their hazard word (R3)
+        crash_point!("progress: told");
         let oldest_open = self.window_begin();
         if id.is_some_and(|id| id >= oldest_open + crate::limits::REORDER_IMAGES) {
             self.owner_event().signal(); // an image may be closed that misses packets
@@ -268,7 +273,10 @@ impl Contributor {
         }
         let (due, touched) = (pack_slot(id, NO_SLOT), pack_slot(id, NO_SLOT_TOUCHED));
         match self.ring.window_entry(id).compare_exchange(due, touched, Relaxed, Relaxed) {
-            Ok(_) => true,
+            Ok(_) => {
+                crash_point!("refuse: touched");
+                true
+            }
             Err(found) => found == touched, // by another contributor
         }
     }
@@ -359,7 +367,11 @@ impl Access<'_> {
         let made_with = &self.contributor.ring.slot(image.slot).made_with;
         match made_with.load(Relaxed) {
             // One word, and nothing beside it is read by it: the numbers agree by the exchange alone.
-            0 => made_with.compare_exchange(0, number, Relaxed, Relaxed).map_or_else(|first| first, |_| number),
+            0 => {
+                let said = made_with.compare_exchange(0, number, Relaxed, Relaxed);
+                crash_point!("make: said");
+                said.map_or_else(|first| first, |_| number)
+            }
             first => first,
         }
     }
@@ -374,32 +386,56 @@ impl Access<'_> {
     /// # Panics
     /// If images have no such packet.
     pub fn mark(&self, image: OpenImage, packet: usize, info: PacketInfo) -> Mark {
+        if self.mark_run(image, packet..packet + 1, info) == 1 { Mark::New } else { Mark::Duplicate }
+    }
+
+    /// Marks packets in a row, all of whose pixels are in their places (R4): one access for those that share a word of the
+    /// bitmap, and one for the count. Returns how many are new; the others were there already. `info` is the first one's.
+    ///
+    /// # Panics
+    /// If images have no such packets.
+    pub fn mark_run(&self, image: OpenImage, packets: Range<usize>, info: PacketInfo) -> usize {
         let ring = &self.contributor.ring;
-        assert!(packet < ring.geometry().packets_per_image as usize, "packet {packet}");
-        let bit = 1 << (packet % 64);
-        if ring.bitmap(image.slot)[packet / 64].fetch_or(bit, Relaxed) & bit != 0 {
-            return Mark::Duplicate;
+        let last = packets.end.saturating_sub(1);
+        assert!(last < ring.geometry().packets_per_image as usize, "packet {last}");
+        let (bitmap, mut new) = (ring.bitmap(image.slot), 0);
+        let mut first = packets.start;
+        crash_point!("mark: pixels written");
+        while first < packets.end {
+            let end = packets.end.min((first / 64 + 1) * 64);
+            let bits = (u64::MAX >> (64 - (end - first))) << (first % 64);
+            new += (bits & !bitmap[first / 64].fetch_or(bits, Relaxed)).count_ones();
+            first = end;
         }
+        if new == 0 {
+            return 0;
+        }
+        crash_point!("mark: bit set");
         let slot = ring.slot(image.slot);
         if slot.first_packet_ns.load(Relaxed) == 0
             && slot.first_packet_ns.compare_exchange(0, info.received_ns.max(1), Relaxed, Relaxed).is_ok()
         {
+            crash_point!("mark: time of the first");
             slot.detector_timestamp.store(info.detector_timestamp, Relaxed);
             slot.exposure_length.store(info.exposure_length, Relaxed);
             slot.do_not_store.store(info.do_not_store.into(), Relaxed);
+            crash_point!("mark: first told");
         }
         // Bits and pixels are seen by who has seen the hazard word withdrawn, not by who sees the count.
-        let received = slot.packets_received.fetch_add(1, Relaxed) + 1;
+        let received = slot.packets_received.fetch_add(new, Relaxed) + new;
+        crash_point!("mark: counted");
         if received == ring.geometry().packets_per_image {
             ring.owner_event().signal();
         }
-        Mark::New
+        new as usize
     }
 }
 
 impl Drop for Access<'_> {
     fn drop(&mut self) {
+        crash_point!("access: all marked");
         // Release pairs with Acquire in Owner::holder: the owner sees all that was written.
         self.contributor.me().hazard.store(0, Release);
+        crash_point!("access: withdrawn");
     }
 }

@@ -4,7 +4,10 @@
 //! that it read before; a waker changes the word first and then looks at the flag. So a side that is
 //! awake costs the other no system call, and no wake-up is lost: see [`Event`].
 
-use crate::sync::{Acquire, AtomicU32, Relaxed, Release, SeqCst, fence, futex_wait, futex_wake};
+use crate::{
+    crash::crash_point,
+    sync::{Acquire, AtomicU32, Relaxed, Release, SeqCst, fence, futex_wait, futex_wake},
+};
 use std::time::Duration;
 
 /// An event word and the flag of those who sleep on it.
@@ -24,6 +27,7 @@ impl Event<'_> {
         self.waiters.store(1, Relaxed);
         // Pairs with the fence in `signal`: either the waker sees our flag, or the kernel sees its change.
         fence(SeqCst);
+        crash_point!("wait: announced");
         futex_wait(self.word, ticket, timeout);
     }
 
@@ -31,11 +35,13 @@ impl Event<'_> {
     pub fn signal(&self) {
         self.word.fetch_add(1, Release); // pairs with Acquire in `ticket`
         fence(SeqCst); // pairs with the fence in `wait`
+        crash_point!("signal: word changed");
         if self.waiters.load(Relaxed) != 0 && self.waiters.swap(0, Relaxed) != 0 {
             // A second sleeper may have read the new word and set the flag that was just cleared, but
             // not be asleep yet: the wake-up below would miss it, and later signals find no flag. This
             // change makes its ticket stale.
             self.word.fetch_add(1, Relaxed);
+            crash_point!("signal: flag taken");
             futex_wake(self.word);
         }
     }

@@ -18,7 +18,8 @@
 //!
 //! Everything before the pixels is made of atomics, little-endian, and mapped read-write by everybody:
 //! plain access from two processes at once would be undefined behaviour. The offsets are fixed by the
-//! asserts at the end and by `tests/layout.rs`; a change of any is a new [`VERSION`].
+//! asserts at the end and by `tests/layout.rs`; a change of any is a new [`VERSION`]. `LAYOUT.md` tells it to readers
+//! in other languages.
 //!
 //! # Cache lines
 //! A line that two cores use goes from one to the other with each change, which is most of what a hand-off takes.

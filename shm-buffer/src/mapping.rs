@@ -7,6 +7,8 @@
 //!     is left of it if its maker dies, and linked.
 //! M3  A ring is removed only by who holds the lock, and only when nobody alive is in it, or by its
 //!     owner when it ends on purpose.
+//! M4  Who is refused is told the process that holds the lock, by the kernel's own list: the header names the
+//!     owner before, or nobody, until the next one has taken over.
 
 use crate::{
     control::{Backing, Ring},
@@ -42,6 +44,11 @@ pub struct OwnerLock {
     path: PathBuf,
     file: File,
 }
+
+/// How often a lock that is taken, by nobody who can be told, is tried again: whoever had it has most likely ended
+/// in this moment. Beyond it the holder is one whom the kernel does not show to this process (of another container),
+/// and the header's word is taken for who it is.
+const LOCK_TRIES: u32 = 10;
 
 /// What a participant may do with pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +129,7 @@ pub fn create_or_take_over(
     liveness: &dyn Liveness,
 ) -> Result<(Ring, OwnerLock), RingError> {
     geometry.check()?;
+    let mut lock_tries = 0;
     loop {
         let Some(file) = open_file(path)? else {
             match create(path, geometry) {
@@ -130,7 +138,14 @@ pub fn create_or_take_over(
             }
         };
         if !lock(&file) {
-            return Err(RingError::Owned { path: path.to_owned(), pid: owner_pid(&file) });
+            lock_tries += 1;
+            match lock_holder(&file) {
+                None if lock_tries < LOCK_TRIES => continue,
+                holder => {
+                    let pid = holder.unwrap_or_else(|| owner_pid(&file));
+                    return Err(RingError::Owned { path: path.to_owned(), pid });
+                }
+            }
         }
         if !is_same_file(path, &file) {
             continue; // it was removed while we waited for nothing
@@ -346,6 +361,20 @@ fn is_same_file(path: &Path, file: &File) -> bool {
     matches!((std::fs::metadata(path), file.metadata()), (Ok(ref named), Ok(ref open)) if id(named) == id(open))
 }
 
+/// The process that has the lock of a file (M4), from `/proc/locks` as proc(5) describes it; none if nobody has it, or
+/// the kernel does not tell.
+fn lock_holder(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let device = metadata.dev();
+    let wanted = format!("{:02x}:{:02x}:{}", libc::major(device), libc::minor(device), metadata.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, pid, found, ..] if found == wanted => pid.parse().ok().filter(|&pid| pid > 0),
+        _ => None,
+    })
+}
+
+/// The process that the header names.
 fn owner_pid(file: &File) -> u32 {
     let mut bytes = [0; 4];
     let read = file.read_exact_at(&mut bytes, std::mem::offset_of!(Header, owner_pid) as u64);

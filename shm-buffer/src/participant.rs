@@ -17,6 +17,7 @@
 
 use crate::{
     control::Ring,
+    crash::crash_point,
     layout::{ContributorCounters, Participant},
     limits::NAME_BYTES,
     process::{Liveness, ProcessId},
@@ -124,18 +125,23 @@ pub(crate) fn take(
 ) -> Result<Place, TooManyParticipants> {
     for (index, place) in ring.places().iter().enumerate() {
         let Some(joining) = claim(ring, index, process) else { continue };
+        crash_point!("join: claimed");
         // P3; a start time of more bits than there are would be another's, so: not known.
         let start_time = if process.start_time >> (64 - TAG_BITS) == 0 { process.start_time } else { 0 };
         place.start_time.store(start_time << TAG_BITS | (joining >> 8) & TAG, Relaxed);
+        crash_point!("join: start time told");
         place.words().into_iter().for_each(|word| word.store(0, Relaxed));
+        crash_point!("join: cleared");
         for (joined, counter) in place.joined.all().into_iter().zip(place.counters.all()) {
             joined.store(counter.load(Relaxed), Relaxed);
         }
         place.set_name(name);
         prepare(place);
+        crash_point!("join: prepared");
         let identity = joining & !ROLE | role as u64;
         // Release pairs with Acquire in `read_identity` and `is`. It fails if we were taken for dead (P2).
         if place.identity.compare_exchange(joining, identity, Release, Relaxed).is_ok() {
+            crash_point!("join: in its role");
             return Ok(Place { index, identity });
         }
     }
@@ -151,6 +157,7 @@ fn claim(ring: &Ring, index: usize, process: ProcessId) -> Option<u64> {
     let is_free = free & ROLE == 0;
     if is_free {
         raise_places(&ring.header().places, index as u64 + 1);
+        crash_point!("join: places raised");
     }
     // Acquire pairs with Release in `free`: what the last holder did is seen, and ours is not seen as its.
     (is_free && place.identity.compare_exchange(free, joining, Acquire, Relaxed).is_ok()).then_some(joining)
@@ -171,6 +178,7 @@ fn raise_places(places: &AtomicU64, end: u64) {
 /// Gives a place back. Nothing, if it is no longer its holder's: who was taken for dead has none.
 pub(crate) fn leave(ring: &Ring, place: &Place) {
     free(ring, place.index, place.identity);
+    crash_point!("leave: place free");
 }
 
 /// Frees a place that still has the identity `seen` (P2). Its other words stay until `take` clears them: the

@@ -15,6 +15,7 @@
 
 use crate::{
     control::Ring,
+    crash::crash_point,
     futex::Event,
     layout::{Accounted, CommitEntry, NO_SLOT, PENDING, Participant, SlotState, slot_word, unpack_slot},
     loss::{LossCause, LostRange},
@@ -141,6 +142,7 @@ impl Reader {
             cursor = reclaimed;
             ring.places()[place.index].cursor.store(cursor, Relaxed);
         }
+        crash_point!("reader: cursor stands");
         ring.places()[place.index].first_seq.store(cursor, Relaxed);
         Ok(Self {
             ring: ring.clone(),
@@ -204,8 +206,10 @@ impl Reader {
             return;
         }
         self.me().delivered.store(self.delivered, Relaxed);
+        crash_point!("release: counted");
         // Release pairs with Acquire in Owner::oldest_cursor: what we read was read before it is replaced.
         self.me().cursor.store(self.cursor, Release);
+        crash_point!("release: cursor moved");
         fence(SeqCst); // pairs with the fence in Owner::sleep: it sees the cursor, or we see its need
         if self.ring.header().slots_wanted.load(Relaxed) != 0 {
             self.ring.owner_event().signal();
@@ -306,6 +310,7 @@ impl Reader {
         let skipped = next - self.cursor;
         self.cursor = next;
         self.me().cursor.store(next, Relaxed);
+        crash_point!("skip: cursor moved");
         self.me().overtaken.fetch_add(skipped, Relaxed);
         self.overtaken += skipped;
     }

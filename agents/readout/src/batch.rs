@@ -14,10 +14,13 @@
 //! |---|---|---|---|
 //! | singles | [`BATCH_PACKETS`] | the first of each | messages hold one packet |
 //! | coalesced | 1 | all that it can hold | a message held more than one |
+//! | steady | several, together a batch | as many as the message that began with the same packet held last time; the last: all that it can hold | [`STEADY_MESSAGES`] in a row held that many |
 //! | staged | as many as [`STAGED_BYTES`] hold | none: all of it stays in staging | pixels are packed |
 //!
-//! Two shapes for plain pixels and nothing between: with several messages of several packets a batch, one message
-//! shorter than predicted would put all that follow in wrong places.
+//! With several messages of several packets a batch, one message shorter than predicted puts all that follow in wrong
+//! places, from where they are moved. So there is one message a batch until many have held what was predicted, and again
+//! from the first on that does not. A detector that sends each image in the same way, through a network that coalesces
+//! what is sent together, is steady; any other is not, and loses nothing.
 //!
 //! # Rules
 //! B1  A byte of a message that lies in staging lies at its own offset there, whatever was predicted before it: what
@@ -28,6 +31,7 @@
 
 use crate::socket::{self, Control};
 use ecs_schemas::detector::{Packing, Placement, Segment};
+use ecs_shm_buffer::limits::HAZARD_SLOTS;
 use std::{mem, net::SocketAddrV4, ptr};
 
 /// Packets of one batch: enough to make the system call cheap, few enough to keep the round short (and
@@ -43,6 +47,11 @@ const MESSAGE_STRIDE: usize = MESSAGE_BYTES_MAX + 5 * 64;
 const IOVECS_MAX: usize = 1024;
 /// This many messages of one packet in a row: they are not coalesced any more.
 const SINGLES_IN_A_ROW: usize = 2 * BATCH_PACKETS;
+/// So many coalesced messages held as many packets as the one before that began with the same packet: so will the next.
+/// Few enough to be reached in some images; so many that a network which is not steady moves few packets.
+pub const STEADY_MESSAGES: usize = if cfg!(test) { 4 } else { 2 * BATCH_PACKETS };
+/// A header is asked for so many messages before it is read: that takes as long as the third cache does.
+const HEADERS_AHEAD: usize = 2;
 /// Packed payloads of one batch: they are to be in the processor's second cache still when they are unpacked.
 const STAGED_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 /// Packets of one staged batch: coalesced messages of a network hold this many each, at most.
@@ -63,13 +72,22 @@ pub struct Batch {
     is_coalesced: bool,
     /// Messages of one packet, since the last one that held more.
     singles_in_a_row: usize,
+    /// Of coalesced messages: what each of this batch is predicted to hold.
+    parts: Vec<Part>,
+    /// For each packet of a module: how many the last message held that began with it; 0 where none did.
+    held: Vec<u8>,
+    /// Messages in a row that held as many as `held` said.
+    steady_in_a_row: usize,
+    /// Places of a batch of several coalesced messages.
+    steady_places: usize,
     staging: Vec<u8>,
     iovecs: Vec<libc::iovec>,
     iovecs_used: usize,
-    /// Of the message that is being aimed: its first iovec, and its bytes so far.
+    /// The message that is being aimed, its first iovec, and its bytes so far.
+    message: usize,
     message_begin: usize,
     message_bytes: usize,
-    /// Rule B2: a place behind it would be a guess.
+    /// Rule B2: a place behind it in this message would be a guess.
     is_ended: bool,
     /// For each place: whether it leads to an image.
     aimed: Vec<bool>,
@@ -87,6 +105,13 @@ pub struct Landed {
     /// Of the message.
     offset: usize,
     bytes: usize,
+}
+
+/// Places of one coalesced message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    first_place: usize,
+    packets: usize,
 }
 
 /// What a message held.
@@ -125,9 +150,15 @@ impl Batch {
             single_messages: if is_staged { staged_messages } else { BATCH_PACKETS },
             is_coalesced: false,
             singles_in_a_row: SINGLES_IN_A_ROW,
+            parts: Vec::with_capacity(BATCH_PACKETS),
+            held: vec![0; placement.packets_per_module],
+            steady_in_a_row: 0,
+            // Not of more images than may be protected at one time: what comes behind would all be moved.
+            steady_places: BATCH_PACKETS.min(placement.packets_per_module * (HAZARD_SLOTS - 1)),
             staging: vec![0; BATCH_PACKETS * MESSAGE_STRIDE],
             iovecs: vec![no_iovec; BATCH_PACKETS * if is_staged { 1 } else { iovecs_per_packet + 1 }],
             iovecs_used: 0,
+            message: 0,
             message_begin: 0,
             message_bytes: 0,
             is_ended: false,
@@ -169,28 +200,65 @@ impl Batch {
         &mut self.messages[..count]
     }
 
-    /// Begins a batch. Returns how many places it has: each is to be aimed, in order.
-    pub fn begin(&mut self) -> usize {
+    /// Begins a batch. Returns how many places it has: each is to be aimed, in order. `next`: the number of the packet
+    /// that is expected first.
+    pub fn begin(&mut self, next: Option<usize>) -> usize {
         self.start();
-        if self.is_coalesced { self.coalesced_places } else { BATCH_PACKETS }
+        if !self.is_coalesced {
+            return BATCH_PACKETS;
+        }
+        let mut places = 0;
+        if let Some(mut number) = next.filter(|_| self.steady_in_a_row >= STEADY_MESSAGES) {
+            while places + 2 * self.coalesced_places <= self.steady_places && self.held[number] > 0 {
+                let packets = usize::from(self.held[number]);
+                self.parts.push(Part { first_place: places, packets });
+                places += packets;
+                number = (number + packets) % self.held.len();
+            }
+        }
+        self.parts.push(Part { first_place: places, packets: self.coalesced_places });
+        places + self.coalesced_places
+    }
+
+    /// A coalesced message began with packet `number` of a module and held so many, in their order; none if it was
+    /// anything else.
+    pub fn note_held(&mut self, held: Option<(usize, usize)>) {
+        let Some((number, packets)) = held else {
+            self.steady_in_a_row = 0;
+            return;
+        };
+        let packets = if packets > self.coalesced_places { 0 } else { packets as u8 };
+        let is_steady = mem::replace(&mut self.held[number], packets) == packets;
+        self.steady_in_a_row = if is_steady { self.steady_in_a_row.saturating_add(1) } else { 0 };
+    }
+
+    /// Messages of the last batch, at most.
+    #[cfg(test)]
+    pub fn messages_max(&self) -> Option<usize> {
+        self.is_coalesced.then_some(self.parts.len())
+    }
+
+    /// Whether messages of many packets come.
+    pub fn is_coalesced(&self) -> bool {
+        self.is_coalesced
     }
 
     fn start(&mut self) {
         self.is_coalesced = self.singles_in_a_row < SINGLES_IN_A_ROW;
         self.iovecs_used = 0;
+        self.message = 0;
         self.is_ended = false;
         self.aimed.clear();
+        self.parts.clear();
     }
 
-    /// Lets the payload of the next place go to the place of `packet` in the image whose pixels begin at
-    /// `pixels`.
-    pub fn aim_at_image(&mut self, placement: &Placement, packet: usize, pixels: *mut u8) {
-        let payload_bytes = placement.payload_bytes_of(packet % placement.packets_per_module);
+    /// Lets the payload of the next place go to the place of `packet`, the `number`th of its module, in the image whose
+    /// pixels begin at `pixels`.
+    pub fn aim_at_image(&mut self, placement: &Placement, packet: usize, number: usize, pixels: *mut u8) {
+        let payload_bytes = placement.payload_bytes_of(number);
         let is_short = payload_bytes < placement.payload_bytes;
         self.aim(self.header_bytes, Some(payload_bytes), placement.segments(packet), pixels);
-        if is_short && self.is_coalesced && !mem::replace(&mut self.is_ended, true) {
-            self.end_message(0);
-        }
+        self.is_ended |= is_short && self.is_coalesced;
     }
 
     /// Lets the packet of the next place stay in staging.
@@ -200,33 +268,30 @@ impl Batch {
 
     /// `payload_bytes`: of what goes to an image.
     fn aim(&mut self, staging_bytes: usize, payload_bytes: Option<usize>, segments: &[Segment], pixels: *mut u8) {
-        if self.is_ended {
-            return; // B2
-        }
-        let place = self.aimed.len();
-        let message = if self.is_coalesced { 0 } else { place };
-        self.aimed.push(payload_bytes.is_some());
-        if !self.is_coalesced || place == 0 {
+        let (message, place) = (self.message, self.aimed.len());
+        let part = match self.is_coalesced {
+            true => self.parts[message],
+            false => Part { first_place: place, packets: 1 },
+        };
+        if place == part.first_place {
             self.begin_message(message);
         }
-        self.push_staging(message, staging_bytes);
-        let mut padding = payload_bytes.unwrap_or(0);
-        for segment in segments {
-            self.push(pixels.wrapping_add(segment.offset_bytes as usize), segment.len_bytes as usize);
-            padding -= segment.len_bytes as usize;
+        self.aimed.push(payload_bytes.is_some() && !self.is_ended);
+        if !self.is_ended {
+            self.push_staging(message, staging_bytes);
+            let padding = payload_bytes.unwrap_or(0) - self.push_segments(segments, pixels);
+            if padding > 0 {
+                self.push_staging(message, padding); // or what comes behind it would land too early
+            }
         }
-        if padding > 0 {
-            self.push_staging(message, padding); // or what comes behind it would land too early
-        }
-        if !self.is_coalesced || self.aimed.len() == self.coalesced_places {
-            self.is_ended = self.is_coalesced;
+        if place + 1 == part.first_place + part.packets {
             self.end_message(message);
         }
     }
 
     /// The messages that lead to the places, all of which were aimed.
     pub fn messages(&mut self) -> &mut [libc::mmsghdr] {
-        let messages = if self.is_coalesced { 1 } else { BATCH_PACKETS };
+        let messages = if self.is_coalesced { self.parts.len() } else { BATCH_PACKETS };
         &mut self.messages[..messages]
     }
 
@@ -234,13 +299,25 @@ impl Batch {
     pub fn contents(&mut self, m: usize) -> Contents {
         let bytes = self.messages[m].msg_len as usize;
         let stride = socket::coalesced_packet_bytes(&self.messages[m].msg_hdr).unwrap_or(bytes).max(1);
-        let is_single = stride >= bytes;
-        self.singles_in_a_row = if is_single { self.singles_in_a_row.saturating_add(1) } else { 0 };
+        if stride >= bytes {
+            self.singles_in_a_row = self.singles_in_a_row.saturating_add(1);
+            let is_right = bytes == self.packet_bytes || bytes == self.last_packet_bytes;
+            return Contents { packets: is_right.into(), malformed: (!is_right).into(), stride, bytes };
+        }
+        self.singles_in_a_row = 0;
         let whole = if stride == self.packet_bytes || stride == self.last_packet_bytes { bytes / stride } else { 0 };
         // Behind long ones, the kernel appends one that is shorter.
         let rest = bytes - whole * stride;
         let packets = whole + usize::from(whole > 0 && rest == self.last_packet_bytes);
         Contents { packets, malformed: bytes.div_ceil(stride).max(1) - packets, stride, bytes }
+    }
+
+    /// Asks for the headers of message `m`, and of one that follows, from whatever cache they are in: much was received
+    /// since the kernel wrote them.
+    pub fn ask_for_headers(&self, contents: &Contents, m: usize) {
+        let (own, ahead) = (m * MESSAGE_STRIDE, (m + HEADERS_AHEAD) * MESSAGE_STRIDE);
+        let of_packets = (1..contents.packets).map(|packet| own + packet * contents.stride);
+        of_packets.chain([ahead]).for_each(|offset| prefetch(self.staging.as_ptr().wrapping_add(offset)));
     }
 
     /// Where packet `packet` of message `m` landed.
@@ -252,7 +329,13 @@ impl Batch {
     /// The place that this packet took, if there was one for it and it leads to an image.
     pub fn image_place(&self, landed: Landed) -> Option<usize> {
         let place = match landed {
-            Landed { packet, .. } if self.is_coalesced => packet,
+            Landed { message, packet, .. } if self.is_coalesced => {
+                let part = self.parts[message];
+                if packet >= part.packets {
+                    return None;
+                }
+                part.first_place + packet
+            }
             Landed { message, packet: 0, .. } => message,
             _ => return None,
         };
@@ -269,14 +352,9 @@ impl Batch {
     /// # Safety
     /// The images that the places of this batch lead to may still be accessed by this thread.
     pub unsafe fn fetch_message(&mut self, m: usize) {
-        let (begin, count) = match self.is_coalesced {
-            true => (0, self.iovecs_used),
-            false => {
-                let header = &self.messages[m].msg_hdr;
-                let first = (header.msg_iov as usize - self.iovecs.as_ptr() as usize) / size_of::<libc::iovec>();
-                (first, header.msg_iovlen)
-            }
-        };
+        let header = &self.messages[m].msg_hdr;
+        let begin = (header.msg_iov as usize - self.iovecs.as_ptr() as usize) / size_of::<libc::iovec>();
+        let count = header.msg_iovlen;
         let mut offset = m * MESSAGE_STRIDE;
         for iovec in begin..begin + count {
             let libc::iovec { iov_base, iov_len } = self.iovecs[iovec];
@@ -287,8 +365,8 @@ impl Batch {
             }
             offset += iov_len; // B1
         }
-        let places = if self.is_coalesced { &mut self.aimed[..] } else { &mut self.aimed[m..=m] };
-        places.fill(false);
+        let part = if self.is_coalesced { self.parts[m] } else { Part { first_place: m, packets: 1 } };
+        self.aimed[part.first_place..][..part.packets].fill(false);
     }
 
     /// The packet's bytes, of which those of the header are there for certain, and more behind them.
@@ -329,6 +407,7 @@ impl Batch {
     }
 
     fn begin_message(&mut self, m: usize) {
+        self.is_ended = false;
         self.message_begin = self.iovecs_used;
         self.message_bytes = 0;
         let header = &mut self.messages[m].msg_hdr;
@@ -346,6 +425,7 @@ impl Batch {
     fn end_message(&mut self, m: usize) {
         self.push_staging(m, MESSAGE_BYTES_MAX - self.message_bytes);
         self.messages[m].msg_hdr.msg_iovlen = self.iovecs_used - self.message_begin;
+        self.message = m + 1;
     }
 
     /// The next bytes of the message stay in staging, at their own offset (B1).
@@ -355,11 +435,36 @@ impl Batch {
         self.push(base, bytes);
     }
 
+    /// The next bytes of the message go to an image. Returns how many.
+    fn push_segments(&mut self, segments: &[Segment], pixels: *mut u8) -> usize {
+        let mut bytes = 0;
+        for (iovec, segment) in self.iovecs[self.iovecs_used..][..segments.len()].iter_mut().zip(segments) {
+            let base = pixels.wrapping_add(segment.offset_bytes as usize);
+            *iovec = libc::iovec { iov_base: base.cast(), iov_len: segment.len_bytes as usize };
+            bytes += segment.len_bytes as usize;
+        }
+        self.iovecs_used += segments.len();
+        self.message_bytes += bytes;
+        bytes
+    }
+
     fn push(&mut self, base: *mut u8, bytes: usize) {
         self.iovecs[self.iovecs_used] = libc::iovec { iov_base: base.cast(), iov_len: bytes };
         self.iovecs_used += 1;
         self.message_bytes += bytes;
     }
+}
+
+/// Asks for the cache line of an address that is read soon. Nothing is read, so the address may be any.
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint of the processor's base set; it faults on no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 #[cfg(test)]

@@ -30,6 +30,34 @@ impl Decoder<'_> {
     }
 }
 
+/// Headers of one image and module: where they are equal to a good one.
+pub struct SameImage {
+    /// Of the bits that are the same, eight bytes each; the last ones reach behind the header.
+    mask: Vec<u64>,
+}
+
+impl SameImage {
+    pub fn new(detector: &Detector) -> Self {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_ne_bytes(word)
+        };
+        Self { mask: detector.wire.image_mask().chunks(8).map(word).collect() }
+    }
+
+    /// Whether a header is of the module and image that `good` is of. Both slices are at least 8 bytes longer than a
+    /// header.
+    #[inline]
+    pub fn holds(&self, good: &[u8], header: &[u8]) -> bool {
+        let words = good.as_chunks::<8>().0.iter().zip(header.as_chunks::<8>().0);
+        let differing = |bits: u64, (mask, (good, header)): (&u64, (&[u8; 8], &[u8; 8]))| {
+            bits | mask & (u64::from_ne_bytes(*good) ^ u64::from_ne_bytes(*header))
+        };
+        self.mask.iter().zip(words).fold(0, differing) == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,10 +73,15 @@ mod tests {
         let laps = Laps::new(detector.wire.image_id.max(), 8);
         let decoder = Decoder { detector: &detector, laps, window_begin: 0 };
         assert_eq!(decoder.header(3, &packet), Ok(good));
+        let (same, good_packet) = (SameImage::new(&detector), packet);
+        assert!(same.holds(&good_packet, &packet));
         let with = |at: usize, bytes: &[u8]| {
             let mut packet = packet;
             packet[at..at + bytes.len()].copy_from_slice(bytes);
-            decoder.header(3, &packet)
+            let read = decoder.header(3, &packet);
+            let is_foreign_or_another_image = read.is_err_and(|fate| fate == PacketFate::Foreign) || at == 0;
+            assert_eq!(same.holds(&good_packet, &packet), !is_foreign_or_another_image, "{at}");
+            read
         };
         assert_eq!(with(46, &[3]), Err(PacketFate::Foreign));
         assert_eq!(with(47, &[1]), Err(PacketFate::Foreign));

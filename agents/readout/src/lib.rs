@@ -21,6 +21,9 @@
 //! | `socket` | the UDP socket: buffer size, `recvmmsg`, the kernel's drop counter |
 //! | `batch` | the memory of one batch, and the scatter lists of its messages |
 //! | `receive` | one turn of a port: predict, receive, mark, move strays |
+//! | `predict` | which packet is expected at each place of a batch |
+//! | `take` | what a packet is that was received; marks those that came as expected |
+//! | `tally` | what became of packets, counted once a turn |
 //! | `senders` | whose packets count |
 //! | `runs` | what an id outside the window means: late, early, or a new run |
 //! | `laps` | ids that wrap their field of the header |
@@ -42,6 +45,7 @@ mod metrics;
 mod overload;
 mod place;
 mod port;
+mod predict;
 mod receive;
 mod run;
 mod runs;
@@ -49,6 +53,8 @@ mod runs;
 mod scripted;
 mod senders;
 mod socket;
+mod take;
+mod tally;
 mod unpack;
 mod watch;
 

@@ -41,7 +41,17 @@ pub struct Port {
     /// When a packet was last placed, or waited for; and when the socket was last seen empty.
     heard_ns: u64,
     emptied: Moment,
+    packets_per_module: usize,
+    packet_bytes: usize,
+    /// Taken since the socket's buffer was looked at.
+    unlooked_bytes: u64,
 }
+
+/// A look at a socket's buffer costs a system call: there is one when this part of it was taken, so that what is known of
+/// it is not wrong by much more.
+const LOOK_PART: u64 = 32;
+/// What a packet takes of the buffer beyond its own bytes, at least: the kernel's books of it, and what it rounds up.
+const BOOK_BYTES: usize = 768;
 
 /// A time, and where the window began then or just before.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,6 +94,9 @@ impl Port {
             highest_id: None,
             heard_ns: 0,
             emptied: Moment::default(),
+            packets_per_module: placement.packets_per_module,
+            packet_bytes: placement.packet_bytes(),
+            unlooked_bytes: 0,
         }
     }
 
@@ -103,8 +116,34 @@ impl Port {
     }
 
     /// A good packet came: its successor is expected next.
-    pub fn note_packet(&mut self, packet: &PacketHeader, packets_per_module: usize) {
-        self.next = Some(successor((packet.image_id, packet.number), packets_per_module));
+    pub fn note_packet(&mut self, id: u64, number: usize, packets_per_module: usize) {
+        self.next = Some(successor((id, number), packets_per_module));
+    }
+
+    /// A coalesced message held so many packets, before which `before` was the packet that was expected next.
+    pub fn note_held(&mut self, before: Option<(u64, usize)>, packets: usize) {
+        let is_in_order = |&(_, number): &(u64, usize)| {
+            self.next.is_some_and(|(_, next)| next == (number + packets) % self.packets_per_module)
+        };
+        let began = before.filter(is_in_order);
+        self.batch.note_held(began.map(|(_, number)| (number, packets)));
+    }
+
+    /// So many packets were taken. Whether the socket's buffer is to be looked at: it is empty, or a part of what it holds
+    /// has been taken since the last look.
+    pub fn is_to_be_looked_at(&mut self, packets: usize, is_emptied: bool) -> bool {
+        self.unlooked_bytes += (packets * (self.packet_bytes + BOOK_BYTES)) as u64;
+        let looks = self.unlooked_bytes > 0
+            && (is_emptied || self.unlooked_bytes >= self.socket.receive_buffer.given_bytes / LOOK_PART);
+        if looks {
+            self.unlooked_bytes = 0;
+        }
+        looks
+    }
+
+    /// So many packets of this id were placed, one after the other.
+    pub fn note_ids(&mut self, id: u64, packets: usize, now_ns: u64) {
+        (0..packets.min(2)).for_each(|_| self.note_id(id, now_ns)); // two show an id, and a third shows no more
     }
 
     /// A packet of this id was placed.

@@ -18,19 +18,20 @@
 //!     looked up again while the packet waits, however far the window moves; but where a run has begun meanwhile.
 
 use crate::{
-    batch::{BATCH_PACKETS, Batch, Landed, STAGED_PACKETS},
-    decode::Decoder,
+    batch::{BATCH_PACKETS, Landed, STAGED_PACKETS},
+    decode::{Decoder, SameImage},
     laps::Laps,
     overload::{Gates, Overload},
     place::Placer,
-    port::{Moment, Parked, Port, Progress, successor},
+    port::{Moment, Parked, Port, Progress},
+    predict::Prediction,
     runs::{AGREE_IDS, Action, FarIds},
     socket,
+    take::{Run, follows, mark, mark_one, read_header, take_packet},
+    tally::Tally,
 };
-use ecs_schemas::detector::{Detector, PacketHeader, Placement};
-use ecs_shm_buffer::{
-    Access, Contributor, Lookup, Mark, OpenImage, PacketFate, PacketInfo, limits::HAZARD_SLOTS, monotonic_ns,
-};
+use ecs_schemas::detector::{Detector, PacketHeader};
+use ecs_shm_buffer::{Contributor, Lookup, PacketFate, monotonic_ns};
 use std::{io, time::Duration};
 
 /// Receives the packets of some ports into one ring.
@@ -50,8 +51,11 @@ pub struct Receiver {
     last_heard_ns: u64,
     tally: Tally,
     placer: Placer,
+    same_image: SameImage,
     /// The good packets of a staged batch; kept for its memory.
     staged: Vec<(Landed, PacketHeader)>,
+    /// What came as expected in a batch; kept for its memory.
+    runs: Vec<Run>,
 }
 
 /// What one turn of a port brought.
@@ -65,18 +69,8 @@ pub enum Turn {
     Parked,
 }
 
-/// Fates of the packets of one batch, so that the shared counters are touched once a batch.
-#[derive(Default)]
-struct Tally {
-    fates: [u64; PacketFate::ALL.len()],
-    moved: u64,
-}
-
 /// Packets thrown away in one turn of a port, at most, so that it ends also while more come. What is left is for the next.
 const SHED_PACKETS_MAX: u64 = 1 << 17;
-
-/// The packet that is expected at each place of a batch.
-type Expected = [Option<(u64, usize)>; BATCH_PACKETS];
 
 /// What was received.
 #[derive(Clone, Copy)]
@@ -95,14 +89,6 @@ enum Verdict {
     Aside,
 }
 
-/// What became of a packet at first sight.
-enum Taken {
-    /// It came where it was expected; and its image.
-    Marked(PacketFate, u64),
-    Parked,
-    Bad(PacketFate),
-}
-
 impl Receiver {
     pub fn new(detector: Detector, contributor: Contributor, deadline: Duration, placer: Placer) -> Self {
         let deadline_ns = deadline.as_nanos() as u64;
@@ -110,6 +96,7 @@ impl Receiver {
             progress: Progress::new(deadline_ns),
             laps: Laps::new(detector.wire.image_id.max(), contributor.ring().geometry().window),
             epoch: contributor.epoch(),
+            same_image: SameImage::new(&detector),
             detector,
             contributor,
             far_ids: FarIds::default(),
@@ -120,6 +107,7 @@ impl Receiver {
             tally: Tally::default(),
             placer,
             staged: Vec::with_capacity(STAGED_PACKETS),
+            runs: Vec::with_capacity(BATCH_PACKETS),
         }
     }
 
@@ -151,7 +139,7 @@ impl Receiver {
         if received.is_some_and(|received| received.emptied) {
             ports[index].note_empty(turn); // only now: the packets of this turn came before it was
         }
-        if received.is_some_and(|received| received.packets > 0) {
+        if received.is_some_and(|received| ports[index].is_to_be_looked_at(received.packets, received.emptied)) {
             self.look_for_overload(ports, index);
         }
         self.finish_turn(ports);
@@ -184,24 +172,30 @@ impl Receiver {
 
     /// Predicts, receives, and marks what came as predicted. What did not is parked.
     fn receive_batch(&mut self, port: &mut Port) -> io::Result<Received> {
-        let Self { detector, contributor, tally, laps, far_ids, epoch, last_heard_ns, placer, .. } = self;
+        let Self {
+            detector, contributor, tally, laps, far_ids, epoch, last_heard_ns, placer, same_image, runs, ..
+        } = self;
         let decoder = Decoder { detector, laps: *laps, window_begin: contributor.window_begin() };
         let placement = &detector.placement;
-        let places = port.batch.begin();
-        let (expected, ids, count) = predict(port.expected(*epoch), places, placement.packets_per_module);
-        let mut access = contributor.protect(&ids[..count]);
+        let first_packet = port.module * placement.packets_per_module;
+        let next = port.expected(*epoch);
+        let places = port.batch.begin(next.map(|(_, number)| number));
+        let prediction = Prediction::new(next, places, placement.packets_per_module);
+        let mut access = contributor.protect(prediction.ids());
         if !access.is_of_run(*epoch) {
             access.forget(); // the same ids are open in another run by now
         }
-        aim(port, placement, &access, &expected[..places]);
+        prediction.aim(&mut port.batch, places, placement, first_packet, &access);
         let messages = port.batch.messages();
         let messages_max = messages.len();
         // SAFETY: P1: `access` protects the images, and lives until every payload is marked or fetched.
         let messages = unsafe { socket::receive(port.socket.fd(), messages) }?;
         let now_ns = monotonic_ns();
         let mut packets = 0;
+        runs.clear();
         for message in 0..messages {
             let contents = port.batch.contents(message);
+            port.batch.ask_for_headers(&contents, message);
             packets += contents.packets + contents.malformed;
             if !port.is_listed(message) {
                 tally.add_many(PacketFate::Unlisted, (contents.packets + contents.malformed) as u64);
@@ -212,18 +206,28 @@ impl Receiver {
                 // SAFETY: P2: aimed at images that `access` still protects.
                 unsafe { port.batch.fetch_message(message) };
             }
+            let before = port.expected(*epoch);
             for packet in 0..contents.packets {
                 let landed = port.batch.landed(&contents, message, packet);
-                match take_packet(port, &decoder, placer, &access, &expected, landed, now_ns) {
-                    Taken::Marked(fate, id) => {
-                        tally.add(fate);
-                        far_ids.note_placed(id, now_ns);
-                        *last_heard_ns = now_ns;
-                    }
-                    Taken::Bad(fate) => tally.add(fate),
-                    Taken::Parked => {}
+                let expected = port.batch.image_place(landed).and_then(|place| prediction.at(place));
+                if !follows(runs.last_mut(), expected, same_image, detector, port, landed)
+                    && let Err(fate) = take_packet(port, &decoder, &access, runs, expected, landed, now_ns)
+                {
+                    tally.add(fate);
                 }
             }
+            if port.batch.is_coalesced() {
+                port.note_held(before, contents.packets);
+            }
+        }
+        for run in runs {
+            let (id, first) = (run.header.image_id, first_packet + run.header.number);
+            let new = mark(placer, &access, run.image, first..first + run.packets, &run.header, now_ns);
+            tally.add_many(PacketFate::Placed, new as u64);
+            tally.add_many(PacketFate::Duplicate, (run.packets - new) as u64);
+            port.note_ids(id, run.packets, now_ns);
+            far_ids.note_placed(id, now_ns);
+            *last_heard_ns = now_ns;
         }
         Ok(Received { packets, emptied: messages < messages_max })
     }
@@ -266,6 +270,7 @@ impl Receiver {
     /// Puts packets of one image to their places, or parks them.
     fn place_staged(&mut self, port: &mut Port, of_image: &[(Landed, PacketHeader)], now_ns: u64) {
         let id = of_image[0].1.image_id;
+        let first_packet = port.module * self.detector.placement.packets_per_module;
         let access = self.contributor.protect(&[id]);
         let image = access.image(id).filter(|_| port.takes_part(self.epoch) && access.is_of_run(self.epoch));
         for &(landed, packet) in of_image {
@@ -273,7 +278,7 @@ impl Receiver {
                 port.parked.push_back(Parked { landed: Some(landed), packet, since_ns: now_ns, is_believed: false });
                 continue;
             };
-            let index = port.module * self.detector.placement.packets_per_module + packet.number;
+            let index = first_packet + packet.number;
             port.note_id(id, now_ns);
             self.far_ids.note_placed(id, now_ns);
             if access.has_packet(image, index) {
@@ -284,7 +289,7 @@ impl Receiver {
             // SAFETY: R1 of the ring: `access` protects the image; P3 and P4: number and length were checked.
             unsafe { self.placer.place(&self.detector.placement, &access, image, index, payload) };
             self.last_heard_ns = now_ns;
-            self.tally.add(mark(&self.placer, &access, image, index, &packet, now_ns));
+            self.tally.add(mark_one(&self.placer, &access, image, index, &packet, now_ns));
         }
     }
 
@@ -394,7 +399,7 @@ impl Receiver {
         unsafe { placer.place(placement, &access, image, index, port.payload(parked)) };
         self.tally.moved += 1;
         self.last_heard_ns = now_ns;
-        Some(mark(placer, &access, image, index, &parked.packet, now_ns))
+        Some(mark_one(placer, &access, image, index, &parked.packet, now_ns))
     }
 
     /// Counts what the kernel dropped since the last time.
@@ -486,137 +491,5 @@ impl Receiver {
             self.progress.note_packets(now_ns);
         }
         self.contributor.set_progress(self.progress.of(ports, self.epoch, now_ns), self.last_heard_ns);
-    }
-}
-
-impl Tally {
-    fn add(&mut self, fate: PacketFate) {
-        self.add_many(fate, 1);
-    }
-
-    fn add_many(&mut self, fate: PacketFate, packets: u64) {
-        self.fates[fate as usize] += packets;
-    }
-
-    /// Adds the batch to the shared counters. Returns how many packets were placed.
-    fn flush(&mut self, contributor: &Contributor, packet_bytes: u64) -> u64 {
-        let (mut received, placed) = (0, self.fates[PacketFate::Placed as usize]);
-        if self.fates.iter().all(|count| *count == 0) {
-            return 0;
-        }
-        for (fate, count) in PacketFate::ALL.into_iter().zip(std::mem::take(&mut self.fates)) {
-            if count > 0 {
-                contributor.count(fate, count);
-                received += count;
-            }
-        }
-        contributor.count_bytes(received * packet_bytes);
-        contributor.count_moved(std::mem::take(&mut self.moved));
-        placed
-    }
-}
-
-/// The packets that follow the last one, one for each place, and the images that they belong to.
-fn predict(
-    next: Option<(u64, usize)>,
-    places: usize,
-    packets_per_module: usize,
-) -> (Expected, [u64; HAZARD_SLOTS], usize) {
-    let (mut expected, mut ids, mut count) = ([None; BATCH_PACKETS], [0; HAZARD_SLOTS], 0);
-    let Some(mut packet) = next else { return (expected, ids, count) };
-    for place in &mut expected[..places] {
-        if count == 0 || ids[count - 1] != packet.0 {
-            if count == HAZARD_SLOTS {
-                break; // more images than may be protected at one time: the rest goes to staging
-            }
-            ids[count] = packet.0;
-            count += 1;
-        }
-        *place = Some(packet);
-        packet = successor(packet, packets_per_module);
-    }
-    (expected, ids, count)
-}
-
-/// Aims each place of the port's batch at that of the packet that is expected there, where it is free.
-fn aim(port: &mut Port, placement: &Placement, access: &Access<'_>, expected: &[Option<(u64, usize)>]) {
-    let first = port.module * placement.packets_per_module;
-    for expected in expected {
-        match expected.and_then(|(id, number)| free_place(access, id, first + number)) {
-            Some((image, packet)) => port.batch.aim_at_image(placement, packet, access.pixels(image)),
-            None => port.batch.aim_at_staging(),
-        }
-    }
-}
-
-/// Reads a packet's header, and marks the packet if it came where it was expected.
-fn take_packet(
-    port: &mut Port,
-    decoder: &Decoder<'_>,
-    placer: &Placer,
-    access: &Access<'_>,
-    expected: &Expected,
-    landed: Landed,
-    now_ns: u64,
-) -> Taken {
-    let placement = &decoder.detector.placement;
-    let per_module = placement.packets_per_module;
-    let packet = match read_header(&port.batch, decoder, port.module, landed) {
-        Ok(packet) => packet,
-        Err(fate) => return Taken::Bad(fate),
-    };
-    port.note_packet(&packet, per_module);
-    if let Some((id, number)) = port.batch.image_place(landed).and_then(|place| expected[place]) {
-        let image = access.image(id).expect("a place in it was predicted");
-        let index = port.module * per_module + number;
-        if (id, number) == (packet.image_id, packet.number) {
-            port.note_id(id, now_ns);
-            return Taken::Marked(mark(placer, access, image, index, &packet, now_ns), id);
-        }
-        // SAFETY: P2: aimed at an image that `access` still protects.
-        unsafe { port.batch.fetch_to_staging(landed, placement, index, access.pixels(image)) };
-    }
-    port.parked.push_back(Parked { landed: Some(landed), packet, since_ns: now_ns, is_believed: false });
-    Taken::Parked
-}
-
-/// The image and packet index, if it is open and the packet has not come yet (P1).
-fn free_place(access: &Access<'_>, id: u64, packet: usize) -> Option<(OpenImage, usize)> {
-    let image = access.image(id)?;
-    (!access.has_packet(image, packet)).then_some((image, packet))
-}
-
-/// Reads the header of a packet, and checks its length (P4).
-fn read_header(
-    batch: &Batch,
-    decoder: &Decoder<'_>,
-    module: usize,
-    landed: Landed,
-) -> Result<PacketHeader, PacketFate> {
-    let header = decoder.header(module, batch.header(landed))?;
-    let is_right = batch.payload_bytes(landed) == decoder.detector.placement.payload_bytes_of(header.number);
-    if is_right { Ok(header) } else { Err(PacketFate::Malformed) }
-}
-
-/// Marks a packet whose pixels are in their place, all but those that are masked.
-fn mark(
-    placer: &Placer,
-    access: &Access<'_>,
-    image: OpenImage,
-    index: usize,
-    packet: &PacketHeader,
-    now_ns: u64,
-) -> PacketFate {
-    // SAFETY: R1 of the ring: `access` protects the image; P3: the packet's number was checked.
-    unsafe { placer.mask(access, image, index) };
-    let info = PacketInfo {
-        received_ns: now_ns,
-        detector_timestamp: packet.timestamp,
-        exposure_length: packet.exposure_length,
-        do_not_store: packet.do_not_store,
-    };
-    match access.mark(image, index, info) {
-        Mark::New => PacketFate::Placed,
-        Mark::Duplicate => PacketFate::Duplicate,
     }
 }

@@ -14,6 +14,7 @@ use ecs_sim::pattern::Pattern;
 use std::{
     net::{Ipv4Addr, UdpSocket},
     ops::Range,
+    os::fd::AsRawFd,
     sync::atomic::{AtomicU16, Ordering},
     thread::sleep,
     time::{Duration, Instant},
@@ -109,6 +110,27 @@ impl Scene {
 
     /// A packet of the image that `id` stands for; its header holds what of it the field holds.
     fn send(&self, id: u64, index: usize) {
+        self.send_packet(&self.packet(id, index), index);
+    }
+
+    /// Packets of one port in one message, which the kernel cuts, and hands over coalesced again.
+    fn send_message(&self, id: u64, indices: Range<usize>) {
+        let packets: Vec<u8> = indices.clone().flat_map(|index| self.packet(id, index)).collect();
+        let bytes = self.detector.placement.packet_bytes() as i32;
+        let option = (&raw const bytes).cast();
+        // SAFETY: the option is an int and outlives the call.
+        let set = unsafe { libc::setsockopt(self.socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, option, 4) };
+        assert_eq!(set, 0);
+        self.send_packet(&packets, indices.start);
+    }
+
+    fn send_packet(&self, packet: &[u8], index: usize) {
+        let placement = &self.detector.placement;
+        let port = placement.ports[index / placement.packets_per_module];
+        self.socket.send_to(packet, (Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    fn packet(&self, id: u64, index: usize) -> Vec<u8> {
         let placement = &self.detector.placement;
         let (module, number) = (index / placement.packets_per_module, index % placement.packets_per_module);
         let header_bytes = self.detector.wire.header_bytes;
@@ -116,7 +138,7 @@ impl Scene {
         let header = PacketHeader { image_id: id, number, timestamp: 0, exposure_length: 0, do_not_store: false };
         self.detector.wire.write(&mut packet, module, &header);
         self.pattern.write_payload(id, index, &mut packet[header_bytes..]);
-        self.socket.send_to(&packet, (Ipv4Addr::LOCALHOST, placement.ports[module])).unwrap();
+        packet
     }
 
     /// Image by image: each packet of one port, then the next one's of it.
@@ -221,7 +243,7 @@ fn on_free_ports(text: &str, buffer_bytes: u64) -> (Detector, Vec<PortSocket>) {
         let first = PORTS.start + scene % (PORTS.len() as u16 / 16) * 16;
         let config = DetectorConfig::from_toml(&format!("start_udp_port = {first}\n{text}"));
         let detector = config.and_then(|config| config.detector()).unwrap();
-        let bind = |&port: &u16| PortSocket::bind(Ipv4Addr::LOCALHOST, port, buffer_bytes, false).ok();
+        let bind = |&port: &u16| PortSocket::bind(Ipv4Addr::LOCALHOST, port, buffer_bytes, true).ok();
         if let Some(sockets) = detector.placement.ports.iter().map(bind).collect() {
             return (detector, sockets);
         }
@@ -413,4 +435,52 @@ fn an_overload_is_over_when_no_more_comes_than_is_received() {
         scene.settle();
         assert!(begun.elapsed() < 2 * LONG, "still an overload");
     }
+}
+
+/// Messages that hold as many packets each time are received several a batch, without a packet moved; then messages are
+/// cut elsewhere, packets are lost, and come in another order: each is in its place all the same.
+#[test]
+fn messages_of_a_steady_detector_are_received_many_a_batch_and_others_cost_no_pixel() {
+    const LAST_STEADY: u64 = 200;
+    let text = "detector_type = \"steady\"\nmodules = [2, 1]\n[module]\ncolumns = 4096\nrows = 32\nbit_depth = 8\n\
+        [packet]\nheader_bytes = 16\npayload_bytes = 4096\n[fields]\nimage_id = { offset = 0, bytes = 8 }\n\
+        packet_number = { offset = 8, bytes = 2 }";
+    let mut scene = Scene::new(text, 1, 4 * BUFFER, MEDIUM);
+    let send = |scene: &Scene, id: u64, cuts: &[usize]| {
+        for module in [0, 32] {
+            let ends = cuts.iter().chain([&32]);
+            let begins = [0].iter().chain(cuts);
+            begins.zip(ends).for_each(|(begin, end)| scene.send_message(id, module + begin..module + end));
+        }
+    };
+    let moved = |scene: &Scene| scene.ring.status().packets.moved;
+    let mut moved_at_first = None;
+    for id in (1..=LAST_STEADY).step_by(2) {
+        send(&scene, id, &[15, 30]);
+        send(&scene, id + 1, &[15, 30]);
+        scene.settle();
+        if id > 100 {
+            moved_at_first.get_or_insert(moved(&scene));
+        }
+    }
+    assert_eq!(moved_at_first, Some(moved(&scene)), "moved while it was steady");
+    let most = |scene: &Scene| scene.readouts[0].ports.iter().map(|port| port.batch.messages_max()).min();
+    assert_eq!(most(&scene), Some(Some(5)), "15, 15, 2, 15 and what follows");
+    for (cuts, id) in [&[5, 20][..], &[14, 29], &[15, 30], &[1, 2, 3, 18], &[15, 30]].into_iter().zip(LAST_STEADY + 1..)
+    {
+        send(&scene, id, cuts);
+        scene.settle();
+    }
+    assert_eq!(most(&scene), Some(Some(1)), "not steady");
+    let (lossy, doubled) = (LAST_STEADY + 6, LAST_STEADY + 7);
+    [16..31, 0..14, 31..32, 32..45].into_iter().for_each(|indices| scene.send_message(lossy, indices));
+    let twice = [0..15, 0..15, 15..30, 29..32, 32..47, 47..62, 62..64];
+    twice.into_iter().for_each(|indices| scene.send_message(doubled, indices));
+    scene.settle_for(2 * MEDIUM);
+    scene.check_pixels();
+    assert_eq!(scene.ids(), (1..=doubled).collect::<Vec<u64>>());
+    let part = scene.images.iter().filter(|(image, _)| !scene.is_whole(image)).map(|(image, _)| image);
+    let part: Vec<_> = part.map(|image| (image.id, image.packets_received, image.bitmap[0])).collect();
+    assert_eq!(part, [(lossy, 43, 0x1fff_ffff_3fff)], "14 and 15 of the first module, the last 19 of the second");
+    assert_eq!(scene.ring.status().packets.duplicate, 16);
 }

@@ -175,10 +175,8 @@ impl WireFormat {
     /// Rule W2.
     #[inline]
     pub fn read(&self, packet: &[u8], module: usize, packets_per_module: usize) -> Result<PacketHeader, HeaderError> {
-        for check in &self.checks {
-            if check.field.read(packet) != of_module(&check.values, module) {
-                return Err(HeaderError::Foreign);
-            }
+        if !self.is_of_module(packet, module) {
+            return Err(HeaderError::Foreign);
         }
         let number = self.packet_number.read(packet, module).filter(|&number| number < packets_per_module as u64);
         let optional = |field: &Option<Field>| field.as_ref().map_or(0, |field| field.read(packet));
@@ -189,6 +187,29 @@ impl WireFormat {
             exposure_length: u32::try_from(optional(&self.exposure_length)).unwrap_or(u32::MAX),
             do_not_store: optional(&self.do_not_store) != 0,
         })
+    }
+
+    /// The packet number that the header says, of module `module`; none where no packet can have it. Nothing else of the
+    /// header is looked at: see [`Self::image_mask`].
+    #[inline]
+    pub fn packet_number(&self, packet: &[u8], module: usize) -> Option<u64> {
+        self.packet_number.read(packet, module)
+    }
+
+    /// The bits of a header that are the same in all packets of one module and image: those of the image id and of the
+    /// checks. What [`Self::read`] says of a header, it says of every one that has the same bits there, but for the
+    /// packet number and what one packet tells of its image.
+    pub fn image_mask(&self) -> Vec<u8> {
+        let mut mask = vec![0; self.header_bytes];
+        for field in self.checks.iter().map(|check| check.field).chain([self.image_id]) {
+            Field { is_float: false, ..field }.write(&mut mask, u64::MAX);
+        }
+        mask
+    }
+
+    #[inline]
+    fn is_of_module(&self, packet: &[u8], module: usize) -> bool {
+        self.checks.iter().all(|check| check.field.read(packet) == of_module(&check.values, module))
     }
 
     /// Writes a header; what no field says is 0.
@@ -221,6 +242,7 @@ impl PacketNumber {
         Self { field, step: 1, first: Vec::new() }
     }
 
+    #[inline]
     fn read(&self, packet: &[u8], module: usize) -> Option<u64> {
         let found = self.field.read(packet);
         let number = match self.step {
@@ -236,6 +258,7 @@ impl PacketNumber {
 }
 
 /// The value of a module in a list of one for each, or one for all; 0 in an empty one.
+#[inline]
 fn of_module(values: &[u64], module: usize) -> u64 {
     match values {
         [] => 0,
@@ -277,6 +300,10 @@ mod tests {
         assert_eq!(header[24..], [0xff; 6], "behind the header");
         assert_eq!(wire().read(&header, 1, 10), Ok(of));
         assert_eq!(wire().read(&header[..24], 1, 10), Ok(of), "a slice that ends with the header");
+        assert_eq!(wire().packet_number(&header, 1), Some(3));
+        let mask: Vec<usize> = (0..24).filter(|&byte| wire().image_mask()[byte] == 0xff).collect();
+        assert_eq!(mask, [0, 1, 2, 3, 4, 5, 6, 7, 23], "image id and check");
+        assert_eq!(wire().image_mask().iter().map(|byte| byte.count_ones()).sum::<u32>(), 72, "whole bytes");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::Owner;
 use crate::{
+    crash::crash_point,
     layout::{Accounted, NO_SLOT_TOUCHED, SlotState, pack_slot, slot_word, split_slot_word, unpack_run, unpack_slot},
     loss::{LossCause, LostRange},
     participant,
@@ -23,12 +24,17 @@ impl Owner {
         header.deadline_ns.store(self.deadline_ns, Relaxed);
         header.slots_wanted.store(0, Relaxed);
         header.closed.store(0, Relaxed);
+        crash_point!("takeover: owner named");
         participant::free_the_dead(&ring, liveness);
         self.finish_commit(); // before it is looked at what of the counting was published
+        crash_point!("takeover: head stands");
         self.undo_unfinished_count();
+        crash_point!("takeover: counters stand");
         self.epoch = self.begun_epoch();
         let mut begun = self.empty_window();
+        crash_point!("takeover: window empty");
         begun.extend(self.collect_slots(liveness));
+        crash_point!("takeover: slots sorted");
         self.settle_discarded();
         if self.epoch > 0 {
             self.resume_run(&begun);
@@ -128,7 +134,9 @@ impl Owner {
         if self.base > counted_end {
             self.lose(counted_end, self.base - counted_end, LossCause::OwnerDown);
         }
+        crash_point!("takeover: losses counted");
         self.publish_base(self.base);
+        crash_point!("takeover: base told");
         self.empty_cause = LossCause::OwnerDown;
         self.open_ahead();
     }

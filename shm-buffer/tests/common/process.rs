@@ -48,6 +48,13 @@ impl Player {
         }
     }
 
+    /// What the child says next; empty at its end.
+    pub fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("text");
+        line.trim_end().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

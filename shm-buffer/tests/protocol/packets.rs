@@ -39,6 +39,45 @@ fn packet_that_comes_twice_is_told_and_counted_once_in_its_image() {
 }
 
 #[test]
+fn packets_that_are_marked_in_a_row_are_each_told_and_counted_once() {
+    let mut rig = Rig::new(8, 2, 200);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    let mut reader = Reader::reliable(&rig.ring, common::process(3), "writer", Start::Next).unwrap();
+    let access = contributor.protect(&[0]);
+    let image = access.image(0).expect("it is open");
+    let mut marked = [false; 200];
+    for (packets, info) in [(60..60, 1), (60..70, 2), (63..64, 3), (5..5, 4), (64..191, 5), (1..64, 6), (0..192, 7)] {
+        let new = packets.clone().filter(|&packet| !marked[packet]).count();
+        let info = PacketInfo { received_ns: 1, detector_timestamp: info, ..PacketInfo::default() };
+        assert_eq!(access.mark_run(image, packets.clone(), info), new, "{packets:?}");
+        packets.for_each(|packet| marked[packet] = true);
+        assert!((0..200).all(|packet| access.has_packet(image, packet) == marked[packet]));
+    }
+    drop(access);
+    rig.step_after(DEADLINE_NS + rig.now_ns);
+    let image = reader.try_next().expect("committed").image.expect("most of its packets came");
+    assert_eq!((image.packets_received, &image.bitmap[..]), (192, &[u64::MAX, u64::MAX, u64::MAX, 0][..]));
+    assert_eq!(image.detector_timestamp, 2, "what its first packet told");
+}
+
+#[test]
+fn image_whose_last_packets_are_marked_in_a_row_is_whole() {
+    let mut rig = Rig::new(8, 2, 130);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    let mut reader = Reader::reliable(&rig.ring, common::process(3), "writer", Start::Next).unwrap();
+    for packets in [100..130, 0..100] {
+        assert!(reader.try_next().is_none());
+        let access = contributor.protect(&[0]);
+        let image = access.image(0).expect("it is open");
+        let info = PacketInfo { received_ns: rig.now_ns, ..PacketInfo::default() };
+        assert_eq!(access.mark_run(image, packets.clone(), info), packets.len());
+        drop(access);
+        rig.step();
+    }
+    assert_eq!(reader.try_next().expect("committed").image.expect("whole").packets_received, 130);
+}
+
+#[test]
 fn what_pixels_are_made_with_is_said_by_the_first_and_told_to_readers_of_that_image_alone() {
     let mut rig = Rig::new(8, 4, 2);
     let (mut first, mut second) = (rig.contributor_in_run(2, 0), rig.contributor(3));

@@ -38,9 +38,9 @@ fn packets(packet_bytes: usize, count: usize) -> Vec<u8> {
 
 /// Aims each place at that of the packet of the same number, and receives.
 fn receive(batch: &mut Batch, socket: &PortSocket, placement: &Placement, pixels: &mut [u8]) -> usize {
-    for place in 0..batch.begin() {
+    for place in 0..batch.begin(None) {
         match place < placement.packets_per_module {
-            true => batch.aim_at_image(placement, place, pixels.as_mut_ptr()),
+            true => batch.aim_at_image(placement, place, place, pixels.as_mut_ptr()),
             false => batch.aim_at_staging(),
         }
     }
@@ -96,12 +96,12 @@ fn a_port_whose_packets_come_one_by_one_again_receives_many_a_batch_again() {
     receive(&mut batch, &receiver, &placement, &mut pixels);
     assert_eq!(batch.contents(0).packets, 2);
     for _ in 0..SINGLES_IN_A_ROW {
-        assert_eq!(batch.begin(), 15);
+        assert_eq!(batch.begin(None), 15);
         sender.send(&sent[..placement.packet_bytes()]).unwrap();
         assert_eq!(receive(&mut batch, &receiver, &placement, &mut pixels), 1);
         assert_eq!(held(&mut batch), (1, 0));
     }
-    assert_eq!(batch.begin(), BATCH_PACKETS);
+    assert_eq!(batch.begin(None), BATCH_PACKETS);
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn places_of(numbers: &[usize], packet_bytes: i32) -> Vec<Vec<u8>> {
     let (sender, receiver) = sockets(packet_bytes);
     let (mut batch, mut predicted) = (Batch::new(&placement), vec![0; placement.image_bytes()]);
     batch.singles_in_a_row = 0;
-    for place in 0..batch.begin() {
-        batch.aim_at_image(&placement, place % 4, predicted.as_mut_ptr());
+    for place in 0..batch.begin(None) {
+        batch.aim_at_image(&placement, place % 4, place % 4, predicted.as_mut_ptr());
     }
     sender.send(&numbers.iter().flat_map(|&number| numbered(number)).collect::<Vec<u8>>()).unwrap();
     // SAFETY: the places lead into `predicted` and the batch.
@@ -274,8 +274,8 @@ fn what_comes_behind_a_padded_packet_of_a_message_lands_in_its_place() {
     let mut batch = Batch::new(&placement);
     batch.singles_in_a_row = 0;
     let mut images = vec![vec![0_u8; placement.image_bytes()]; BATCH_PACKETS];
-    for place in 0..batch.begin() {
-        batch.aim_at_image(&placement, place % 4, images[place / 4].as_mut_ptr());
+    for place in 0..batch.begin(None) {
+        batch.aim_at_image(&placement, place % 4, place % 4, images[place / 4].as_mut_ptr());
     }
     let header = |packet: usize| [0xe0 + packet as u8; 8];
     let payload = |packet: usize| [0x10 * (packet as u8 + 1); 4];

@@ -18,7 +18,9 @@
 //!     images in `/dev/shm`, in memory of the size of the ring's that was touched before.
 //! D3  A bare loop looks at nothing: it takes the packets for those that follow, in order. It checks, places, marks and
 //!     hands on nothing. Copying is twice here, three times in std-daq, whose second process puts a frame into its image.
-//! D4  A drain that did not bring all packets is void, and done again.
+//! D4  With `UDP_GRO`, as ECS receives wherever the kernel has it, ours stands beside what those loops do too, which ask for
+//!     no such thing.
+//! D5  A drain that did not bring all packets is void, and done again.
 
 mod bare;
 mod fill;
@@ -93,7 +95,15 @@ fn coalesced(rows: &mut Rows<'_>, program: &Path, which: Which, leg: Duration) -
     let mut receive = Coalesced::new(bare.places()?);
     let floor = || gigabytes_per_s(leg, || bare.drain(&mut receive));
     let baseline = "bare recvmmsg loop with UDP_GRO, same places";
-    rows.measure(&what, "GB/s", baseline, || gigabytes_per_s(leg, || ours.drain()), floor)
+    rows.measure(&what, "GB/s", baseline, || gigabytes_per_s(leg, || ours.drain()), floor)?;
+    let mut bare = Bare::bind(which, Handover::Singles)?;
+    let places = bare.places()?;
+    let mut beside = |baseline, mut receive: Box<dyn Loop>| {
+        let floor = || gigabytes_per_s(leg, || bare.drain(&mut *receive));
+        rows.measure(&what, "GB/s", baseline, || gigabytes_per_s(leg, || ours.drain()), floor)
+    };
+    beside("two copies without it, as std-daq", Box::new(Copying::new(places.clone())))?;
+    beside("peek, then receive, without it, as odin-data", Box::new(Peeking::new(places)))
 }
 
 /// Drains again and again for the time of a leg, fills included. Of packets, headers included.

@@ -1,20 +1,14 @@
-//! An owner killed between any two steps of the protocol, at the n-th time that it gets there.
-//!
-//! The owner is a process of its own, built with the feature `crash-points`; the contributor and the
-//! reader are in this one, which takes over and compares what was told. Run with
-//! `cargo test --release -p ecs-shm-buffer --features crash-points`.
+//! An owner killed between any two steps: the contributor and the reader of this process go on, which takes over and
+//! compares what was told.
 
-mod common;
-
-use common::{Watchdog, invariants::Told, process::Player};
+use crate::common::{self, Watchdog, invariants::Told};
 use ecs_shm_buffer::{
     Contributor, Lookup, Now, Owner, OwnerLock, PixelAccess, Proc, ProcessId, Reader, Ring, RingError, Start,
     Surroundings, create_or_take_over, monotonic_ns, open,
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-const ENTRY: &str = "second_process_owns_until_it_is_killed";
-const POINTS: [&str; 10] = [
+const POINTS: [&str; 11] = [
     "open: slot prepared",
     "run: base published",
     "close: closing",
@@ -25,13 +19,27 @@ const POINTS: [&str; 10] = [
     "publish: entry filled",
     "publish: entry valid",
     "publish: head moved",
+    "signal: word changed",
+];
+/// Of one who takes over: the owner before it was killed, too.
+const TAKEOVER: [&str; 7] = [
+    "takeover: owner named",
+    "takeover: head stands",
+    "takeover: counters stand",
+    "takeover: window empty",
+    "takeover: slots sorted",
+    "takeover: losses counted",
+    "takeover: base told",
 ];
 const IMAGES: u64 = 60;
 
-#[test]
-fn second_process_owns_until_it_is_killed() {
-    let Some((_, path)) = common::process::part() else { return };
-    let (_ring, _lock, mut owner) = become_owner(&path).expect("nobody else owns it");
+pub fn points() -> impl Iterator<Item = &'static str> {
+    POINTS.into_iter().chain(TAKEOVER)
+}
+
+/// Owns the ring until it is killed.
+pub fn own(path: &Path) {
+    let (_ring, _lock, mut owner) = become_owner(path).expect("nobody else owns it");
     eprintln!("owns");
     loop {
         let ticket = owner.ticket();
@@ -55,18 +63,38 @@ fn step(owner: &mut Owner) {
 fn owner_killed_at_any_crash_point_loses_no_id_and_tells_and_counts_none_twice() {
     let _watchdog = Watchdog::start(Duration::from_secs(300));
     for point in POINTS {
-        // A run begins twice in the script, everything else often.
-        let hits: &[u32] = if point.starts_with("run:") { &[1, 2] } else { &[1, 2, 3, 4, 5, 8] };
+        let hits: &[u32] = match point {
+            "run: base published" => &[1, 2], // a run begins twice in the script, everything else happens often
+            "signal: word changed" => &[2, 3, 4, 5, 8], // the first is of the takeover, before it says that it owns
+            _ => &[1, 2, 3, 4, 5, 8],
+        };
         for hit in hits {
-            kill_owner_at(&format!("{point}:{hit}"));
+            kill_owners_at(&[format!("{point}:{hit}")]);
         }
     }
 }
 
-fn kill_owner_at(plan: &str) {
+/// The next one, and the one after it, find what the others had half done.
+#[test]
+fn owner_killed_while_it_takes_over_from_a_killed_one_is_replaced_as_any_other() {
+    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    let first =
+        ["open: slot prepared:7", "run: base published:2", "close: closing:5", "count: half:5", "close: counted:5"];
+    let published = ["publish: entry filled:5", "publish: entry valid:5"];
+    for first in first.into_iter().chain(published) {
+        for point in TAKEOVER {
+            kill_owners_at(&[first.to_owned(), format!("{point}:1"), format!("{point}:1")]);
+        }
+    }
+}
+
+/// Kills one owner after the other: the first, and those that take over from it.
+fn kill_owners_at(plans: &[String]) {
     let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is there");
     let path = folder.path().join("ring");
-    let mut dies = Player::start_with(ENTRY, "owner", &path, &[("ECS_CRASH_POINT", plan)]);
+    let (plan, mut next_plans) = (plans.join(", "), plans.iter());
+    let mut start_next = || next_plans.next().map(|plan| crate::start_who_dies("owner", &path, plan));
+    let mut dies = start_next().expect("at least one dies");
     dies.wait_for("owns");
     let ring = open(&path, PixelAccess::ReadWrite).expect("it is owned");
     let mut contributor = Contributor::join(&ring, ProcessId::current(), "readout").expect("a free place");
@@ -76,7 +104,10 @@ fn kill_owner_at(plan: &str) {
     let mut go_on = |told: &mut Told| {
         if let Some((_, _, owner)) = &mut successor {
             step(owner);
-        } else if dies.has_ended() {
+        } else if !dies.has_ended() {
+        } else if let Some(next) = start_next() {
+            dies = next;
+        } else {
             successor = Some(become_owner(&path).expect("it is dead"));
         }
         script.place_some(&mut contributor);
@@ -91,7 +122,7 @@ fn kill_owner_at(plan: &str) {
         }
         successor.is_some()
     };
-    common::wait_until(plan, || {
+    common::wait_until(&plan, || {
         let is_dead = go_on(&mut told);
         is_dead && ring.status().epoch == 2 && told.next_id.is_some_and(|next| next >= IMAGES)
     });
@@ -100,6 +131,9 @@ fn kill_owner_at(plan: &str) {
         let status = ring.status();
         status.images_complete + status.images_partial == told.images && status.lost.iter().sum::<u64>() == told.lost
     });
+    reader.release();
+    common::invariants::check_sums(&ring);
+    crate::assert_whole(&path, &plan);
     assert!(first_ids.values().all(|&id| id <= 1), "{plan}: the first ids that were told are {first_ids:?}");
     assert_eq!(first_ids.len(), 2, "{plan}: {first_ids:?}");
 }

@@ -143,6 +143,9 @@ pub const RENEW_PATIENCE: Duration = Duration::from_secs(2);
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Bytes of one batch, for the same reason.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that a socket takes from the system, or gives to it, at one time. libzmq's own 8 KiB are less than a bundle: each would
+/// take three calls. A connection has two such buffers, of which only what is used takes memory.
+pub const BATCH_BYTES: i32 = 64 * 1024;
 /// Parts of one message that are looked at; an honest one has two. Further parts are dropped unread and
 /// the message counts as malformed.
 pub const PARTS_MAX: usize = 3;

@@ -76,6 +76,19 @@ pub(crate) fn is_zero(number: &u64) -> bool {
 pub trait Request: Serialize + DeserializeOwned {
     const KIND: &'static str;
     type Reply: Serialize + DeserializeOwned;
+
+    /// The second part of the message.
+    fn to_body(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The reply in the second part of the answer.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    fn read_reply(body: &[u8]) -> Result<Self::Reply, DecodeError> {
+        decode(body)
+    }
 }
 
 /// A body that is not answered.
@@ -105,12 +118,12 @@ impl From<DecodeError> for Failure {
 }
 
 impl Header {
-    pub fn request(kind: &str, id: u64, deadline_ms: u32) -> Self {
+    pub fn request(kind: impl Into<SmolStr>, id: u64, deadline_ms: u32) -> Self {
         Self { id, deadline_ms: Some(deadline_ms), ..Self::notice(kind) }
     }
 
-    pub fn notice(kind: &str) -> Self {
-        Self { v: PROTOCOL_VERSION, kind: SmolStr::new(kind), id: 0, deadline_ms: None, trace: None, lost: 0 }
+    pub fn notice(kind: impl Into<SmolStr>) -> Self {
+        Self { v: PROTOCOL_VERSION, kind: kind.into(), id: 0, deadline_ms: None, trace: None, lost: 0 }
     }
 
     /// The header of the good answer to `self`.
@@ -156,7 +169,37 @@ impl Header {
         if bytes.len() > HEADER_BYTES_MAX {
             return Err(DecodeError::TooLong { part, got: bytes.len(), limit: HEADER_BYTES_MAX });
         }
-        Self::read(bytes).map_err(|why| DecodeError::Malformed { part, reason: why.to_string() })
+        let usual = Self::read_usual(bytes);
+        usual
+            .map_or_else(|| Self::read(bytes), Ok)
+            .map_err(|why| DecodeError::Malformed { part, reason: why.to_string() })
+    }
+
+    /// A header with its fields in the order in which [`Header::write`] writes them, as most are; None for any other.
+    fn read_usual(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let optional = reader.map().ok()?.checked_sub(3)?;
+        let v = reader.accept(FIELD_V).then(|| number(&mut reader).ok())??;
+        let kind = reader.accept(FIELD_KIND).then(|| reader.text().ok())??;
+        let id = reader.accept(FIELD_ID).then(|| reader.unsigned().ok())??;
+        let mut header = Self { v, kind: SmolStr::new(kind), id, deadline_ms: None, trace: None, lost: 0 };
+        let mut found = 0;
+        if reader.accept(FIELD_DEADLINE) {
+            header.deadline_ms = Some(number(&mut reader).ok()?);
+            found += 1;
+        }
+        if reader.accept(FIELD_TRACE) {
+            let trace = reader.unsigned().ok()?;
+            let span = reader.accept(FIELD_SPAN).then(|| reader.unsigned().ok())??;
+            let parent = reader.accept(FIELD_PARENT).then(|| reader.unsigned().ok())??;
+            header.trace = Some(Trace { trace, span, parent });
+            found += 1;
+        }
+        if reader.accept(FIELD_LOST) {
+            header.lost = reader.unsigned().ok()?;
+            found += 1;
+        }
+        (found == optional && reader.end().is_ok()).then_some(header)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
@@ -195,22 +238,26 @@ impl Header {
     pub(crate) fn write(&self, writer: &mut Writer) {
         let optional = [self.deadline_ms.is_some(), self.trace.is_some(), self.lost != 0];
         writer.map(3 + optional.into_iter().map(u8::from).sum::<u8>());
-        writer.text("v");
+        writer.fixed(FIELD_V);
         writer.unsigned(self.v.into());
-        writer.text("kind");
+        writer.fixed(FIELD_KIND);
         writer.text(&self.kind);
-        writer.text("id");
+        writer.fixed(FIELD_ID);
         writer.unsigned(self.id);
         if let Some(deadline_ms) = self.deadline_ms {
-            writer.text("deadline_ms");
+            writer.fixed(FIELD_DEADLINE);
             writer.unsigned(deadline_ms.into());
         }
-        if let Some(trace) = &self.trace {
-            writer.text("trace");
-            write_trace(writer, trace);
+        if let Some(Trace { trace, span, parent }) = self.trace {
+            writer.fixed(FIELD_TRACE);
+            writer.unsigned(trace);
+            writer.fixed(FIELD_SPAN);
+            writer.unsigned(span);
+            writer.fixed(FIELD_PARENT);
+            writer.unsigned(parent);
         }
         if self.lost != 0 {
-            writer.text("lost");
+            writer.fixed(FIELD_LOST);
             writer.unsigned(self.lost);
         }
     }
@@ -234,13 +281,16 @@ fn read_trace(reader: &mut Reader<'_>) -> Result<Trace, Unreadable> {
     Ok(Trace { trace: trace.ok_or(missing)?, span: span.ok_or(missing)?, parent })
 }
 
-fn write_trace(writer: &mut Writer, trace: &Trace) {
-    writer.map(3);
-    for (name, id) in [("trace", trace.trace), ("span", trace.span), ("parent", trace.parent)] {
-        writer.text(name);
-        writer.unsigned(id);
-    }
-}
+// Names of a header's fields in MessagePack, with what always lies between them and their value.
+const FIELD_V: &[u8; 2] = b"\xa1v";
+const FIELD_KIND: &[u8; 5] = b"\xa4kind";
+const FIELD_ID: &[u8; 3] = b"\xa2id";
+const FIELD_DEADLINE: &[u8; 12] = b"\xabdeadline_ms";
+/// With the beginning of its map of three, and the name of the first of them.
+const FIELD_TRACE: &[u8; 13] = b"\xa5trace\x83\xa5trace";
+const FIELD_SPAN: &[u8; 5] = b"\xa4span";
+const FIELD_PARENT: &[u8; 7] = b"\xa6parent";
+const FIELD_LOST: &[u8; 5] = b"\xa4lost";
 
 /// Room that most messages need, so that they do not grow into it.
 const BYTES_USUAL: usize = 256;
@@ -283,7 +333,7 @@ fn decode_part<T: DeserializeOwned>(part: &'static str, bytes: &[u8], limit: usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Value;
+    use crate::{noise::noise, value::Value};
 
     #[test]
     fn header_round_trips_and_its_answers_carry_its_id() {
@@ -327,6 +377,27 @@ mod tests {
             fields.remove(field);
             assert!(Header::decode(&encode(&fields)).is_err(), "without {field}");
         }
+    }
+
+    #[test]
+    fn a_usual_header_is_read_as_any_other_is() {
+        let trace = Some(Trace { trace: u64::MAX, span: 300, parent: 0 });
+        let full = Header { trace, lost: 70_000, ..Header::request("call.do", 1 << 40, 2000) };
+        let good = [Header::notice("x"), Header::request("call.do", 7, 0), full].map(|header| header.encode());
+        let mut next = noise(5);
+        let mut usual = 0;
+        for round in 0..200_000 {
+            let mut bytes = good[round % good.len()].clone();
+            let at = next() % bytes.len();
+            bytes[at] = next() as u8;
+            bytes.truncate(bytes.len() - usize::from(next().is_multiple_of(8)));
+            if let Some(header) = Header::read_usual(&bytes) {
+                assert_eq!(Header::read(&bytes), Ok(header), "{bytes:02x?}");
+                usual += 1;
+            }
+        }
+        assert!((20_000..180_000).contains(&usual), "{usual} of them are still usual headers");
+        assert!(good.iter().all(|bytes| Header::read_usual(bytes).is_some()));
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! X5  Cancelling reaches the handlers; what they have not answered ends as `cancelled`.
 
 use crate::{
-    envelope::{Notice, Request},
+    envelope::{DecodeError, Notice, Request},
     error_code::Failure,
     value::Value,
 };
@@ -129,6 +129,14 @@ pub struct DoCall {
 impl Request for DoCall {
     const KIND: &'static str = "call.do";
     type Reply = CallResult;
+
+    fn to_body(&self) -> Vec<u8> {
+        Self::to_body(self)
+    }
+
+    fn read_reply(body: &[u8]) -> Result<CallResult, DecodeError> {
+        CallResult::from_body(body)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

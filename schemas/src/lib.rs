@@ -15,7 +15,7 @@
 //! | [`registry`] | agents, heartbeats, status | `spec/registry.md` |
 //! | [`subsystem`] | what there is and what it can do | `spec/registry.md` |
 //! | [`kv`] | named values: get, set, publish, watch | `spec/kv.md` |
-//! | [`exchange`] | events and calls | `spec/exchange.md` |
+//! | [`exchange`], `call_body` | events and calls | `spec/exchange.md` |
 //! | [`alarm`] | conditions that people must know | `spec/alarm.md` |
 //! | [`trace`] | which message led to which | `spec/trace.md` |
 //! | [`value_type`] | types, units and ranges of values | `spec/kv.md` |
@@ -33,6 +33,7 @@
 pub mod alarm;
 pub mod beamline;
 pub mod bundle;
+mod call_body;
 pub mod detector;
 pub mod envelope;
 pub mod error_code;
@@ -42,6 +43,8 @@ pub mod job;
 pub mod keys;
 pub mod kv;
 pub mod nearest;
+#[cfg(test)]
+mod noise;
 pub mod packets;
 pub mod pedestal_job;
 pub mod raw;

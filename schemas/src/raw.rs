@@ -6,10 +6,11 @@
 //! # Rules
 //! W1  What [`Reader::value`] accepts, [`crate::envelope::decode`] reads as a [`crate::value::Value`]: map keys are text, text is
 //!     UTF-8, there are no extension types, and nothing nests as deep as [`DEPTH_MAX`].
-//! W2  Nothing is allocated to read, and no claimed length is believed.
+//! W2  No claimed length is believed. Nothing is allocated to read, but by [`Reader::decoded`] for the value.
 //! W3  [`Writer`] takes the shortest form of everything but [`Writer::bin_of`], as rmp-serde does: both give the same bytes.
 
-use crate::envelope::DEPTH_MAX;
+use crate::{envelope::DEPTH_MAX, value::Value};
+use std::collections::BTreeMap;
 
 /// Why bytes cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,7 @@ pub struct Unreadable(pub &'static str);
 /// rmp-serde counts what is nested with what nests.
 const NESTING_MAX: usize = DEPTH_MAX - 1;
 const CUT: Unreadable = Unreadable("it ends too early");
+const TOO_DEEP: Unreadable = Unreadable("it nests too deep");
 
 /// Reads from the front of a message's part.
 #[derive(Debug, Clone)]
@@ -67,7 +69,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A big-endian number of 1, 2, 4 or 8 bytes.
-    #[inline]
+    #[inline(always)] // how many is known where it is called
     fn number(&mut self, bytes: usize) -> Result<u64, Unreadable> {
         match bytes {
             1 => self.byte().map(u64::from),
@@ -148,13 +150,28 @@ impl<'a> Reader<'a> {
         let negative = Unreadable("a number that is not negative was expected");
         match self.byte()? {
             marker @ 0x00..=0x7f => Ok(u64::from(marker)),
-            marker @ 0xcc..=0xcf => self.number(1 << (marker - 0xcc)),
+            0xcc => self.number(1),
+            0xcd => self.number(2),
+            0xce => self.number(4),
+            0xcf => self.number(8),
             marker @ 0xd0..=0xd3 => {
                 let bytes = 1 << (marker - 0xd0);
                 let number = self.number(bytes)?;
                 if number >> (8 * bytes - 1) == 0 { Ok(number) } else { Err(negative) }
             }
             _ => Err(negative),
+        }
+    }
+
+    /// Goes past these bytes, if they are here.
+    #[inline(always)]
+    pub(crate) fn accept<const N: usize>(&mut self, bytes: &[u8; N]) -> bool {
+        match self.rest.split_first_chunk() {
+            Some((first, rest)) if first == bytes => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -175,6 +192,66 @@ impl<'a> Reader<'a> {
         let from = self.rest;
         let depth = self.walk(Walk::Value, NESTING_MAX)?;
         Ok(RawValue { bytes: &from[..from.len() - self.rest.len()], depth })
+    }
+
+    /// A value, which nests at most `depth_max` deep.
+    ///
+    /// # Errors
+    /// What is here is none, or nests deeper.
+    pub fn decoded(&mut self, depth_max: usize) -> Result<Value, Unreadable> {
+        let marker = self.byte()?;
+        Ok(match marker {
+            0x00..=0x7f => Value::Int(marker.into()),
+            0xe0..=0xff => Value::Int((marker as i8).into()),
+            0xc0 => Value::Null,
+            0xc2 | 0xc3 => Value::Bool(marker == 0xc3),
+            0xa0..=0xbf => Value::Text(utf8(self.take(usize::from(marker & 0x1f))?)?.to_owned()),
+            0xd9..=0xdb => {
+                let length = self.length(1 << (marker - 0xd9))?;
+                Value::Text(utf8(self.take(length)?)?.to_owned())
+            }
+            0xc4..=0xc6 => {
+                let length = self.length(1 << (marker - 0xc4))?;
+                Value::Bytes(self.take(length)?.to_vec())
+            }
+            0xca => Value::Float(f32::from_be_bytes(self.array()?).into()),
+            0xcb => Value::Float(f64::from_be_bytes(self.array()?)),
+            0xcc..=0xcf => self.number(1 << (marker - 0xcc))?.into(),
+            0xd0 => Value::Int(i8::from_be_bytes(self.array()?).into()),
+            0xd1 => Value::Int(i16::from_be_bytes(self.array()?).into()),
+            0xd2 => Value::Int(i32::from_be_bytes(self.array()?).into()),
+            0xd3 => Value::Int(i64::from_be_bytes(self.array()?)),
+            0x90..=0x9f => self.decoded_list(depth_max, usize::from(marker & 0x0f))?,
+            0x80..=0x8f => self.decoded_map(depth_max, usize::from(marker & 0x0f))?,
+            0xdc | 0xdd => {
+                let entries = self.length(if marker == 0xdc { 2 } else { 4 })?;
+                self.decoded_list(depth_max, entries)?
+            }
+            0xde | 0xdf => {
+                let entries = self.length(if marker == 0xde { 2 } else { 4 })?;
+                self.decoded_map(depth_max, entries)?
+            }
+            0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => return Err(Unreadable("an extension type, which no value has")),
+        })
+    }
+
+    fn decoded_list(&mut self, depth_max: usize, entries: usize) -> Result<Value, Unreadable> {
+        let inner_max = depth_max.checked_sub(1).ok_or(TOO_DEEP)?;
+        let mut values = Vec::new(); // rule W2
+        for _ in 0..entries {
+            values.push(self.decoded(inner_max)?);
+        }
+        Ok(Value::List(values))
+    }
+
+    fn decoded_map(&mut self, depth_max: usize, entries: usize) -> Result<Value, Unreadable> {
+        let inner_max = depth_max.checked_sub(1).ok_or(TOO_DEEP)?;
+        let mut values = BTreeMap::new();
+        for _ in 0..entries {
+            let key = self.text()?.to_owned();
+            values.insert(key, self.decoded(inner_max)?);
+        }
+        Ok(Value::Map(values))
     }
 
     /// Goes past a field that this version does not know.
@@ -244,7 +321,7 @@ impl<'a> Reader<'a> {
         entries: usize,
         has_keys: bool,
     ) -> Result<usize, Unreadable> {
-        let inner_max = depth_max.checked_sub(1).ok_or(Unreadable("it nests too deep"))?;
+        let inner_max = depth_max.checked_sub(1).ok_or(TOO_DEEP)?;
         let mut depth = 0;
         for _ in 0..entries {
             match walk {
@@ -277,6 +354,57 @@ impl Writer {
         self.0.push(0x80 | entries);
     }
 
+    /// The beginning of a map of any number of entries.
+    pub fn entries_of_map(&mut self, entries: usize) {
+        match entries {
+            0..=0x0f => self.0.push(0x80 | entries as u8),
+            0x10..=0xffff => self.marked(0xde, (entries as u16).to_be_bytes()),
+            _ => self.marked(0xdf, (entries as u32).to_be_bytes()), // a part has less than 4 GiB
+        }
+    }
+
+    fn entries_of_list(&mut self, entries: usize) {
+        match entries {
+            0..=0x0f => self.0.push(0x90 | entries as u8),
+            0x10..=0xffff => self.marked(0xdc, (entries as u16).to_be_bytes()),
+            _ => self.marked(0xdd, (entries as u32).to_be_bytes()),
+        }
+    }
+
+    pub fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.0.push(0xc0),
+            Value::Bool(value) => self.0.push(if *value { 0xc3 } else { 0xc2 }),
+            Value::Int(value) => self.integer(*value),
+            Value::Uint(value) => self.unsigned(*value),
+            Value::Float(value) => self.marked(0xcb, value.to_be_bytes()),
+            Value::Text(text) => self.text(text),
+            Value::Bytes(bytes) => self.bin(bytes),
+            Value::List(values) => {
+                self.entries_of_list(values.len());
+                values.iter().for_each(|value| self.value(value));
+            }
+            Value::Map(entries) => {
+                self.entries_of_map(entries.len());
+                for (key, value) in entries {
+                    self.text(key);
+                    self.value(value);
+                }
+            }
+        }
+    }
+
+    fn integer(&mut self, number: i64) {
+        match number {
+            0.. => self.unsigned(number as u64),
+            -0x20..=-1 => self.0.push(number as u8),
+            -0x80..-0x20 => self.0.extend([0xd0, number as u8]),
+            -0x8000..-0x80 => self.marked(0xd1, (number as i16).to_be_bytes()),
+            -0x8000_0000..-0x8000 => self.marked(0xd2, (number as i32).to_be_bytes()),
+            _ => self.marked(0xd3, number.to_be_bytes()),
+        }
+    }
+
     #[inline(always)] // most texts are names of fields: their length is known where it is called
     pub fn text(&mut self, text: &str) {
         match text.len() {
@@ -297,6 +425,12 @@ impl Writer {
             0x1_0000..=0xffff_ffff => self.marked(0xce, (number as u32).to_be_bytes()),
             _ => self.marked(0xcf, number.to_be_bytes()),
         }
+    }
+
+    /// Bytes that are MessagePack already: names of fields that follow each other.
+    #[inline(always)]
+    pub(crate) fn fixed<const N: usize>(&mut self, bytes: &[u8; N]) {
+        self.0.extend_from_slice(bytes);
     }
 
     pub fn bin(&mut self, bytes: &[u8]) {
@@ -347,6 +481,7 @@ mod tests {
     use super::*;
     use crate::{
         envelope::{decode, encode},
+        noise::noise,
         value::Value,
     };
 
@@ -398,17 +533,11 @@ mod tests {
 
     #[test]
     fn whatever_is_accepted_decodes_to_a_value_of_the_same_nesting() {
-        let mut state = 7_u64;
+        let mut next = noise(7);
         let mut accepted = 0;
         for _ in 0..200_000 {
-            let mut next = || {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state as u8
-            };
             let length = next() % 12;
-            let bytes: Vec<u8> = (0..length).map(|_| next()).collect();
+            let bytes: Vec<u8> = (0..length).map(|_| next() as u8).collect();
             if let Ok(depth) = read(&bytes) {
                 assert_eq!(decode::<Value>(&bytes).map(|value| value.depth()), Ok(depth), "{bytes:02x?}");
                 accepted += 1;

@@ -1,4 +1,5 @@
-//! Builds libzmq, static, with CURVE by the TweetNaCl that is in its source.
+//! Builds libzmq, static, with CURVE by the TweetNaCl that is in its source, and with its drafts: of these, the sizes of a
+//! connection's batches are used (`set_batch_bytes`).
 //!
 //! The published build script has no CURVE: `zeromq-src` offers it with libsodium only, whose crate brings
 //! an HTTP client, two archive readers and a `configure` of its own. TweetNaCl is one file of 1,000 lines.
@@ -19,7 +20,7 @@ fn main() {
     let defines = DEFINES.map(|define| format!("-D{define}=1")).join(" ");
     // `-w`: cargo hides the warnings of a published crate's C++, and shows those of one that is here.
     env::set_var(&name, format!("{users} {defines} -w"));
-    zeromq_src::Build::new().build();
+    zeromq_src::Build::new().enable_draft(true).build();
 
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     let source = out.join("source/src"); // `zeromq-src` has put a copy there

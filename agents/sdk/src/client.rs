@@ -9,10 +9,12 @@ use crate::{
 };
 use bytes::Bytes;
 use ecs_schemas::{
-    envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode, encode},
+    envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Request, decode},
     error_code::Failure,
     keys::ClientKey,
 };
+use foldhash::fast::RandomState;
+use smol_str::SmolStr;
 use std::{
     collections::HashMap,
     marker::PhantomData,
@@ -78,7 +80,7 @@ struct State {
     last_id: u64,
     last_trace: Option<u64>,
     /// Requests that were started and not finished, by their id.
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, Open, RandomState>,
 }
 
 /// A request that was started.
@@ -111,7 +113,7 @@ impl Client {
     /// `Link`.
     pub fn with_key(endpoint: &str, key: Option<ClientKey>) -> Result<Self, CallError> {
         let link = Some(Link::connect(endpoint, key.as_ref())?);
-        let state = State { link, last_id: 0, last_trace: None, open: HashMap::new() };
+        let state = State { link, last_id: 0, last_trace: None, open: HashMap::default() };
         Ok(Self { endpoint: endpoint.to_owned(), key, state: Mutex::new(state) })
     }
 
@@ -155,7 +157,7 @@ impl Client {
     /// As for one, `TooLong` before any is sent. After the others some may have been: their replies are dropped.
     pub fn start_all<R: Request>(&self, requests: &[R], timeout: Duration) -> Result<Vec<Pending<R>>, CallError> {
         let deadline = Instant::now() + timeout;
-        let bodies: Vec<_> = requests.iter().map(encode).collect();
+        let bodies: Vec<_> = requests.iter().map(Request::to_body).collect();
         if let Some(long) = bodies.iter().find(|body| body.len() > BODY_BYTES_MAX) {
             return Err(CallError::TooLong { bytes: long.len() });
         }
@@ -240,7 +242,7 @@ impl Client {
         if kind.strip_suffix(".reply") != Some(R::KIND) {
             return Err(bad(format!("a message of kind {kind:?}")));
         }
-        decode(body).map_err(|error| bad(error.to_string()))
+        R::read_reply(body).map_err(|error| bad(error.to_string()))
     }
 }
 
@@ -274,11 +276,11 @@ impl State {
     }
 
     /// The header of the next request: another id, a span of the trace.
-    fn next_header(&mut self, kind: &str, deadline_ms: u32) -> Header {
+    fn next_header(&mut self, kind: &'static str, deadline_ms: u32) -> Header {
         self.last_id += 1;
         let trace = trace_context::next();
         self.last_trace = Some(trace.trace);
-        Header { trace: Some(trace), ..Header::request(kind, self.last_id, deadline_ms) }
+        Header { trace: Some(trace), ..Header::request(SmolStr::new_static(kind), self.last_id, deadline_ms) }
     }
 
     /// Forgets requests that nobody finished in their time, before some of the `next`: some may never be.

@@ -8,6 +8,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// libzmq's own pauses between attempts to connect.
 pub const CONNECT_INTERVAL_MS: i32 = 50;
 pub const CONNECT_INTERVAL_MAX_MS: i32 = 500;
+/// Bytes that the request connection takes from the system, or gives to it, at one time. libzmq's own 8 KiB are less than a bundle.
+pub const BATCH_BYTES: i32 = 64 * 1024;
 /// Silence after which the connection is made anew, until the broker has said what its timeout is.
 pub const SILENCE_DEFAULT: Duration = Duration::from_secs(3);
 /// A report that was not answered is sent again after this long.

@@ -24,6 +24,7 @@ use ecs_schemas::{
     exchange::{Cancel, Done, RunCall, RunEvent},
     kv::{Read, Restored, Taken, Write},
 };
+use foldhash::fast::RandomState;
 use std::{
     collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -62,7 +63,8 @@ struct Lane {
 struct Tasks {
     ready: VecDeque<Task>,
     lanes: HashMap<String, Lane>,
-    open: HashMap<u64, Arc<Asked>>,
+    /// By id. The broker's own numbers.
+    open: HashMap<u64, Arc<Asked>, RandomState>,
 }
 
 pub struct Questions {
@@ -118,10 +120,10 @@ impl Questions {
                 Ok(self.question(header, by, work, subsystem, false))
             }
             RunCall::KIND => {
-                let RunCall { subsystem, call, params, by } = decode(body)?;
+                let RunCall { subsystem, call, params, by } = RunCall::from_body(body)?;
                 let handler = self.handler(&subsystem)?;
                 let work: Work =
-                    Box::new(move |asked| handler.on_call(&call, &params, asked).map(|value| encode(&Done { value })));
+                    Box::new(move |asked| handler.on_call(&call, &params, asked).map(|value| Done { value }.to_body()));
                 Ok(self.question(header, by, work, subsystem, false))
             }
             kind => Err(Failure::new(ErrorCode::UnknownKind, format!("this agent does not know {kind:?}"))),

@@ -1,7 +1,7 @@
 //! Asking handlers: events, calls, reads and writes, from the caller's request to its answer.
 
 use super::{
-    ANONYMOUS, Core, Outgoing, Session,
+    Core, Outgoing, Session,
     exchanges::{Ask, Ended, Exchange, Target},
     items::check_value,
     nanoseconds,
@@ -20,12 +20,6 @@ use smol_str::SmolStr;
 use std::time::Duration;
 
 impl Core {
-    /// Who asks, by the broker's word: an agent's name, a key's, or nobody known.
-    pub(super) fn by(&self, call: &Call<'_>) -> SmolStr {
-        let key = || call.sender.name().unwrap_or(ANONYMOUS);
-        SmolStr::new(self.registry.name_of(call.session).unwrap_or_else(key))
-    }
-
     /// Asks one subsystem; its answer becomes the caller's.
     ///
     /// # Errors
@@ -35,32 +29,32 @@ impl Core {
         call: &Call<'_>,
         ask: Ask,
         subsystem: &str,
-        kind: &str,
+        kind: &'static str,
         body: Vec<u8>,
     ) -> Result<(), Failure> {
-        let agent = self.agent_here(subsystem)?;
+        let agent = self.agent_here(subsystem)?.to_owned();
         self.exchanges.admit(call.session, call.header.id)?;
-        let exchange = self.new_exchange(call, ask, vec![target(subsystem, &agent)]);
+        let exchange = Self::new_exchange(call, ask, vec![target(subsystem, &agent)]);
         let number = self.open(exchange);
         self.ask_target(number, 0, kind, body, call.now_ns);
         Ok(())
     }
 
     /// The agent that hosts a subsystem.
-    fn agent_here(&self, subsystem: &str) -> Result<String, Failure> {
+    fn agent_here(&self, subsystem: &str) -> Result<&str, Failure> {
         let agent = self.subsystems.agent_of(subsystem).unwrap_or_default();
         if self.registry.presence(agent) == Presence::Here {
-            return Ok(agent.to_owned());
+            return Ok(agent);
         }
         Err(gone(subsystem, agent))
     }
 
-    pub(super) fn new_exchange(&self, call: &Call<'_>, ask: Ask, targets: Vec<Target>) -> Exchange {
+    pub(super) fn new_exchange(call: &Call<'_>, ask: Ask, targets: Vec<Target>) -> Box<Exchange> {
         let deadline = call.header.deadline_ms.map_or(DEADLINE_MAX, |ms| Duration::from_millis(ms.into()));
-        Exchange {
+        Box::new(Exchange {
             caller: call.session.clone(),
             sender: call.sender.clone(),
-            by: self.by(call),
+            by: call.by.clone(),
             header: call.header.clone(),
             ask,
             deadline_ns: call.now_ns.saturating_add(nanoseconds(deadline.min(DEADLINE_MAX))),
@@ -68,40 +62,39 @@ impl Core {
             results_bytes: 0,
             waiting: None,
             origin: call.origin,
-        }
+        })
     }
 
-    pub(super) fn open(&mut self, exchange: Exchange) -> u64 {
+    pub(super) fn open(&mut self, exchange: Box<Exchange>) -> u64 {
         self.once = true; // rule C5: what was asked was asked
         self.traces.about(exchange.origin.number, exchange.ask.subject());
         self.exchanges.open(exchange)
     }
 
-    pub(super) fn ask_target(&mut self, number: u64, index: usize, kind: &str, body: Vec<u8>, now_ns: u64) {
+    pub(super) fn ask_target(&mut self, number: u64, index: usize, kind: &'static str, body: Vec<u8>, now_ns: u64) {
         let id = self.exchanges.next_id();
         let Some(exchange) = self.exchanges.get(number) else { return };
-        let target = &exchange.targets[index];
-        let (subsystem, agent) = (target.subsystem.clone(), target.agent.clone());
-        let (origin, from, deadline_ns) = (exchange.origin, exchange.by.clone(), exchange.deadline_ns);
-        let subject = exchange.ask.subject();
-        let Some(session) = self.registry.session_of(&agent).cloned() else {
-            let failure = gone(&subsystem, &agent);
+        let Target { subsystem, agent, .. } = &exchange.targets[index];
+        let Some(session) = self.registry.session_of(agent).cloned() else {
+            let failure = gone(subsystem, agent);
             self.end_target(number, index, Ended::not_ok(TargetEnd::Gone, failure), now_ns);
             return;
         };
-        let trace = self.traces.child(origin);
-        let span = self.traces.begin(trace, Begun { kind, subject, from, to: subsystem }, now_ns);
-        self.exchanges.note_asked(number, index, id, span);
-        let rest_ms = deadline_ns.saturating_sub(now_ns) / 1_000_000;
+        let kind = SmolStr::new_static(kind);
+        let trace = self.traces.child(exchange.origin);
+        let (subject, from, to) = (exchange.ask.subject(), exchange.by.clone(), subsystem.clone());
+        let rest_ms = exchange.deadline_ns.saturating_sub(now_ns) / 1_000_000;
         let deadline_ms = u32::try_from(rest_ms).unwrap_or(u32::MAX);
+        let span = self.traces.begin(trace, Begun { kind: kind.clone(), subject, from, to }, now_ns);
+        self.exchanges.note_asked(number, index, id, span);
         let header = Header { trace: Some(trace), ..Header::request(kind, id, deadline_ms) };
         self.free.push(Outgoing { session, header, body });
     }
 
     /// An agent's answer to what the broker asked it. One that nobody waits for any more is dropped.
     pub(super) fn handler_answered(&mut self, now_ns: u64, session: &Session, header: &Header, body: &[u8]) {
-        let Some(agent) = self.registry.name_of(session).map(SmolStr::new) else { return };
-        let Some((span, asked_by)) = self.exchanges.take_answer(&agent, header.id) else { return };
+        let Some(agent) = self.registry.name_of(session) else { return };
+        let Some((span, asked_by)) = self.exchanges.take_answer(agent, header.id) else { return };
         let Some((number, index)) = asked_by else {
             self.traces.end(span, "late", now_ns);
             return self.dispatch_all(now_ns); // its worker is free, though its caller has gone
@@ -149,7 +142,7 @@ impl Core {
         let outcome = failed.map_or("ok", |end| end.end.as_str());
         spans.into_iter().chain([exchange.origin.number]).for_each(|span| self.traces.end(span, outcome, now_ns));
         match exchange.ask {
-            Ask::Write { .. } => self.written.push(exchange),
+            Ask::Write { .. } => self.written.push(*exchange),
             _ => self.free.push(exchange.answer(Ok(0), now_ns)),
         }
     }
@@ -192,7 +185,7 @@ impl Core {
 }
 
 pub(super) fn target(subsystem: &str, agent: &str) -> Target {
-    Target { subsystem: SmolStr::new(subsystem), agent: SmolStr::new(agent), asked_id: 0, end: None }
+    Target { subsystem: SmolStr::new(subsystem), agent: SmolStr::new(agent), load: None, asked_id: 0, end: None }
 }
 
 pub(super) fn gone(subsystem: &str, agent: &str) -> Failure {

@@ -6,6 +6,7 @@ use super::{
     parameters::check_against,
     passing::{CallWanted, decoded, read_call, run_call},
     requests::{Answer, Call},
+    subsystems::{Load, Worker},
 };
 use ecs_schemas::{
     envelope::Request,
@@ -16,9 +17,11 @@ use ecs_schemas::{
 };
 use smol_str::SmolStr;
 
+/// The worker that a call goes to.
 struct FreeWorker {
     subsystem: SmolStr,
     agent: SmolStr,
+    load: Load,
 }
 
 impl Core {
@@ -26,20 +29,22 @@ impl Core {
     /// `not_handled`, `wrong_type`, `out_of_range`, `bad_parameter`, `busy`.
     pub(super) fn do_call(&mut self, call: &Call<'_>, body: &[u8]) -> Answer {
         let CallWanted { call: name, params } = read_call(body)?;
-        let worker = self.subsystems.workers(name, &self.registry).next();
-        let worker = worker.ok_or_else(|| self.nobody_answers(name))?;
-        check_raw(name, worker.handled, params)?;
+        let free = if self.exchanges.is_queue_empty(name) { self.free_worker(name, params)? } else { None };
         self.exchanges.admit(call.session, call.header.id)?;
-        self.exchanges.check_queue(name, params.len())?;
-        let waiting = WaitingCall { params: params.to_vec(), by: self.by(call) };
+        let by = call.by.clone();
         let name = SmolStr::new(name);
-        let exchange = self.new_exchange(call, Ask::Call { name: name.clone() }, Vec::new());
-        let number = self.open(exchange);
-        let is_next = self.exchanges.is_queue_empty(&name);
-        match self.free_worker(&name).filter(|_| is_next) {
-            Some(worker) => self.give(number, waiting, &name, worker, call.now_ns),
-            None => self.exchanges.enqueue(&name, number, waiting),
-        }
+        let Some(worker) = free else {
+            let first = self.subsystems.workers(&name, &self.registry).next();
+            check_raw(&name, first.ok_or_else(|| self.nobody_answers(&name))?.handled, params)?;
+            self.exchanges.check_queue(&name, params.len())?;
+            let number = self.open(Self::new_exchange(call, Ask::Call { name: name.clone() }, Vec::new()));
+            self.exchanges.enqueue(&name, number, WaitingCall { params: params.to_vec(), by });
+            return Ok(None);
+        };
+        let body = run_call(&worker.subsystem, &name, params, &by);
+        let target = worker.asked();
+        let number = self.open(Self::new_exchange(call, Ask::Call { name }, vec![target]));
+        self.ask_target(number, 0, RunCall::KIND, body, call.now_ns);
         Ok(None)
     }
 
@@ -56,21 +61,20 @@ impl Core {
     /// Gives waiting calls to workers that are free, the least busy first.
     pub(super) fn dispatch(&mut self, name: &SmolStr, now_ns: u64) {
         while !self.exchanges.is_queue_empty(name)
-            && let Some(worker) = self.free_worker(name)
+            && let Some(worker) = self.least_busy(name).map(FreeWorker::from)
             && let Some((number, waiting)) = self.exchanges.dequeue(name)
         {
-            self.give(number, waiting, name, worker, now_ns);
+            self.give(number, &waiting, name, worker, now_ns);
         }
     }
 
     /// The worker may be described otherwise than the one that was there when the call came (X2).
-    fn give(&mut self, number: u64, waiting: WaitingCall, name: &str, worker: FreeWorker, now_ns: u64) {
-        let FreeWorker { subsystem, agent } = worker;
-        let handled = self.subsystems.call_of(&subsystem, name).expect("it is a free worker");
+    fn give(&mut self, number: u64, waiting: &WaitingCall, name: &str, worker: FreeWorker, now_ns: u64) {
+        let handled = self.subsystems.call_of(&worker.subsystem, name).expect("it is a free worker");
         let wrong = check_raw(name, handled, &waiting.params).err();
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
-        let body = run_call(&subsystem, name, &waiting.params, &waiting.by);
-        exchange.targets.push(Target { subsystem, agent, asked_id: 0, end: None });
+        let body = run_call(&worker.subsystem, name, &waiting.params, &waiting.by);
+        exchange.targets.push(worker.asked());
         match wrong {
             Some(wrong) => self.end_target(number, 0, Ended::not_ok(TargetEnd::Refused, wrong), now_ns),
             None => self.ask_target(number, 0, RunCall::KIND, body, now_ns),
@@ -78,13 +82,22 @@ impl Core {
     }
 
     /// The least busy of those that may take a call.
-    fn free_worker(&self, name: &SmolStr) -> Option<FreeWorker> {
+    ///
+    /// # Errors
+    /// The parameters are not as it wants them.
+    fn free_worker(&self, name: &str, params: &[u8]) -> Result<Option<FreeWorker>, Failure> {
+        let Some(worker) = self.least_busy(name) else { return Ok(None) };
+        check_raw(name, worker.handled, params)?;
+        Ok(Some(worker.into()))
+    }
+
+    fn least_busy<'a>(&'a self, name: &'a str) -> Option<Worker<'a>> {
         let free = self.subsystems.workers(name, &self.registry).filter_map(|worker| {
-            let (busy, at_once) = (self.exchanges.busy(worker.name, name), worker.handled.at_once as usize);
+            let (busy, at_once) = (worker.load.count(), worker.handled.at_once as usize);
             (busy < at_once).then(|| (busy * 1000 / at_once, worker))
         });
-        let (_, worker) = free.min_by_key(|(load, worker)| (*load, worker.name))?;
-        Some(FreeWorker { subsystem: worker.name.clone(), agent: SmolStr::new(worker.agent) })
+        // Of several the first by name: they come sorted.
+        Some(free.min_by_key(|(load, _)| *load)?.1)
     }
 
     /// Calls that wait, after a worker has come.
@@ -92,6 +105,19 @@ impl Core {
         for name in self.exchanges.waiting_calls() {
             self.dispatch(&name, now_ns);
         }
+    }
+}
+
+impl From<Worker<'_>> for FreeWorker {
+    fn from(worker: Worker<'_>) -> Self {
+        Self { subsystem: worker.name.clone(), agent: worker.agent.clone(), load: worker.load.clone() }
+    }
+}
+
+impl FreeWorker {
+    fn asked(self) -> Target {
+        let Self { subsystem, agent, load } = self;
+        Target { subsystem, agent, load: Some(load), asked_id: 0, end: None }
     }
 }
 

@@ -72,7 +72,7 @@ impl Core {
     pub(super) fn remove(&mut self, session: &Session, remove: &Remove) -> Result<Ack, Failure> {
         self.note_once(&remove.name);
         self.check_owner(session, &remove.name)?;
-        if self.registry.name_of(session) == Some(&remove.name) {
+        if self.registry.name_of(session).is_some_and(|name| *name == remove.name) {
             let message = format!("{} is the agent itself: it goes with agent.leave", remove.name);
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
@@ -124,7 +124,7 @@ impl Core {
 
     /// An agent has told another state: its subsystems have it too.
     pub(super) fn note_agent_state(&mut self, session: &Session, now_ns: u64) {
-        if let Some(agent) = self.registry.name_of(session).map(str::to_owned) {
+        if let Some(agent) = self.registry.name_of(session).cloned() {
             self.forget_if_ready(&agent);
             self.subsystems.agent_changed(&agent, true, now_ns);
         }

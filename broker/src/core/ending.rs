@@ -11,7 +11,6 @@ use ecs_schemas::{
     exchange::{Cancel, TargetEnd},
     keys::PublicKey,
 };
-use smol_str::SmolStr;
 
 impl Core {
     /// Ends an exchange before all have answered, for a reason of the caller's side.
@@ -84,7 +83,7 @@ impl Core {
     }
 
     /// Closes an exchange without an answer; its handlers need not go on.
-    fn abandon(&mut self, number: u64, outcome: &str, now_ns: u64) -> Option<Exchange> {
+    fn abandon(&mut self, number: u64, outcome: &'static str, now_ns: u64) -> Option<Box<Exchange>> {
         let nobody = |target: &str| Failure::new(ErrorCode::Cancelled, format!("nobody waits for {target} any more"));
         self.end_rest(number, TargetEnd::Cancelled, nobody);
         let (exchange, spans) = self.exchanges.close(number, now_ns)?;
@@ -95,7 +94,7 @@ impl Core {
 
     /// A question did not reach its agent, which does not read what it is sent.
     pub(super) fn end_unread(&mut self, session: &Session, id: u64, now_ns: u64) {
-        let Some(agent) = self.registry.name_of(session).map(SmolStr::new) else { return };
+        let Some(agent) = self.registry.name_of(session).cloned() else { return };
         let Some((span, asked_by)) = self.exchanges.take_answer(&agent, id) else { return };
         self.traces.end(span, ErrorCode::Busy.as_str(), now_ns);
         if let Some((number, index)) = asked_by {

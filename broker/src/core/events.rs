@@ -33,7 +33,6 @@ impl Core {
         }
         self.exchanges.admit(call.session, call.header.id)?;
         let CallEvent { event, params, .. } = event;
-        let by = self.by(call);
         let (mut asks, mut all, mut unknown) = (Vec::new(), Vec::new(), 0);
         for (index, name) in targets.into_iter().enumerate() {
             let agent = self.subsystems.agent_of(&name).unwrap_or_default().to_owned();
@@ -49,13 +48,13 @@ impl Core {
                     subsystem: name.clone(),
                     event: event.clone(),
                     params: params.clone(),
-                    by: by.to_string(),
+                    by: call.by.to_string(),
                 };
                 asks.push((index, encode(&run)));
             }
             all.push(Target { end, ..target(&name, &agent) });
         }
-        let exchange = self.new_exchange(call, Ask::Event { name: event.into() }, all);
+        let exchange = Self::new_exchange(call, Ask::Event { name: event.into() }, all);
         if asks.is_empty() {
             return Ok(Some(exchange.answer(Ok(0), call.now_ns).body));
         }

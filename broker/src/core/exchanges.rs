@@ -17,7 +17,7 @@
 use super::{
     Outgoing, Sender, Session, nanoseconds,
     passing::{NIL, call_result, content_bytes, decoded_value},
-    subsystems::ItemPath,
+    subsystems::{ItemPath, Load},
     traces::{Origin, SpanNumber},
 };
 use crate::limits::{
@@ -34,9 +34,15 @@ use ecs_schemas::{
 use foldhash::quality::RandomState;
 use smol_str::{SmolStr, format_smolstr};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
-    hash::Hash,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
+    hash::{BuildHasherDefault, Hash, Hasher},
+    iter,
 };
+
+/// Deadlines are cleared of those of exchanges that are over where there are so many more than twice as many as open exchanges:
+/// seldom enough to cost each exchange little.
+const DEADLINES_KEPT: usize = 64;
 
 /// What is asked, and so what the answer looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +91,8 @@ pub struct WaitingCall {
 pub struct Target {
     pub subsystem: SmolStr,
     pub agent: SmolStr,
+    /// Of a call: what counts it among those that its worker has.
+    pub load: Option<Load>,
     /// Id it was asked by; 0 if it was not asked.
     pub asked_id: u64,
     pub end: Option<Ended>,
@@ -119,8 +127,8 @@ struct Asked {
     agent: SmolStr,
     /// None when the caller's exchange is over (E2).
     exchange: Option<(u64, usize)>,
-    /// Of a call: the subsystem and the call that it keeps busy.
-    busy: Option<(SmolStr, SmolStr)>,
+    /// Of a call: what counts it among those that its worker has.
+    load: Option<Load>,
     /// When the agent is told again that nobody waits; 0 while somebody does.
     cancel_at_ns: u64,
     /// In the trace.
@@ -129,19 +137,20 @@ struct Asked {
 
 /// Keys are names, numbers, and identities of connections: short, and not all chosen by the broker.
 type Table<K, V> = HashMap<K, V, RandomState>;
+/// Keys are numbers that the broker has counted.
+type Numbered<V> = HashMap<u64, V, BuildHasherDefault<NumberHasher>>;
 
 #[derive(Default)]
 pub struct Exchanges {
-    open: Table<u64, Exchange>,
-    asked: Table<u64, Asked>,
-    by_caller: Table<(Session, u64), u64>,
-    of_session: Table<Session, usize>,
-    deadlines: BTreeSet<(u64, u64)>,
+    open: Numbered<Box<Exchange>>,
+    asked: Numbered<Asked>,
+    /// Of each caller that waits: its own ids, and the numbers of their exchanges.
+    callers: Table<Session, Table<u64, u64>>,
+    /// When and which, the first on top. Those of exchanges that are over stay for a while; see [`DEADLINES_KEPT`].
+    deadlines: BinaryHeap<Reverse<(u64, u64)>>,
     /// Items that are being set, and how many sets each has; those with a guarded one.
     being_set: Table<ItemPath, usize>,
     guarded: HashSet<ItemPath>,
-    /// Calls under way of each subsystem and call.
-    busy: Table<(SmolStr, SmolStr), usize>,
     /// Exchanges that wait for a worker, by name of the call.
     queues: BTreeMap<SmolStr, VecDeque<u64>>,
     queued_bytes: usize,
@@ -161,10 +170,11 @@ impl Exchanges {
     /// # Errors
     /// `busy`, or `bad_message` for an id that it has open already.
     pub fn admit(&self, caller: &Session, id: u64) -> Result<(), Failure> {
-        if self.by_caller.contains_key(&(caller.clone(), id)) {
+        let its = self.callers.get(caller);
+        if its.is_some_and(|its| its.contains_key(&id)) {
             return Err(Failure::new(ErrorCode::BadMessage, format!("request {id} of this connection is still open")));
         }
-        let own = self.of_session.get(caller).copied().unwrap_or(0);
+        let own = its.map_or(0, HashMap::len);
         if own >= EXCHANGES_OF_SESSION_MAX || self.open.len() >= EXCHANGES_MAX {
             let message = format!("{own} requests of this connection and {} of all are open", self.open.len());
             return Err(Failure::new(ErrorCode::Busy, message).with_hint("wait for answers before asking more"));
@@ -179,11 +189,16 @@ impl Exchanges {
     }
 
     /// Opens an exchange that was admitted. Its targets are asked with [`Exchanges::note_asked`].
-    pub fn open(&mut self, exchange: Exchange) -> u64 {
+    pub fn open(&mut self, exchange: Box<Exchange>) -> u64 {
         let number = self.next_id();
-        self.by_caller.insert((exchange.caller.clone(), exchange.header.id), number);
-        *self.of_session.entry(exchange.caller.clone()).or_default() += 1;
-        self.deadlines.insert((exchange.deadline_ns, number));
+        match self.callers.get_mut(&exchange.caller) {
+            Some(its) => drop(its.insert(exchange.header.id, number)),
+            None => {
+                let its = iter::once((exchange.header.id, number)).collect();
+                self.callers.insert(exchange.caller.clone(), its);
+            }
+        }
+        self.note_deadline(exchange.deadline_ns, number);
         if let Ask::Write { path, guarded } = &exchange.ask {
             *self.being_set.entry(path.clone()).or_default() += 1;
             if *guarded {
@@ -194,32 +209,33 @@ impl Exchanges {
         number
     }
 
+    fn note_deadline(&mut self, deadline_ns: u64, number: u64) {
+        if self.deadlines.len() > DEADLINES_KEPT + 2 * self.open.len() {
+            self.deadlines.retain(|Reverse((_, number))| self.open.contains_key(number));
+        }
+        self.deadlines.push(Reverse((deadline_ns, number)));
+    }
+
     /// Target `index` of an exchange is asked by `id`.
     pub fn note_asked(&mut self, number: u64, index: usize, id: u64, span: SpanNumber) {
         let Some(exchange) = self.open.get_mut(&number) else { return };
         let target = &mut exchange.targets[index];
         target.asked_id = id;
-        let busy = match &exchange.ask {
-            Ask::Call { name } => Some((target.subsystem.clone(), name.clone())),
-            _ => None,
-        };
-        if let Some(busy) = &busy {
-            *self.busy.entry(busy.clone()).or_default() += 1;
-        }
-        let asked = Asked { agent: target.agent.clone(), exchange: Some((number, index)), busy, cancel_at_ns: 0, span };
+        let load = target.load.take().inspect(Load::take_one);
+        let asked = Asked { agent: target.agent.clone(), exchange: Some((number, index)), load, cancel_at_ns: 0, span };
         self.asked.insert(id, asked);
     }
 
     pub fn get(&self, number: u64) -> Option<&Exchange> {
-        self.open.get(&number)
+        self.open.get(&number).map(AsRef::as_ref)
     }
 
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Exchange> {
-        self.open.get_mut(&number)
+        self.open.get_mut(&number).map(AsMut::as_mut)
     }
 
     pub fn number_of(&self, caller: &Session, id: u64) -> Option<u64> {
-        self.by_caller.get(&(caller.clone(), id)).copied()
+        self.callers.get(caller)?.get(&id).copied()
     }
 
     /// An agent has answered question `id`: the question's span, and the exchange and target that it was for,
@@ -229,8 +245,12 @@ impl Exchanges {
             return None;
         }
         let asked = self.asked.remove(&id)?;
-        self.abandoned.remove(&(asked.cancel_at_ns, id));
-        self.free(asked.busy.as_ref());
+        if asked.cancel_at_ns != 0 {
+            self.abandoned.remove(&(asked.cancel_at_ns, id));
+        }
+        if let Some(load) = asked.load {
+            load.give_back();
+        }
         Some((asked.span, asked.exchange))
     }
 
@@ -244,12 +264,6 @@ impl Exchanges {
         let mut ids: Vec<u64> = self.asked.iter().filter(|(_, its)| its.agent == agent).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids.into_iter().filter_map(|id| self.take_answer(agent, id)).collect()
-    }
-
-    fn free(&mut self, busy: Option<&(SmolStr, SmolStr)>) {
-        if let Some(key) = busy {
-            count_down(&mut self.busy, key);
-        }
     }
 
     /// Ends one target: true if it was the last, none if it has ended before.
@@ -269,11 +283,17 @@ impl Exchanges {
 
     /// Takes out an exchange that is over, with the spans of what was not answered. A worker that has its call keeps it
     /// for nobody (E2).
-    pub fn close(&mut self, number: u64, now_ns: u64) -> Option<(Exchange, Vec<u64>)> {
+    pub fn close(&mut self, number: u64, now_ns: u64) -> Option<(Box<Exchange>, Vec<SpanNumber>)> {
         let exchange = self.open.remove(&number)?;
-        self.by_caller.remove(&(exchange.caller.clone(), exchange.header.id));
-        self.deadlines.remove(&(exchange.deadline_ns, number));
-        count_down(&mut self.of_session, &exchange.caller);
+        if self.open.is_empty() {
+            self.deadlines.clear();
+        }
+        if let Some(its) = self.callers.get_mut(&exchange.caller) {
+            its.remove(&exchange.header.id);
+            if its.is_empty() {
+                self.callers.remove(&exchange.caller);
+            }
+        }
         match &exchange.ask {
             Ask::Write { path, guarded } => {
                 count_down(&mut self.being_set, path);
@@ -284,7 +304,10 @@ impl Exchanges {
             Ask::Call { name } => self.leave_queue(name, number, exchange.waiting.as_ref()),
             Ask::Read { .. } | Ask::Event { .. } => {}
         }
-        let spans = exchange.targets.iter().filter_map(|target| self.abandon(target.asked_id, now_ns)).collect();
+        let mut spans = Vec::new();
+        for target in &exchange.targets {
+            spans.extend(self.abandon(target.asked_id, now_ns));
+        }
         Some((exchange, spans))
     }
 
@@ -302,7 +325,7 @@ impl Exchanges {
     fn abandon(&mut self, id: u64, now_ns: u64) -> Option<u64> {
         let asked = self.asked.get_mut(&id)?;
         let span = asked.span;
-        if asked.busy.is_none() {
+        if asked.load.is_none() {
             self.asked.remove(&id);
         } else {
             asked.exchange = None;
@@ -326,22 +349,26 @@ impl Exchanges {
         due
     }
 
-    /// Exchanges whose deadline is over.
-    pub fn overdue(&self, now_ns: u64) -> Vec<u64> {
-        self.deadlines.iter().take_while(|(deadline_ns, _)| *deadline_ns <= now_ns).map(|(_, number)| *number).collect()
+    /// Open exchanges whose deadline is over: each is told once.
+    pub fn overdue(&mut self, now_ns: u64) -> Vec<u64> {
+        let mut overdue = Vec::new();
+        while let Some(Reverse((deadline_ns, number))) = self.deadlines.peek().copied()
+            && deadline_ns <= now_ns
+        {
+            self.deadlines.pop();
+            overdue.extend(self.open.contains_key(&number).then_some(number));
+        }
+        overdue
     }
 
+    /// Not after the first deadline of an open exchange, and none if there is no such exchange.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline_ns, _)| *deadline_ns)
+        self.deadlines.peek().map(|Reverse((deadline_ns, _))| *deadline_ns)
     }
 
     /// Exchanges of a caller that cannot be reached any more.
     pub fn of_caller(&self, caller: &Session) -> Vec<u64> {
-        if !self.of_session.contains_key(caller) {
-            return Vec::new();
-        }
-        let mut its: Vec<_> =
-            self.by_caller.iter().filter(|((session, _), _)| session == caller).map(|(_, number)| *number).collect();
+        let mut its: Vec<_> = self.callers.get(caller).into_iter().flat_map(HashMap::values).copied().collect();
         its.sort_unstable();
         its
     }
@@ -355,11 +382,11 @@ impl Exchanges {
     }
 
     pub fn callers(&self) -> impl Iterator<Item = &Session> {
-        self.of_session.keys()
+        self.callers.keys()
     }
 
     pub fn count_of(&self, caller: &Session) -> usize {
-        self.of_session.get(caller).copied().unwrap_or(0)
+        self.callers.get(caller).map_or(0, HashMap::len)
     }
 
     pub fn is_being_set(&self, path: &ItemPath) -> bool {
@@ -368,11 +395,6 @@ impl Exchanges {
 
     pub fn is_guarded(&self, path: &ItemPath) -> bool {
         self.guarded.contains(path)
-    }
-
-    /// Calls that a subsystem has under way.
-    pub fn busy(&self, subsystem: &SmolStr, call: &SmolStr) -> usize {
-        self.busy.get(&(subsystem.clone(), call.clone())).copied().unwrap_or(0)
     }
 
     /// Whether another call may wait for a worker.
@@ -425,10 +447,30 @@ impl Exchanges {
 
     /// Entries in all tables, for a test that nothing is left behind.
     pub fn entries(&self) -> usize {
-        let open = self.open.len() + self.by_caller.len() + self.of_session.len() + self.deadlines.len();
+        let open = self.open.len() + self.callers.len() + self.deadlines.len();
         let sets = self.being_set.len() + self.guarded.len();
-        let calls = self.busy.len() + self.queues.len() + self.queued_bytes + self.abandoned.len();
+        let calls = self.queues.len() + self.queued_bytes + self.abandoned.len();
         open + self.asked.len() + sets + calls
+    }
+}
+
+/// Of numbers that are counted up: any few of them differ in their lowest bits.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing; the table takes its lowest bits, and its highest seven.
+        let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("its keys are u64");
     }
 }
 
@@ -467,30 +509,30 @@ impl Target {
 impl Exchange {
     /// The answer to the caller, once every target has ended. `written`: the revision of the item that was written, or why
     /// what its owner has taken is not kept.
-    pub fn answer(mut self, written: Result<u64, Failure>, now_ns: u64) -> Outgoing {
+    pub fn answer(&self, written: Result<u64, Failure>, now_ns: u64) -> Outgoing {
         let body = match &self.ask {
             Ask::Event { .. } => {
                 let results = self.targets.iter().filter_map(Target::result).collect();
                 Ok(encode(&EventResults { results }))
             }
-            Ask::Call { .. } => self.single_end().map(|(by, end)| call_result(&end.value, &by)),
-            Ask::Read { .. } | Ask::Write { .. } => self.single_end().and_then(|(_, end)| {
-                Ok(encode(&Reading { value: end.decoded(), revision: written?, time_ns: now_ns }))
+            Ask::Call { .. } => self.single_end().map(|(by, value)| call_result(value, by)),
+            Ask::Read { .. } | Ask::Write { .. } => self.single_end().and_then(|(_, value)| {
+                Ok(encode(&Reading { value: decoded_value(value), revision: written?, time_ns: now_ns }))
             }),
         };
         let (header, body) = match body {
             Ok(body) => (self.header.reply(), body),
             Err(failure) => (self.header.error(), encode(&failure)),
         };
-        Outgoing { session: self.caller, header, body }
+        Outgoing { session: self.caller.clone(), header, body }
     }
 
-    /// The only target, and how it has ended well.
-    fn single_end(&mut self) -> Result<(SmolStr, Ended), Failure> {
-        let target = self.targets.first_mut().and_then(|target| Some((target.subsystem.clone(), target.end.take()?)));
+    /// The only target, and the value with which it has ended well.
+    fn single_end(&self) -> Result<(&str, &[u8]), Failure> {
+        let target = self.targets.first().and_then(|target| Some((&target.subsystem, target.end.as_ref()?)));
         let (name, ended) = target.ok_or_else(|| Failure::new(ErrorCode::Timeout, "nobody answered in time"))?;
         match (ended.end, &ended.reason) {
-            (TargetEnd::Ok, _) => Ok((name, ended)),
+            (TargetEnd::Ok, _) => Ok((name, &ended.value)),
             (_, Some(reason)) => Err(reason.clone()),
             (other, None) => Err(Failure::new(ErrorCode::Other, format!("{name}: {}", other.as_str()))),
         }

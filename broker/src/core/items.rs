@@ -32,7 +32,7 @@ impl Core {
             let reading = reading.ok_or_else(|| not_set(&name, &get.item))?;
             return Ok(Some(encode(&**reading)));
         }
-        let by = self.by(call);
+        let by = call.by.clone();
         let ask = Ask::Read { path: (name.clone(), get.item.clone()) };
         let read = Read { subsystem: name.clone(), item: get.item, by: by.to_string() };
         self.ask_one(call, ask, &name, Read::KIND, encode(&read))?;
@@ -58,7 +58,7 @@ impl Core {
             let message = format!("{name} {} is being set by somebody else at this moment", set.item);
             return Err(Failure::new(ErrorCode::Conflict, message).with_hint("read it and try again"));
         }
-        let by = self.by(call);
+        let by = call.by.clone();
         let write = Write { subsystem: name.clone(), item: set.item, value: set.value, by: by.to_string() };
         let ask = Ask::Write { path, guarded: set.if_revision.is_some() };
         self.ask_one(call, ask, &name, Write::KIND, encode(&write))?;

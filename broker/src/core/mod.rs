@@ -269,11 +269,10 @@ impl Core {
 
     /// Takes one input. What may leave in any case is in `self.free`, all else is appended to `held`; true if it is done once.
     fn take(&mut self, now_ns: u64, input: &Input, held: &mut Vec<Outgoing>) -> bool {
-        let mut out = Vec::new();
-        let before = self.counters;
+        let (before, first) = (self.counters, held.len());
         self.once = matches!(input, Input::Unreachable { .. });
         match input {
-            Input::Message { session, sender, parts } => self.message(now_ns, session, sender, parts, &mut out),
+            Input::Message { session, sender, parts } => self.message(now_ns, session, sender, parts, held),
             Input::Subscribed { prefix } => self.topics.want(prefix),
             Input::Unreachable { session } => {
                 self.watches.forget(session);
@@ -284,24 +283,23 @@ impl Core {
                 self.registry.revoke(key, now_ns);
                 self.watches.revoke(key);
                 self.end_of_key(key, now_ns);
-                self.reconcile(now_ns, &mut out);
+                self.reconcile(now_ns, held);
             }
             Input::Tick => {
                 self.registry.expire(now_ns);
                 self.repeat_cancels(now_ns);
                 self.dispatch_all(now_ns); // workers that were freed by a question which was lost
-                self.reconcile(now_ns, &mut out);
+                self.reconcile(now_ns, held);
             }
             Input::Wake => {}
         }
         self.follow_parted(now_ns);
         self.end_overdue(now_ns);
         if self.once {
-            self.free.append(&mut out);
+            self.free.extend(held.drain(first..));
             self.counters_before.received += self.counters.received - before.received;
             self.counters_before.malformed += self.counters.malformed - before.malformed;
         }
-        held.append(&mut out);
         self.once
     }
 

@@ -163,17 +163,18 @@ fn check_params(params: &[u8]) -> Result<(), Failure> {
     if count > PARAMS_MAX {
         return bad(format!("{count} parameters; at most {PARAMS_MAX}"));
     }
-    let mut names = SmallVec::<[&str; PARAMS_USUAL]>::new();
+    let parameter = |name| format!("parameter {}", quoted(&String::from_utf8_lossy(name)));
+    let mut names = SmallVec::<[&[u8]; PARAMS_USUAL]>::new(); // rule W1: they were read as text already
     for _ in 0..count {
-        let (name, value) = (reader.text().map_err(malformed)?, reader.value().map_err(malformed)?);
+        let (name, value) = (reader.key().map_err(malformed)?, reader.value().map_err(malformed)?);
         names.push(name);
         if value.depth > VALUE_DEPTH_MAX || value.bytes.len() > VALUE_BYTES_MAX {
-            check_value(&format!("parameter {}", quoted(name)), value)?;
+            check_value(&parameter(name), value)?;
         }
     }
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return bad(format!("parameter {} is there twice", quoted(twice[0])));
+        return bad(format!("{} is there twice", parameter(twice[0])));
     }
     if params.len() > VALUE_BYTES_MAX + FIELDS_BYTES {
         return bad(format!("parameters of {} bytes; at most {VALUE_BYTES_MAX}", params.len()));

@@ -19,7 +19,7 @@
 //!     has reported their end it is not given them anew, or that report would end the new attempt.
 //! G6  Agents that are here at the same time agree on what a service follows; who differs is refused.
 
-use super::{CoreOptions, Session, nanoseconds};
+use super::{CoreOptions, Sender, Session, nanoseconds};
 use crate::limits::{AGENTS_MAX, HELP_BYTES_MAX, JOBS_AT_ONCE_MAX, OPEN_JOBS_MAX, SERVICES_MAX, TEXT_BYTES_MAX};
 use ecs_schemas::{
     error_code::{ErrorCode, Failure},
@@ -28,7 +28,9 @@ use ecs_schemas::{
     registry::{AgentState, AgentStatus, Register, ServiceOffer, check_name},
     value::Value,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use foldhash::quality::RandomState;
+use smol_str::SmolStr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Second part of a name that the topics of jobs use.
 const RESERVED_PART: &str = "jobs";
@@ -41,10 +43,10 @@ struct Agent {
     instance: u64,
     state: AgentState,
     services: Vec<ServiceOffer>,
-    /// The session while it is here, and the key that it registered with, if the broker has keys.
+    /// The session while it is here.
     session: Option<Session>,
-    key: Option<PublicKey>,
     since_ns: u64,
+    /// When it was last heard, once it is away; until then its member knows.
     seen_ns: u64,
     /// From when it is away; meaningful without a session.
     away_since_ns: u64,
@@ -54,6 +56,14 @@ struct Agent {
     telemetry: BTreeMap<String, Value>,
     /// The configuration names it.
     expected: bool,
+}
+
+/// What is known of a session that an agent has registered over: looked at for every message.
+struct Member {
+    name: SmolStr,
+    /// The key that it registered with, if the broker has keys.
+    key: Option<PublicKey>,
+    seen_ns: u64,
 }
 
 /// Whether an agent can be reached, as the rules for jobs ask it.
@@ -72,7 +82,7 @@ pub struct Registry {
     timeout_ns: u64,
     started_ns: u64,
     agents: BTreeMap<String, Agent>,
-    names: BTreeMap<Session, String>,
+    members: HashMap<Session, Member, RandomState>,
     /// Agents that are gone since this was last asked.
     parted: Vec<String>,
     /// Agents whose state is to be published, and those with new telemetry.
@@ -87,7 +97,7 @@ impl Registry {
             timeout_ns: nanoseconds(options.timeout),
             started_ns,
             agents: BTreeMap::new(),
-            names: BTreeMap::new(),
+            members: HashMap::default(),
             parted: Vec::new(),
             changed: BTreeSet::new(),
             telemetered: BTreeSet::new(),
@@ -109,7 +119,6 @@ impl Registry {
             state: AgentState::Missing,
             services: Vec::new(),
             session: None,
-            key: None,
             since_ns: 0,
             seen_ns: 0,
             away_since_ns: self.started_ns + self.timeout_ns,
@@ -121,15 +130,24 @@ impl Registry {
     }
 
     /// The name that a session registered.
-    pub fn name_of(&self, session: &Session) -> Option<&str> {
-        self.names.get(session).map(String::as_str)
+    pub fn name_of(&self, session: &Session) -> Option<&SmolStr> {
+        self.members.get(session).map(|member| &member.name)
     }
 
-    /// Rule R3: a message came over `session`.
-    pub fn heard(&mut self, session: &Session, now_ns: u64) {
-        if let Some(agent) = self.names.get(session).and_then(|name| self.agents.get_mut(name)) {
-            agent.seen_ns = now_ns;
+    /// A message came over `session`, from whoever has this key: rule R3, unless the key was taken away (A3). The session's
+    /// agent is gone if it is another's key (G4), which is true then.
+    pub fn hear(&mut self, session: &Session, sender: &Sender, now_ns: u64) -> bool {
+        let Some(member) = self.members.get_mut(session) else { return false };
+        if member.key.as_ref() == sender.key() {
+            if *sender != Sender::Revoked {
+                member.seen_ns = now_ns;
+            }
+            return false;
         }
+        let name = member.name.clone();
+        tracing::warn!(agent = %name, "agent is gone: somebody else has its connection");
+        self.part(&name, now_ns);
+        true
     }
 
     /// Takes in an agent that was admitted. Of its listed jobs `knows` were found to be its own, `owes` not. True if it is
@@ -146,7 +164,7 @@ impl Registry {
         let since_ns = before.filter(|_| same_start).map_or(now_ns, |agent| agent.since_ns);
         let expected = before.is_some_and(|agent| agent.expected);
         if let Some(old_session) = before.and_then(|agent| agent.session.clone()) {
-            self.names.remove(&old_session);
+            self.members.remove(&old_session);
         }
         let agent = Agent {
             kind: register.kind,
@@ -157,7 +175,6 @@ impl Registry {
             state: register.state,
             services: register.services,
             session: Some(session.clone()),
-            key: None,
             since_ns,
             seen_ns: now_ns,
             away_since_ns: 0,
@@ -166,35 +183,26 @@ impl Registry {
             telemetry: BTreeMap::new(),
             expected,
         };
-        self.names.insert(session.clone(), register.name.clone());
+        let member = Member { name: SmolStr::new(&register.name), key: None, seen_ns: now_ns };
+        self.members.insert(session.clone(), member);
         self.changed.insert(register.name.clone());
         self.agents.insert(register.name, agent);
         !same_start
     }
 
-    /// Notes the key that an agent registered with (rule G4).
-    pub fn note_key(&mut self, name: &str, key: Option<&PublicKey>) {
-        if let Some(agent) = self.agents.get_mut(name) {
-            agent.key = key.cloned();
+    /// Notes the key that the agent of a session registered with (rule G4).
+    pub fn note_key(&mut self, session: &Session, key: Option<&PublicKey>) {
+        if let Some(member) = self.members.get_mut(session) {
+            member.key = key.cloned();
         }
-    }
-
-    /// Rule G4: whoever speaks over `session` has this key. True if an agent is gone by that.
-    pub fn part_stranger(&mut self, session: &Session, key: Option<&PublicKey>, now_ns: u64) -> bool {
-        let is_other = |name: &&String| self.agents.get(*name).is_some_and(|agent| agent.key.as_ref() != key);
-        let Some(name) = self.names.get(session).filter(is_other).cloned() else { return false };
-        tracing::warn!(agent = name, "agent is gone: somebody else has its connection");
-        self.part(&name, now_ns);
-        true
     }
 
     /// Rule G4.
     pub fn revoke(&mut self, key: &PublicKey, now_ns: u64) {
-        let has_it = |agent: &Agent| agent.session.is_some() && agent.key.as_ref() == Some(key);
-        let gone: Vec<_> =
-            self.agents.iter().filter(|(_, agent)| has_it(agent)).map(|(name, _)| name.clone()).collect();
+        let has_it = |member: &&Member| member.key.as_ref() == Some(key);
+        let gone: BTreeSet<_> = self.members.values().filter(has_it).map(|member| member.name.clone()).collect();
         for name in gone {
-            tracing::warn!(agent = name, "agent is gone: its key was taken away or changed");
+            tracing::warn!(agent = %name, "agent is gone: its key was taken away or changed");
             self.part(&name, now_ns);
         }
     }
@@ -222,7 +230,7 @@ impl Registry {
     /// `name_taken`, `conflict` (the session has another name, rule G6).
     pub fn check_free(&self, session: &Session, register: &Register) -> Result<(), Failure> {
         self.check_agreement(register)?;
-        if let Some(name) = self.names.get(session).filter(|name| **name != register.name) {
+        if let Some(name) = self.name_of(session).filter(|name| **name != register.name) {
             let message = format!("this connection is already registered as {name}");
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
@@ -311,7 +319,7 @@ impl Registry {
     /// `not_registered`, or `bad_parameter` for a state that only the broker gives.
     pub fn set_state(&mut self, session: &Session, state: AgentState) -> Result<bool, Failure> {
         check_state(state)?;
-        let name = self.registered(session)?.to_owned();
+        let name = self.registered(session)?.to_string();
         let agent = self.agents.get_mut(&name).expect("a session's name is in the list");
         let is_new = agent.state != state;
         if is_new {
@@ -326,7 +334,7 @@ impl Registry {
     /// # Errors
     /// `not_registered`.
     pub fn set_telemetry(&mut self, session: &Session, values: BTreeMap<String, Value>) -> Result<(), Failure> {
-        let name = self.registered(session)?.to_owned();
+        let name = self.registered(session)?.to_string();
         let agent = self.agents.get_mut(&name).expect("a session's name is in the list");
         agent.telemetry = values;
         self.telemetered.insert(name);
@@ -337,7 +345,7 @@ impl Registry {
     ///
     /// # Errors
     /// `not_registered`.
-    pub fn registered(&self, session: &Session) -> Result<&str, Failure> {
+    pub fn registered(&self, session: &Session) -> Result<&SmolStr, Failure> {
         let unknown =
             || Failure::new(ErrorCode::NotRegistered, "this connection has not registered").with_hint("register again");
         self.name_of(session).ok_or_else(unknown)
@@ -370,26 +378,25 @@ impl Registry {
 
     /// An agent took its leave.
     pub fn leave(&mut self, session: &Session, now_ns: u64) {
-        if let Some(name) = self.names.get(session).cloned() {
+        if let Some(name) = self.name_of(session).cloned() {
             self.part(&name, now_ns);
         }
     }
 
     /// Rule R2: whoever was silent for too long is gone.
     pub fn expire(&mut self, now_ns: u64) {
-        let silent = |agent: &Agent| agent.session.is_some() && now_ns.saturating_sub(agent.seen_ns) >= self.timeout_ns;
-        let gone: Vec<_> =
-            self.agents.iter().filter(|(_, agent)| silent(agent)).map(|(name, _)| name.clone()).collect();
+        let silent = |member: &&Member| now_ns.saturating_sub(member.seen_ns) >= self.timeout_ns;
+        let gone: BTreeSet<_> = self.members.values().filter(silent).map(|member| member.name.clone()).collect();
         for name in gone {
-            tracing::warn!(agent = name, "agent is gone: no sign of life for {} s", self.timeout_ns as f64 / 1e9);
+            tracing::warn!(agent = %name, "agent is gone: no sign of life for {} s", self.timeout_ns as f64 / 1e9);
             self.part(&name, now_ns);
         }
     }
 
     fn part(&mut self, name: &str, now_ns: u64) {
         let agent = self.agents.get_mut(name).expect("only listed agents part");
-        if let Some(session) = agent.session.take() {
-            self.names.remove(&session);
+        if let Some(member) = agent.session.take().and_then(|session| self.members.remove(&session)) {
+            agent.seen_ns = member.seen_ns;
         }
         self.parted.push(name.to_owned());
         agent.state = AgentState::Gone;
@@ -425,7 +432,11 @@ impl Registry {
 
     /// When it was last heard; 0 if never.
     pub fn seen_ns(&self, name: &str) -> u64 {
-        self.agents.get(name).map_or(0, |agent| agent.seen_ns)
+        self.agents.get(name).map_or(0, |agent| self.seen_of(agent))
+    }
+
+    fn seen_of(&self, agent: &Agent) -> u64 {
+        agent.session.as_ref().and_then(|session| self.members.get(session)).map_or(agent.seen_ns, |its| its.seen_ns)
     }
 
     pub fn session_of(&self, name: &str) -> Option<&Session> {
@@ -475,7 +486,7 @@ impl Registry {
             pid: agent.pid,
             version: agent.version.clone(),
             since_ns: agent.since_ns,
-            seen_ns: agent.seen_ns,
+            seen_ns: self.seen_of(agent),
             services: agent.services.clone(),
             jobs,
             telemetry: BTreeMap::new(),

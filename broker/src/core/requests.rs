@@ -36,6 +36,8 @@ pub(super) struct Call<'a> {
     pub sender: &'a Sender,
     pub header: &'a Header,
     pub now_ns: u64,
+    /// Who asks, by the broker's word: an agent's name, a key's, or nobody known.
+    pub by: SmolStr,
     /// Where it stands in its trace.
     pub origin: Origin,
 }
@@ -53,11 +55,8 @@ impl Core {
         out: &mut Vec<Outgoing>,
     ) {
         self.counters.received += 1;
-        if self.registry.part_stranger(session, sender.key(), now_ns) {
+        if self.registry.hear(session, sender, now_ns) {
             self.follow_parted(now_ns); // what it answers now is not the agent's answer
-        }
-        if *sender != Sender::Revoked {
-            self.registry.heard(session, now_ns); // rule A3: one without a key shows no life
         }
         let Some(header) = parts.first().and_then(|bytes| Header::decode_any_version(bytes).ok()) else {
             self.counters.malformed += 1;
@@ -134,9 +133,17 @@ impl Core {
             }
             _ => {
                 let origin = self.traces.origin(header.trace);
-                self.request(&Call { session, sender, header, now_ns, origin }, body, out)
+                let by = self.who(session, sender);
+                self.request(&Call { session, sender, header, now_ns, by, origin }, body, out)
             }
         }
+    }
+
+    fn who(&self, session: &Session, sender: &Sender) -> SmolStr {
+        self.registry.name_of(session).cloned().unwrap_or_else(|| match sender.name() {
+            Some(name) => SmolStr::new(name),
+            None => SmolStr::new_static(ANONYMOUS),
+        })
     }
 
     fn request(&mut self, call: &Call<'_>, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
@@ -170,13 +177,13 @@ impl Core {
                 }
                 Ok(body)
             }
-            kind => self.traced(call, kind, body, out),
+            _ => self.traced(call, body, out),
         }
     }
 
     /// The requests that do something: each is a span of its trace, from here to its answer.
-    fn traced(&mut self, call: &Call<'_>, kind: &str, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
-        let from = self.by(call);
+    fn traced(&mut self, call: &Call<'_>, body: &[u8], out: &mut Vec<Outgoing>) -> Answer {
+        let (kind, from) = (call.header.kind.clone(), call.by.clone());
         let begun = Begun { kind, subject: SmolStr::default(), from, to: SmolStr::new_static(SOURCE_BROKER) };
         self.traces.begin(call.origin.at, begun, call.now_ns);
         let answered = self.change_request(call, body, out);
@@ -263,7 +270,7 @@ impl Core {
         }
         let is_other_state = is_other_start || self.registry.state_of(&name) != state_before;
         let subsystems = self.take_in(&name, described, is_other_state, now_ns);
-        self.registry.note_key(&name, sender.key());
+        self.registry.note_key(session, sender.key());
         self.forget_sent(&name);
         for id in foreign {
             self.notify(&name, &self.kill_of(id), out);
@@ -310,7 +317,7 @@ impl Core {
         sessions.extend(self.watches.watchers());
         let status = |session: &Session| ClientStatus {
             connection: session.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
-            name: self.registry.name_of(session).unwrap_or(ANONYMOUS).to_owned(),
+            name: self.registry.name_of(session).map_or(ANONYMOUS, SmolStr::as_str).to_owned(),
             requests_open: self.exchanges.count_of(session) as u64,
             watches: self.watches.count_of(session) as u64,
             lost: self.lost_of(session),

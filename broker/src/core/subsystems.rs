@@ -13,11 +13,13 @@
 //!     describe it, and its kept values must not be lost by that. What is awaited so takes nobody's place: it counts for no
 //!     limit, and goes where something else needs its room.
 //!
-//! Values are in `values`.
+//! Values are in `values`, and who answers which call in `workers`.
 
 mod values;
+mod workers;
 
 pub use values::{ItemPath, PublishedValue, StoredValue};
+pub use workers::{Load, Worker};
 
 use super::registry::{Presence, Registry};
 use crate::limits::{DESCRIPTION_BYTES_MAX, DESCRIPTIONS_BYTES_MAX, SUBSYSTEMS_MAX, SUBSYSTEMS_OF_AGENT_MAX};
@@ -36,6 +38,7 @@ use std::{
     sync::Arc,
 };
 use values::Kept;
+use workers::Workers;
 
 /// A subsystem as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,7 +64,7 @@ struct Subsystem {
     description: Description,
     /// Size of the description.
     bytes: usize,
-    agent: String,
+    agent: SmolStr,
     /// Since when it is here or away; 0 if that was before the broker began.
     since_ns: u64,
     values: BTreeMap<String, Kept>,
@@ -69,14 +72,11 @@ struct Subsystem {
     is_awaited: bool,
 }
 
-/// A subsystem that is here and answers a call.
-pub struct Worker<'a> {
-    pub name: &'a SmolStr,
-    pub agent: &'a str,
-    pub handled: &'a Handled,
-}
-
 impl Subsystem {
+    fn call(&self, name: &str) -> Option<&Handled> {
+        self.description.calls.iter().find(|handled| handled.name == name)
+    }
+
     /// Items whose values are stored.
     fn stored_items(&self) -> BTreeSet<String> {
         let stored = self.description.items.iter().filter(|item| item.persist && self.values.contains_key(&item.name));
@@ -88,8 +88,7 @@ impl Subsystem {
 pub struct Subsystems {
     all: BTreeMap<String, Subsystem>,
     names_by_uuid: HashMap<String, String>,
-    /// Calls, and the subsystems that answer each.
-    workers: BTreeMap<String, BTreeSet<SmolStr>>,
+    workers: Workers,
     /// Stored values of items that no subsystem is described with now (D4).
     unclaimed: BTreeMap<ItemPath, Kept>,
     /// Descriptions that are to be published, and those to be stored (D2).
@@ -120,7 +119,7 @@ impl Subsystems {
         }
         for StoredSubsystem { description, agent } in stored {
             let name = description.name.clone();
-            subsystems.put(description, agent, 0);
+            subsystems.put(description, &agent, 0);
             subsystems.unstored.remove(&name);
         }
         subsystems
@@ -233,7 +232,7 @@ impl Subsystems {
         if let Some(other) = self.names_by_uuid.get(&uuid_of(&description)).filter(|other| **other != name).cloned() {
             self.forget(&other); // it was given another name
         }
-        self.put(description, agent.to_owned(), now_ns);
+        self.put(description, agent, now_ns);
         let subsystem = &self.all[&name];
         let kept = |item: &Item| {
             let Reading { value, revision, time_ns } = Reading::clone(&subsystem.values.get(&item.name)?.reading);
@@ -243,7 +242,7 @@ impl Subsystems {
         (uuid_of(&subsystem.description), restored)
     }
 
-    fn put(&mut self, mut description: Description, agent: String, now_ns: u64) {
+    fn put(&mut self, mut description: Description, agent: &str, now_ns: u64) {
         let name = description.name.clone();
         let uuid = uuid_of(&description);
         description.uuid = Some(uuid.clone());
@@ -252,7 +251,7 @@ impl Subsystems {
         let (mut values, mut since_ns) = (BTreeMap::new(), now_ns);
         if let Some(before) = before {
             self.names_by_uuid.remove(&uuid_of(&before.description));
-            self.forget_workers(&before.description);
+            self.workers.remove(&before.description);
             self.descriptions_bytes -= before.bytes;
             since_ns = if before.agent == agent { before.since_ns } else { now_ns };
             (before_items, before_alarms) = (before.description.items, before.description.alarms);
@@ -269,12 +268,11 @@ impl Subsystems {
         let bytes = encode(&description).len();
         self.descriptions_bytes += bytes;
         self.names_by_uuid.insert(uuid, name.clone());
-        for call in &description.calls {
-            self.workers.entry(call.name.clone()).or_default().insert(SmolStr::new(&name));
-        }
+        self.workers.add(&description);
         self.changed.insert(name.clone());
         self.unstored.insert(name.clone());
-        self.all.insert(name, Subsystem { description, bytes, agent, since_ns, values, is_awaited: false });
+        self.all
+            .insert(name, Subsystem { description, bytes, agent: agent.into(), since_ns, values, is_awaited: false });
     }
 
     /// Notes what of the alarms is new, other or over; those that were raised before keep their time.
@@ -292,17 +290,6 @@ impl Subsystems {
         }
     }
 
-    fn forget_workers(&mut self, description: &Description) {
-        for call in &description.calls {
-            if let Some(workers) = self.workers.get_mut(&call.name) {
-                workers.remove(description.name.as_str());
-                if workers.is_empty() {
-                    self.workers.remove(&call.name);
-                }
-            }
-        }
-    }
-
     /// The subsystem is no more.
     pub fn forget(&mut self, name: &str) {
         let Some(subsystem) = self.all.remove(name) else { return };
@@ -316,7 +303,7 @@ impl Subsystems {
         self.undo.retain(|(of, _), _| of != name); // what comes after it under this name begins anew
         self.not_kept.retain(|(of, _)| of != name);
         self.names_by_uuid.remove(&uuid_of(&subsystem.description));
-        self.forget_workers(&subsystem.description);
+        self.workers.remove(&subsystem.description);
         self.changed.insert(name.to_owned());
         self.unstored.insert(name.to_owned());
     }
@@ -437,7 +424,7 @@ impl Subsystems {
             Listed {
                 name: name.clone(),
                 uuid: uuid_of(&subsystem.description),
-                agent: subsystem.agent.clone(),
+                agent: subsystem.agent.to_string(),
                 state: registry.state_of(&subsystem.agent),
                 temporary: *temporary,
                 help: help.clone(),
@@ -456,7 +443,7 @@ impl Subsystems {
         let subsystem = self.all.get(name)?;
         Some(SubsystemStatus {
             description: subsystem.description.clone(),
-            agent: subsystem.agent.clone(),
+            agent: subsystem.agent.to_string(),
             state: registry.state_of(&subsystem.agent),
             since_ns: subsystem.since_ns,
         })
@@ -483,17 +470,17 @@ impl Subsystems {
 
     /// Subsystems that answer this call, of agents that are here.
     pub fn workers<'a>(&'a self, call: &'a str, registry: &'a Registry) -> impl Iterator<Item = Worker<'a>> {
-        let here = move |name: &'a SmolStr| {
-            let Subsystem { agent, description, .. } = self.all.get(name.as_str())?;
-            let handled = description.calls.iter().find(|handled| handled.name == call)?;
-            (registry.presence(agent) == Presence::Here).then_some(Worker { name, agent, handled })
+        let here = move |(name, load): (&'a SmolStr, &'a Load)| {
+            let subsystem = self.all.get(name.as_str())?;
+            let is_here = registry.presence(&subsystem.agent) == Presence::Here;
+            is_here.then(|| Worker::of(name, load, subsystem, call))?
         };
-        self.workers.get(call).into_iter().flatten().filter_map(here)
+        self.workers.of(call).filter_map(here)
     }
 
     /// The call of this name that a subsystem answers.
     pub fn call_of(&self, name: &str, call: &str) -> Option<&Handled> {
-        self.all.get(name)?.description.calls.iter().find(|handled| handled.name == call)
+        self.all.get(name)?.call(call)
     }
 
     /// Names of all calls that somebody here answers.
@@ -520,7 +507,7 @@ impl Subsystems {
             let subsystem = kept.map(|subsystem| StoredSubsystem {
                 // Alarms are told anew by whoever raises them.
                 description: Description { alarms: Vec::new(), ..subsystem.description.clone() },
-                agent: subsystem.agent.clone(),
+                agent: subsystem.agent.to_string(),
             });
             Unstored {
                 name: name.clone(),

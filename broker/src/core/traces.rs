@@ -16,8 +16,8 @@ pub struct Origin {
 }
 
 /// What begins: as in [`Span`]. Short texts lie in the span itself: spans are written for every message.
-pub struct Begun<'a> {
-    pub kind: &'a str,
+pub struct Begun {
+    pub kind: SmolStr,
     pub subject: SmolStr,
     pub from: SmolStr,
     pub to: SmolStr,
@@ -32,7 +32,7 @@ struct Kept {
     to: SmolStr,
     begin_ns: u64,
     end_ns: u64,
-    outcome: SmolStr,
+    outcome: &'static str,
 }
 
 #[derive(Default)]
@@ -76,24 +76,14 @@ impl Traces {
     }
 
     /// A message begins.
-    pub fn begin(&mut self, at: Trace, begun: Begun<'_>, now_ns: u64) -> SpanNumber {
+    pub fn begin(&mut self, at: Trace, begun: Begun, now_ns: u64) -> SpanNumber {
         let number = self.next_number();
         if self.spans.len() >= SPANS_MAX {
             self.spans.pop_front();
             self.forgotten += 1;
         }
         let Begun { kind, subject, from, to } = begun;
-        let kind = SmolStr::new(kind);
-        self.spans.push_back(Kept {
-            at,
-            kind,
-            subject,
-            from,
-            to,
-            begin_ns: now_ns,
-            end_ns: 0,
-            outcome: SmolStr::default(),
-        });
+        self.spans.push_back(Kept { at, kind, subject, from, to, begin_ns: now_ns, end_ns: 0, outcome: "" });
         number
     }
 
@@ -105,9 +95,9 @@ impl Traces {
     }
 
     /// It has ended.
-    pub fn end(&mut self, span: SpanNumber, outcome: &str, now_ns: u64) {
+    pub fn end(&mut self, span: SpanNumber, outcome: &'static str, now_ns: u64) {
         if let Some(span) = self.span_mut(span).filter(|span| span.end_ns == 0) {
-            (span.end_ns, span.outcome) = (now_ns, SmolStr::new(outcome));
+            (span.end_ns, span.outcome) = (now_ns, outcome);
         }
     }
 
@@ -139,7 +129,7 @@ impl Kept {
             to: self.to.to_string(),
             begin_ns: self.begin_ns,
             end_ns: self.end_ns,
-            outcome: self.outcome.to_string(),
+            outcome: self.outcome.to_owned(),
         }
     }
 }
@@ -148,8 +138,8 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn begun(kind: &str) -> Begun<'_> {
-        Begun { kind, subject: SmolStr::default(), from: SmolStr::default(), to: SmolStr::default() }
+    fn begun(kind: &'static str) -> Begun {
+        Begun { kind: kind.into(), subject: SmolStr::default(), from: SmolStr::default(), to: SmolStr::default() }
     }
 
     #[test]

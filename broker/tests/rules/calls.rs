@@ -267,6 +267,41 @@ fn a_worker_that_is_removed_or_describes_its_call_away_still_answers_what_it_has
 }
 
 #[test]
+fn a_worker_that_describes_its_call_away_and_again_keeps_what_it_has() {
+    for gone in [None, Some(Remove { name: "x01/w".to_owned() })] {
+        let mut world = world();
+        world.begin_within("c", &fit(0), 60_000);
+        let (running, _) = world.question::<RunCall>("w");
+        match gone {
+            Some(remove) => drop(world.ask("w", &remove).unwrap()),
+            None => drop(world.ask("w", &Describe { description: subsystem("x01/w") }).unwrap()),
+        }
+        world.ask("w", &Describe { description: worker("x01/w", 1) }).unwrap();
+        world.ask("w", &Describe { description: worker("x01/w", 1) }).unwrap();
+        world.begin_within("c", &fit(1), 60_000);
+        assert!(given(&mut world, "w").is_empty(), "it has one, and takes one at a time");
+        world.done("w", &running, 0);
+        assert_eq!(given(&mut world, "w"), [1]);
+    }
+}
+
+#[test]
+fn calls_that_have_ended_leave_nothing_behind_while_another_is_open() {
+    let mut world = World::new();
+    world.host("w", "x01/agent-w", 1, &[worker("x01/w", 2)]);
+    world.begin_within("c", &fit(0), 60_000);
+    world.question::<RunCall>("w");
+    let before = world.core.open_entries();
+    for n in 1..2000 {
+        let id = world.begin_within("c", &fit(n), 60_000);
+        let (question, _) = world.question::<RunCall>("w");
+        world.done("w", &question, n);
+        world.take_answer::<DoCall>("c", id).unwrap();
+        assert!(world.core.open_entries() <= before + 100, "after {n}");
+    }
+}
+
+#[test]
 fn calls_that_wait_are_limited_by_number_and_by_bytes() {
     let mut world = world();
     world.begin_within("c", &fit(0), 60_000);

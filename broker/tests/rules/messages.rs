@@ -24,7 +24,7 @@ fn submit(params: Value, key: &str) -> Submit {
 #[test]
 fn message_whose_header_cannot_be_read_is_counted_and_not_answered() {
     let mut world = World::new();
-    let long_header = encode(&Header::request(&"k".repeat(5000), 1, 1));
+    let long_header = encode(&Header::request("k".repeat(5000), 1, 1));
     let cases = [
         vec![],
         vec![vec![]],

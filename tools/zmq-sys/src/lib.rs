@@ -12,6 +12,9 @@ pub use windows::RawFd;
 
 pub mod errno;
 
+mod batch;
+pub use crate::batch::set_batch_bytes;
+
 pub use crate::ffi::{
     // These are the non-deprecated constants defined in zmq.h. Note that this
     // list exceeds what is defined by the current minimum required version of

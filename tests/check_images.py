@@ -354,4 +354,5 @@ def main():
         print(json.dumps(check_ledger(entry, ids, status)))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 //! However `up` ends, nothing is left: no process, no port, no shared memory.
 
 use crate::support::{Beamline, Detector, send, wait_for};
+use ecs_shm_buffer::{Proc, inspect};
 use std::{fs, time::Duration};
 
 /// Command lines of processes that belong to the beamline, by its folder.
@@ -66,7 +67,8 @@ fn everything_killed_at_once_is_cleaned_up_by_the_next_start() {
     send(beamline.up_pid(), libc::SIGSTOP); // so that it brings nobody back
     pids.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
     beamline.end(libc::SIGKILL);
-    assert!(beamline.ring_path().exists(), "nobody was left to remove the ring");
+    let (_, faults) = inspect::check(&beamline.ring_path(), &Proc).expect("nobody was left to remove the ring");
+    assert_eq!(faults, [], "what the killed leave is whole");
     beamline.start();
     beamline.end(libc::SIGINT);
     assert_nothing_left(&beamline);

@@ -5,7 +5,7 @@
 //!  waiting ────────▶ running ──────────▶ waiting 0.1 s … 5 s ────────────▶ running …
 //!                       │ stop requested
 //!                       ▼
-//!                    SIGTERM ──10 s──▶ SIGKILL        last started first, one after the other
+//!                    SIGTERM ─patience▶ SIGKILL       last started first, one after the other
 //! ```
 //!
 //! # Rules
@@ -19,6 +19,8 @@
 //! S5  The exception: exit code 2 or 78 at a process's first start means that its configuration is wrong,
 //!     and no second start will mend that. Everything is ended and the caller is told.
 //! S6  When [`run`] returns, or panics, no process is left.
+//! S7  A process that has not ended within the patience is killed, and the caller is told which: what it had still
+//!     to do (a file to close) is not done. That the user killed is no error: the user knows.
 
 mod child;
 mod leftovers;
@@ -29,7 +31,8 @@ pub use child::end_with_parent;
 pub use lock::LockError;
 
 use lock::StateLock;
-use process::{Exit, Process};
+pub use process::END_PATIENCE;
+use process::{End, Exit, Process};
 use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 /// How often the processes are looked at. A death is noticed within this time, for a few system calls.
@@ -44,6 +47,8 @@ pub struct Plan {
     pub processes: Vec<ProcessSpec>,
     /// Where the lock and the list of processes are kept. Made when it is missing.
     pub state_folder: PathBuf,
+    /// How long each process has to end once it is asked to: [`END_PATIENCE`], where there is no reason for another.
+    pub end_patience: Duration,
 }
 
 /// One process.
@@ -102,6 +107,9 @@ pub enum SupervisorError {
     /// is on stderr.
     #[error("{name} cannot run as it is configured (exit code {code}); its message is above")]
     Configuration { name: String, code: i32 },
+    /// Processes did not end in time and were killed (rule S7); the others ended well.
+    #[error("{} did not stop within {patience:?} and had to be killed; what was to be finished may not be", .names.join(", "))]
+    Killed { names: Vec<String>, patience: Duration },
     /// The list of running processes cannot be kept, so nothing was started that could be lost.
     #[error("cannot write {path}: {source}")]
     List { path: PathBuf, source: io::Error },
@@ -115,7 +123,7 @@ pub enum SupervisorError {
 /// kernel ties them to it (rule S2).
 ///
 /// # Errors
-/// Another supervisor has the state folder, or a process's configuration cannot work.
+/// Another supervisor has the state folder, a process's configuration cannot work, or one did not end in time.
 pub fn run(
     plan: Plan,
     stop: &mut dyn FnMut(Duration) -> u32,
@@ -124,10 +132,12 @@ pub fn run(
     let _lock = StateLock::acquire(&plan.state_folder)?;
     leftovers::end(&plan.state_folder, on_event);
     let processes = plan.processes.into_iter().map(|spec| Process::new(plan.program.clone(), spec)).collect();
-    let mut supervisor = Supervisor { processes, state_folder: plan.state_folder, on_event };
+    let (state_folder, patience) = (plan.state_folder, plan.end_patience);
+    let mut supervisor = Supervisor { processes, state_folder, on_event };
     let result = supervisor.watch(stop);
-    supervisor.end(stop);
-    result
+    let names = supervisor.end(patience, stop);
+    result?;
+    if names.is_empty() { Ok(()) } else { Err(SupervisorError::Killed { names, patience }) }
 }
 
 struct Supervisor<'a> {
@@ -185,11 +195,16 @@ impl Supervisor<'_> {
             .map_err(|source| SupervisorError::List { path: leftovers::path(&self.state_folder), source })
     }
 
-    /// Ends all, the last started first: whoever depends on another one ends before it.
-    fn end(&mut self, stop: &mut dyn FnMut(Duration) -> u32) {
+    /// Ends all, the last started first: whoever depends on another one ends before it. Returns those that did not
+    /// end in time.
+    fn end(&mut self, patience: Duration, stop: &mut dyn FnMut(Duration) -> u32) -> Vec<String> {
+        let mut late = Vec::new();
         for process in self.processes.iter_mut().rev().filter(|process| process.pid().is_some()) {
-            process.end(stop, self.on_event);
+            if process.end(patience, stop, self.on_event) == End::TooLate {
+                late.push(process.name().to_owned());
+            }
         }
         leftovers::forget(&self.state_folder);
+        late
     }
 }

@@ -15,7 +15,7 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
 /// A process that has lived this long was well; its next death is a new story.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// A writer must be able to close its file in this time; what takes longer is stuck and is killed.
-pub(crate) const END_PATIENCE: Duration = Duration::from_secs(10);
+pub const END_PATIENCE: Duration = Duration::from_secs(10);
 
 enum State {
     Waiting { until: Instant },
@@ -28,6 +28,16 @@ pub(crate) struct Exit {
     /// It was its first start, and it ended before it could be called well.
     pub(crate) is_at_start: bool,
     pub(crate) restart_in: Duration,
+}
+
+/// How a process ended that was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    ByItself,
+    /// Killed, as the user would not wait.
+    Hurried,
+    /// Killed, as the patience was over.
+    TooLate,
 }
 
 pub(crate) struct Process {
@@ -99,28 +109,35 @@ impl Process {
     }
 
     /// Asks it to end, and kills it when the patience is over or the user has asked for the second time.
-    pub(crate) fn end(&mut self, stop: &mut dyn FnMut(Duration) -> u32, on_event: &mut dyn FnMut(Event)) {
-        let State::Running { child, .. } = &mut self.state else { return };
+    pub(crate) fn end(
+        &mut self,
+        patience: Duration,
+        stop: &mut dyn FnMut(Duration) -> u32,
+        on_event: &mut dyn FnMut(Event),
+    ) -> End {
+        let State::Running { child, .. } = &mut self.state else { return End::ByItself };
         let name = self.spec.name.as_str();
         on_event(Event::Stopping { name });
         child::ask_to_end(child.id());
-        let deadline = Instant::now() + END_PATIENCE;
-        let status = loop {
+        let deadline = Instant::now() + patience;
+        let end = loop {
             if let Some(status) = child::exit_status(child) {
-                break Some(status);
+                on_event(Event::Stopped { name, status });
+                break End::ByItself;
             }
-            if stop(TICK) > 1 || Instant::now() >= deadline {
-                break None;
+            if stop(TICK) > 1 {
+                break End::Hurried;
+            }
+            if Instant::now() >= deadline {
+                break End::TooLate;
             }
         };
-        match status {
-            Some(status) => on_event(Event::Stopped { name, status }),
-            None => {
-                child::kill(child);
-                on_event(Event::Killed { name });
-            }
+        if end != End::ByItself {
+            child::kill(child);
+            on_event(Event::Killed { name });
         }
         self.state = State::Waiting { until: Instant::now() };
+        end
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails here and says where
 
-use ecs_supervisor::{Event, LockError, Plan, ProcessSpec, SupervisorError};
+use ecs_supervisor::{END_PATIENCE, Event, LockError, Plan, ProcessSpec, SupervisorError};
 use std::{
     fs,
     path::Path,
@@ -32,7 +32,7 @@ fn plan(folder: &Path, scripts: &[(&str, &str)]) -> Plan {
         args: vec!["-c".into(), (*script).into()],
     };
     let processes = scripts.iter().map(spec).collect();
-    Plan { program: "/bin/sh".into(), processes, state_folder: folder.to_owned() }
+    Plan { program: "/bin/sh".into(), processes, state_folder: folder.to_owned(), end_patience: END_PATIENCE }
 }
 
 fn line(event: &Event) -> String {
@@ -209,6 +209,29 @@ fn process_that_ignores_sigterm_is_killed_at_the_second_request() {
     result.expect("ended on request");
     assert_eq!(log.last().map(String::as_str), Some("killed deaf"));
     assert!(!is_alive(pid));
+}
+
+/// One request; who ignores it is killed when the patience is over, and no sooner.
+#[test]
+fn process_that_ignores_sigterm_is_killed_when_the_patience_is_over_and_named_and_the_others_end_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready");
+    let deaf = format!("trap '' TERM; touch {}; while :; do sleep 1; done", ready.display());
+    let scripts = [("a", SLEEP), ("deaf", deaf.as_str()), ("c", SLEEP)];
+    let end_patience = Duration::from_millis(400);
+    let run = Run::start(Plan { end_patience, ..plan(folder.path(), &scripts) });
+    let pids = ["a", "deaf", "c"].map(|name| run.wait_for(&format!("started {name}"), 1)[0]);
+    wait_until("the trap", || ready.exists().then_some(()));
+    let asked = Instant::now();
+    run.ask_to_end();
+    wait_until("the kill", || run.log().contains(&"killed deaf".to_owned()).then_some(()));
+    let (result, log) = run.join();
+    assert!(asked.elapsed() >= end_patience, "{:?}", asked.elapsed());
+    let error = result.expect_err("it had to be killed");
+    assert!(matches!(&error, SupervisorError::Killed { names, .. } if *names == ["deaf"]), "{error:?}");
+    assert!(error.to_string().starts_with("deaf did not stop within 400ms"), "{error}");
+    assert_eq!(log[3..], ["stopping c", "stopped c", "stopping deaf", "killed deaf", "stopping a", "stopped a"]);
+    assert!(!pids.into_iter().any(is_alive));
 }
 
 #[test]

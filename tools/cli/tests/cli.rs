@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails here and says where
 
+use ecs_shm_buffer::PixelAccess;
 use serde_json::Value;
 use std::{
     fs,
@@ -336,6 +337,14 @@ fn beamline_up_writes_what_a_simulated_detector_sends_and_leaves_nothing_behind(
     let refused = lab.run(&[&submit[..], &["--wait"]].concat());
     assert_eq!(refused.status.code(), Some(3), "the file exists: {}", stdout(&refused));
     assert!(stdout(&refused).contains("output_exists"), "{}", stdout(&refused));
+
+    let ring = ecs_shm_buffer::open(&lab.ring, PixelAccess::ReadOnly).unwrap();
+    let status = wait_until("counters that add up", || {
+        let status = ring.status();
+        (status.imbalances().is_empty() && status.packets_astray() == 0).then_some(status)
+    });
+    drop(ring);
+    assert_eq!((status.packets.placed, status.images_complete), (20 * 4 * 128, 20), "{status:?}");
 
     let pids = up.pids();
     assert_eq!(pids.len(), 4, "{}", up.text());

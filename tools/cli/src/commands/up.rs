@@ -20,7 +20,7 @@ use ecs_sdk::{
     Client,
     stop::{self, Stop},
 };
-use ecs_supervisor::{Event, Plan, ProcessSpec, SupervisorError};
+use ecs_supervisor::{END_PATIENCE, Event, Plan, ProcessSpec, SupervisorError};
 use std::{
     collections::BTreeSet,
     env,
@@ -41,7 +41,8 @@ Examples:
   ecs-cli up beamline.toml --verbose
   ecs-cli up beamline.toml > up.log 2>&1 &
 
-Ctrl-C ends all in order: writers finish their files first. A second Ctrl-C kills what is left.";
+Ctrl-C ends all in order: writers finish their files first. A second Ctrl-C kills what is left.
+What does not end within 10 s is killed, too; then the exit code is 1, and the last message names it.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -93,7 +94,7 @@ impl Up {
             processes.push(process(agent.name, &["agent", agent.kind, "--index", &index], &key));
         }
         let program = env::current_exe().context("cannot find this program's own file")?;
-        Ok(Plan { program, processes, state_folder: beamline.state_folder.clone() })
+        Ok(Plan { program, processes, state_folder: beamline.state_folder.clone(), end_patience: END_PATIENCE })
     }
 }
 

@@ -172,7 +172,7 @@ impl Contributor {
             }
         }
         self.me().hazard.store(hazard, Release); // as in Access::drop: it may follow an access that the owner waits for
-        // R3: pairs with the fence in Owner::close_slot. R2, too: a lossy reader that sees one of our pixels finds the
+        // R3: pairs with the fences in Owner::commit_whole and Owner::close_head. R2, too: a lossy reader that sees one of our pixels finds the
         // slot's old word gone, since this fence comes after the entry that was read above, and before the pixels.
         fence(SeqCst);
         crash_point!("protect: hazard published");
@@ -183,7 +183,7 @@ impl Contributor {
             };
             *image = image.filter(still_open);
         }
-        Access { contributor: self, images }
+        Access { contributor: self, images, is_one_whole: Cell::new(false) }
     }
 
     /// Tells the owner that `id` begins a new run: everything that is open belongs to the old one.
@@ -330,6 +330,8 @@ impl PacketFate {
 pub struct Access<'a> {
     contributor: &'a Contributor,
     images: [Option<(u64, u16)>; HAZARD_SLOTS],
+    /// The last packet of one of them was marked.
+    is_one_whole: Cell<bool>,
 }
 
 impl Access<'_> {
@@ -347,7 +349,17 @@ impl Access<'_> {
     /// Protects no image any more.
     pub fn forget(&mut self) {
         self.images = [None; HAZARD_SLOTS];
+        self.withdraw();
+    }
+
+    /// Leaves the images, and wakes the owner if it can commit one of them now.
+    fn withdraw(&self) {
+        // Release pairs with Acquire in Owner::holder: the owner sees all that was written.
         self.contributor.me().hazard.store(0, Release);
+        crash_point!("access: withdrawn");
+        if self.is_one_whole.take() {
+            self.contributor.owner_event().signal();
+        }
     }
 
     /// First byte of the image's pixels, `image_bytes` long, valid while this access lives. Other
@@ -425,7 +437,7 @@ impl Access<'_> {
         let received = slot.packets_received.fetch_add(new, Relaxed) + new;
         crash_point!("mark: counted");
         if received == ring.geometry().packets_per_image {
-            ring.owner_event().signal();
+            self.is_one_whole.set(true);
         }
         new as usize
     }
@@ -434,8 +446,6 @@ impl Access<'_> {
 impl Drop for Access<'_> {
     fn drop(&mut self) {
         crash_point!("access: all marked");
-        // Release pairs with Acquire in Owner::holder: the owner sees all that was written.
-        self.contributor.me().hazard.store(0, Release);
-        crash_point!("access: withdrawn");
+        self.withdraw();
     }
 }

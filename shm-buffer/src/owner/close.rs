@@ -12,14 +12,30 @@ use crate::{
 };
 
 impl Owner {
-    /// Commits the images at the front that have all their packets. Returns when the last of them began to come.
+    /// Commits the images at the front that have all their packets: they leave the window together, and who sleeps is
+    /// woken once. Returns when the last of them began to come.
     pub(super) fn commit_whole(&mut self, surroundings: &mut Surroundings<'_>) -> u64 {
         let mut newest_packet_ns = 0;
-        while let Some(slot) = self.open.front().copied().flatten().filter(|&slot| self.is_whole(slot)) {
-            newest_packet_ns = newest_packet_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
-            self.close_head(surroundings);
+        loop {
+            let whole = self.open.iter().take_while(|slot| slot.is_some_and(|slot| self.is_whole(slot))).count();
+            if whole == 0 {
+                self.tell_readers();
+                return newest_packet_ns;
+            }
+            for (id, &slot) in (self.base..).zip(self.open.iter().take(whole).flatten()) {
+                self.ring.window_entry(id).store(0, Relaxed);
+                self.mark_closing(slot);
+            }
+            fence(SeqCst); // R3: pairs with the fence in Contributor::protect
+            crash_point!("close: closing whole");
+            for _ in 0..whole {
+                let slot = self.open.pop_front().flatten().expect("counted above");
+                newest_packet_ns = newest_packet_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
+                self.base += 1;
+                self.end_slot(self.base - 1, slot, surroundings);
+                self.publish_closed();
+            }
         }
-        newest_packet_ns
     }
 
     fn is_whole(&self, slot: u16) -> bool {
@@ -94,24 +110,35 @@ impl Owner {
         // From here on no contributor finds the image; `touched` is what the last of them left behind.
         let touched = self.ring.window_entry(id).swap(0, Relaxed) == pack_slot(id, NO_SLOT_TOUCHED);
         match slot {
-            Some(slot) => self.close_slot(id, slot, surroundings),
+            Some(slot) => {
+                self.mark_closing(slot);
+                fence(SeqCst); // R3: pairs with the fence in Contributor::protect
+                crash_point!("close: closing");
+                self.end_slot(id, slot, surroundings);
+            }
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
         }
-        crash_point!("close: counted");
-        // After it was counted: who takes over counts what is not below.
-        self.publish_base(self.base - self.empty_tail.unwrap_or(0));
+        self.publish_closed();
+        self.tell_readers();
         if slot.is_none() && touched {
             self.charge_readers();
         }
     }
 
-    fn close_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
-        let control = self.ring.slot(slot);
-        let opening = control.word.load(Relaxed) >> 3;
-        control.word.store(slot_word(opening, SlotState::Closing), Relaxed);
-        fence(SeqCst); // R3: pairs with the fence in Contributor::protect
-        crash_point!("close: closing");
+    /// After an image was counted: who takes over counts what is not below the base.
+    fn publish_closed(&self) {
+        crash_point!("close: counted");
+        self.publish_base(self.base - self.empty_tail.unwrap_or(0));
+    }
+
+    fn mark_closing(&self, slot: u16) {
+        let word = &self.ring.slot(slot).word;
+        word.store(slot_word(word.load(Relaxed) >> 3, SlotState::Closing), Relaxed);
+    }
+
+    /// Ends an image that has left the window: committed, or lost.
+    fn end_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
         if !self.wait_until_left(slot, surroundings.liveness) {
             self.quarantine.push(slot);
             self.count_discarded();
@@ -174,6 +201,7 @@ impl Owner {
             }
             crate::sync::spin_loop();
         }
+        self.tell_readers(); // of what was committed before: this may take long
         let deadline_ns = super::monotonic_ns() + HAZARD_WAIT_NS;
         while let Some((place, hazard)) = self.holder(slot, liveness) {
             // One that was not in time before, and has not moved since, is not waited for again.

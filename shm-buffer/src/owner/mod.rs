@@ -9,8 +9,9 @@
 //!
 //! [`Owner::step`] does all that can be done now and returns; [`Owner::sleep`] waits for the next
 //! reason to look. Clock, liveness and the filling of missing packets are arguments. Images that are whole are
-//! committed before a step does anything else: nothing but the contributors in them is looked at, and looking for
-//! the dead, for runs, for what is due and for free slots comes behind, while readers are at the pixels already.
+//! committed before a step does anything else, all together: nothing but the contributors in them is looked at, and
+//! looking for the dead, for runs, for what is due and for free slots comes behind, while readers are at the pixels
+//! already.
 //!
 //! # Rules
 //! O1  Images are committed in rising order of id within a run; sequence numbers have no holes.
@@ -70,6 +71,8 @@ pub struct Owner {
     free: Vec<u16>,
     quarantine: Vec<u16>,
     lost: LostRanges,
+    /// Something was published, and who sleeps was not woken yet.
+    untold: bool,
     /// Counts openings: the tag of open slots.
     openings: u64,
     /// When packets began to come after a pause; ports may be silent for a deadline from then.
@@ -125,6 +128,7 @@ impl Owner {
             free: Vec::new(),
             quarantine: Vec::new(),
             lost: LostRanges::default(),
+            untold: false,
             openings: 0,
             resumed_ns: 0,
             last_first_packet_ns: 0,
@@ -212,7 +216,8 @@ impl Owner {
         }
     }
 
-    /// Appends a step to the commit sequence: an image in `slot`, or only what was lost (R6).
+    /// Appends a step to the commit sequence: an image in `slot`, or only what was lost (R6). Who sleeps is still to be
+    /// woken.
     fn publish(&mut self, slot: Option<u16>, accounted_id: u64, now: Now) {
         let (header, entry, seq) = (self.ring.header(), self.ring.commit(self.head), self.head);
         entry.word.store(pack_slot(seq, PENDING), Relaxed);
@@ -231,11 +236,19 @@ impl Owner {
         crash_point!("publish: entry valid");
         header.commit_head.store(seq + 1, Release); // pairs with the fence of who looks from outside (inspect)
         crash_point!("publish: head moved");
-        crate::futex::Event { word: &header.commit_event, waiters: &header.commit_waiters }.signal();
         self.head = seq + 1;
+        self.untold = true;
         self.committed.extend(slot.map(|slot| (seq, slot)));
         self.lost.clear();
         self.last_commit_ns = now.mono_ns;
+    }
+
+    /// Wakes readers that sleep, if anything was published since.
+    fn tell_readers(&mut self) {
+        if std::mem::take(&mut self.untold) {
+            let header = self.ring.header();
+            crate::futex::Event { word: &header.commit_event, waiters: &header.commit_waiters }.signal();
+        }
     }
 
     /// Writes what is known of an image into its entry. Returns whether it is not to be stored.
@@ -267,6 +280,7 @@ impl Owner {
         let idle = now.mono_ns.saturating_sub(self.last_commit_ns) >= HOUSEKEEPING_NS;
         if !self.lost.is_empty() && idle && self.notice_fits() {
             self.publish(None, self.base, now);
+            self.tell_readers();
         }
     }
 

@@ -17,6 +17,7 @@ impl Owner {
         self.give_slots_to_waiting();
         let window = self.ring.geometry().window as usize;
         let moved = self.open.len() < window;
+        self.reclaim((window - self.open.len()).saturating_sub(self.free.len()));
         while self.open.len() < window {
             let id = self.base + self.open.len() as u64;
             let slot = self.take_slot();
@@ -86,43 +87,50 @@ impl Owner {
     }
 
     fn take_slot(&mut self) -> Option<u16> {
-        self.free.pop().or_else(|| self.reclaim())
-    }
-
-    /// Takes the oldest committed slot back, unless a reliable reader holds it (O4, R5).
-    fn reclaim(&mut self) -> Option<u16> {
-        let &(seq, slot) = self.committed.front()?;
-        if !self.claim_below(seq + 1) {
-            return None;
+        if self.free.is_empty() {
+            self.reclaim(1);
         }
-        self.committed.pop_front();
-        // A lossy reader that still copies must see the word change before any new pixel: the change
-        // comes first here, and contributors write only behind the window entry's Release.
-        self.ring.slot(slot).word.store(slot_word(0, SlotState::Free), Relaxed);
-        fence(Release);
-        Some(slot)
+        self.free.pop()
     }
 
-    /// Takes back all steps below `seq`, and the slots of their images. False if a reader holds one.
+    /// Takes back so many of the oldest committed slots at one time, or those that no reliable reader holds.
+    fn reclaim(&mut self, slots: usize) {
+        let last = slots.min(self.committed.len()).checked_sub(1);
+        if let Some(&(seq, _)) = last.and_then(|last| self.committed.get(last)) {
+            self.reclaim_below(seq + 1);
+        }
+    }
+
+    /// Takes back the steps below `seq`, and the slots of their images, as far as no reliable reader holds them
+    /// (O4, R5). False if one does.
     pub(super) fn reclaim_below(&mut self, seq: u64) -> bool {
-        while self.committed.front().is_some_and(|&(oldest, _)| oldest < seq) {
-            let Some(slot) = self.reclaim() else { return false };
+        let end = self.claim_below(seq);
+        while let Some(&(oldest, slot)) = self.committed.front()
+            && oldest < end
+        {
+            self.committed.pop_front();
+            self.ring.slot(slot).word.store(slot_word(0, SlotState::Free), Relaxed);
             self.free.push(slot);
         }
-        self.claim_below(seq)
+        // A lossy reader that still copies must see a word change before any new pixel: the change
+        // comes first here, and contributors write only behind the window entry's Release.
+        fence(Release);
+        end >= seq
     }
 
-    /// Tells readers that steps below `seq` are gone, unless a reliable reader holds one of them (R5).
-    fn claim_below(&self, seq: u64) -> bool {
+    /// Tells readers that steps below `seq` are gone, or those below the first that a reliable reader holds (R5).
+    /// Returns up to where they are.
+    fn claim_below(&self, seq: u64) -> u64 {
         let header = self.ring.header();
         let before = header.reclaimed_seq.load(Relaxed);
         header.reclaimed_seq.store(before.max(seq), Relaxed);
         fence(SeqCst); // R5: pairs with the fence in Reader::join
-        let is_held = self.oldest_cursor() < seq;
-        if is_held {
-            header.reclaimed_seq.store(before, Relaxed);
+        let held_from = self.oldest_cursor();
+        if held_from < seq {
+            // A reader that joins now was seen, or has seen one of the two and begins there or later.
+            header.reclaimed_seq.store(before.max(held_from), Relaxed);
         }
-        !is_held
+        held_from.min(seq)
     }
 
     /// True if a slot could be had now.

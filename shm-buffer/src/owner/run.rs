@@ -35,6 +35,7 @@ impl Owner {
         self.empty_tail = None;
         if !self.lost.is_empty() && self.notice_fits() {
             self.publish(None, self.base, surroundings.now);
+            self.tell_readers();
         }
     }
 

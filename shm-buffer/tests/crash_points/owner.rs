@@ -8,10 +8,11 @@ use ecs_shm_buffer::{
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 12] = [
     "open: slot prepared",
     "run: base published",
     "close: closing",
+    "close: closing whole",
     "close: counted",
     "count: half",
     "count: image",

@@ -66,7 +66,7 @@ fn owner_dies_at(point: &'static str, nth: u32) {
 
 #[test]
 fn owner_abandoned_while_it_closes_an_image_is_replaced_and_every_id_is_told_once() {
-    for point in ["close: closing", "count: half", "count: image", "close: counted"] {
+    for point in ["close: closing", "close: closing whole", "count: half", "count: image", "close: counted"] {
         owner_dies_at(point, 1);
     }
 }

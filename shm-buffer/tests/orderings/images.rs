@@ -42,6 +42,28 @@ fn late_packet_is_in_the_image_or_never_touches_it() {
     });
 }
 
+/// A packet comes again while its whole image is committed, and its slot goes to a later image, of which it is missing.
+#[test]
+fn duplicate_for_a_whole_image_never_touches_a_later_one() {
+    scene::explore("duplicate_for_a_whole_image_never_touches_a_later_one", || {
+        let (Scene { ring, mut owner }, mut contributor) = Scene::in_run(2, 1, 2);
+        let mut other = scene::another(&ring, 4);
+        scene::place(&mut contributor, 1, 0, &[0]);
+        scene::place(&mut other, 1, 0, &[1]);
+        let repeats = thread::spawn(move || scene::place(&mut contributor, 1, 0, &[0]));
+        assert_eq!(owner.step(), 1);
+        for id in [1, 2] {
+            scene::place(&mut other, 1, id, &[1]);
+            assert_eq!(owner.step_after(DEADLINE_NS), 1, "image {id}");
+        }
+        repeats.join().expect("it ended");
+        let mut reader = scene::reliable(&ring, 3, Start::Oldest);
+        while let Some(image) = scene::read_on(&mut reader).and_then(|delivery| delivery.image) {
+            assert_eq!(image.bitmap[..], [if image.id == 0 { 0b11 } else { 0b10 }], "image {}", image.id);
+        }
+    });
+}
+
 /// Hard moment 3: the slot is taken back, opened and written while a lossy reader copies it.
 #[test]
 fn copy_of_an_overtaken_reader_is_right_or_void() {

@@ -85,7 +85,7 @@ impl Scene {
     }
 
     pub fn contributor(&self, pid: u32) -> ManuallyDrop<Contributor> {
-        ManuallyDrop::new(Contributor::join(&self.ring, process(pid), "readout").expect("a free place"))
+        another(&self.ring, pid)
     }
 }
 
@@ -111,14 +111,19 @@ impl OwnerAt {
     }
 }
 
-/// Places packets as a readout does, of the run that it knows. Returns whether the image was open.
+pub fn another(ring: &Ring, pid: u32) -> ManuallyDrop<Contributor> {
+    ManuallyDrop::new(Contributor::join(ring, process(pid), "readout").expect("a free place"))
+}
+
+/// Places packets as a readout does, of the run that it knows, and none that is there already. Returns whether the
+/// image was open.
 pub fn place(contributor: &mut Contributor, epoch: u64, id: u64, packets: &[usize]) -> bool {
     let access = contributor.protect(&[id]);
     let Some(image) = access.image(id) else { return false };
     if !access.is_of_run(epoch) {
         return false;
     }
-    for &packet in packets {
+    for &packet in packets.iter().filter(|&&packet| !access.has_packet(image, packet)) {
         model::write_packet(access.pixels(image), packet, pattern(epoch, id, packet));
         access.mark(
             image,

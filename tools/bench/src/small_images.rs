@@ -2,8 +2,9 @@
 //!
 //! Owner and contributor are one thread on core 0, as a publisher is; each image is one packet, of which a number is
 //! written and read. A thread for each reader; one that is alone is on core 1. Nothing is lost: where readers hold all
-//! slots, the maker waits for them. Readers that find nothing look again some times, and then let others run, as the
-//! peer's subscribers do.
+//! slots, the maker waits for them: a reader may be a thousand images behind, as with a beamline's ring, and so may a
+//! subscriber of the peer. Readers that find nothing look again some times, and then let others run, as the peer's
+//! subscribers do.
 
 use crate::{cores::pin, handoff::IMAGES};
 use anyhow::{Context, bail};
@@ -22,11 +23,12 @@ use std::{
 };
 
 /// As those of the hand-off, with more of them open, so that a step commits many.
-const SMALL: Geometry = Geometry { window: 32, ..IMAGES };
-/// Images that a reader may be behind, and messages that a subscriber of a peer may.
-pub const DEPTH: usize = SMALL.slots as usize;
+const SMALL: Geometry = Geometry { slots: DEPTH as u32 + WINDOW, window: WINDOW, ..IMAGES };
+const WINDOW: u32 = 32;
+/// Images that a reader may be behind while the window is open, and messages that a subscriber of a peer may.
+pub const DEPTH: usize = 1024;
 /// Empty looks before a thread lets others run: of more threads than cores, one that spins on takes another's time.
-const SPINS: u32 = 100;
+const SPINS: u32 = 5;
 
 /// Bytes of one image.
 pub fn image_bytes() -> usize {

@@ -91,3 +91,4 @@ pub use participant::{Role, TooManyParticipants};
 pub use process::{Assume, Liveness, Proc, ProcessId};
 pub use reader::{Delivery, Image, Overtaken, Reader, Start};
 pub use status::{PacketCounts, ParticipantStatus, RingStatus};
+pub use sync::prefetch;

@@ -19,6 +19,7 @@ pub fn keep_order() {
 }
 
 /// Asks for the cache line of an address that is read soon. Nothing is read, so the address may be any.
+#[inline]
 pub fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a hint of the processor's base set; it faults on no address.

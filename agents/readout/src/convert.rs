@@ -117,9 +117,13 @@ pub fn unconverted(output: Output, raw: &[u8], out: &mut [u32]) {
     }
 }
 
+/// So many blocks ahead their constants are asked for, two pages: what the processor asks for by itself ends with a page.
+pub const BLOCKS_AHEAD: usize = 128;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{CHARGE, CODE_SHIFT, Constants, LANES};
+    use super::{BLOCKS_AHEAD, CHARGE, CODE_SHIFT, Constants, LANES};
+    use ecs_shm_buffer::prefetch;
     use std::arch::x86_64::*;
 
     /// Converts as many whole blocks as there are; returns how many pixels. Whole lines of the image are written past
@@ -132,6 +136,7 @@ mod avx2 {
         let blocks = out.len() / LANES;
         let is_aligned = out.as_ptr().cast::<__m256i>().is_aligned();
         for block in 0..blocks {
+            prefetch(constants.low.as_ptr().wrapping_add(block + BLOCKS_AHEAD).cast());
             // SAFETY: the block's pixels and constants are there, by the caller's promise; only stores past the cache
             // need an aligned place.
             unsafe {

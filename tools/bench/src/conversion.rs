@@ -15,7 +15,7 @@ use crate::{
 };
 use anyhow::ensure;
 use ecs_calibration::{GainZero, GainsAbove, LANES, ModuleConstants};
-use ecs_readout::convert::{Constants, Output, convert, scalar};
+use ecs_readout::convert::{BLOCKS_AHEAD, Constants, Output, convert, scalar};
 use std::{
     cell::RefCell,
     hint::black_box,
@@ -148,7 +148,8 @@ impl Lab {
     }
 }
 
-/// Reads the constants and writes as many pixels, past the cache where the processor can.
+/// Reads the constants and writes as many pixels, past the cache where the processor can; it asks for the constants as
+/// early as the conversion does.
 fn pass_bytes(low: &[GainZero], out: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && out.as_ptr().cast::<std::arch::x86_64::__m256i>().is_aligned() {
@@ -166,8 +167,10 @@ fn pass_bytes(low: &[GainZero], out: &mut [u32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn pass_bytes_avx2(low: &[GainZero], out: &mut [u32]) {
+    use ecs_shm_buffer::prefetch;
     use std::arch::x86_64::*;
     for (block, out) in low.iter().zip(out.chunks_exact_mut(LANES)) {
+        prefetch(std::ptr::from_ref(block).wrapping_add(BLOCKS_AHEAD).cast());
         // SAFETY: a block is aligned and has eight of each; `out` is aligned by the caller's promise, and so is each of its parts.
         unsafe {
             let bits = _mm256_or_ps(_mm256_load_ps(block.pedestal.as_ptr()), _mm256_load_ps(block.factor.as_ptr()));

@@ -200,6 +200,11 @@ impl KeyFolder {
         Ok((holders, errors))
     }
 
+    /// When a key was last added or taken away, by the file system's clock; none while there is no such folder.
+    pub fn changed(&self) -> Option<SystemTime> {
+        fs::metadata(self.path.join(CLIENTS_FOLDER)).and_then(|folder| folder.modified()).ok()
+    }
+
     fn entry_paths(&self) -> Result<Vec<PathBuf>, KeysError> {
         let folder = self.path.join(CLIENTS_FOLDER);
         let entries = match fs::read_dir(&folder) {

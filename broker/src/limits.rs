@@ -128,9 +128,12 @@ pub const KEYS_MAX: usize = 1000;
 /// How often the key folder is looked at. A key that is revoked works for no longer, and the time to cut its
 /// subscriptions off (`RENEW_PATIENCE` at most).
 pub const KEYS_INTERVAL: Duration = Duration::from_millis(250);
-/// For a key that is not known the folder is looked at again at once, so that a new key works at once; but not more
-/// often than this, whoever knocks.
+/// For a key that is not known the folder is looked at again at once, so that a new key works at once; but where nothing
+/// was added or taken away, not more often than this, whoever knocks.
 pub const KEYS_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// The time of a change is that of the system's last tick: one that is not older than this when the folder is read may
+/// be followed by another of the same time.
+pub const FILE_TIME_STEP: Duration = Duration::from_millis(10);
 /// What CURVE adds to a message that travels (ZeroMQ RFC 26: command name, nonce, flags, MAC), so that the longest body
 /// passes encrypted too.
 pub const CURVE_BYTES: i64 = 33;

@@ -22,7 +22,7 @@ mod doubts;
 use crate::{
     core::Sender,
     keys::{KeyFolder, KeysError},
-    limits::{KEYS_INTERVAL, KEYS_INTERVAL_MIN},
+    limits::{FILE_TIME_STEP, KEYS_INTERVAL, KEYS_INTERVAL_MIN},
 };
 use doubts::Doubts;
 use ecs_schemas::keys::{KeyHolder, PublicKey};
@@ -33,7 +33,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 const ENDPOINT: &str = "inproc://zeromq.zap.01";
@@ -86,6 +86,7 @@ impl Guard {
         let socket = socket.map_err(KeysError::NoCurve)?;
         let shared = Arc::new(Shared::default());
         let mut keeper = Keeper {
+            seen: Seen::now(&folder),
             folder,
             shared: Arc::clone(&shared),
             read: Instant::now(),
@@ -129,9 +130,28 @@ struct Keeper {
     folder: KeyFolder,
     shared: Arc<Shared>,
     read: Instant,
+    seen: Seen,
     doubts: Doubts,
     /// What was last said of files that are wrong, so that it is said once.
     told: String,
+}
+
+/// The folder's last change, as it was when it was last read, and when that was.
+struct Seen {
+    changed: Option<SystemTime>,
+    at: SystemTime,
+}
+
+impl Seen {
+    fn now(folder: &KeyFolder) -> Self {
+        Self { changed: folder.changed(), at: SystemTime::now() }
+    }
+
+    /// Whether a key may have been added or taken away since.
+    fn is_old(&self, folder: &KeyFolder) -> bool {
+        let is_same_tick = |changed| self.at.duration_since(changed).is_ok_and(|age| age < FILE_TIME_STEP);
+        folder.changed() != self.changed || self.changed.is_some_and(is_same_tick)
+    }
 }
 
 impl Keeper {
@@ -174,7 +194,8 @@ impl Keeper {
         let key = PublicKey::new(&zmq::z85_encode(key).ok()?)?;
         let known = |keeper: &Self| keeper.shared.known().holders.get(&key).cloned();
         let mut holder = known(self);
-        if holder.is_none() && self.read.elapsed() >= KEYS_INTERVAL_MIN && self.read().is_ok() {
+        let is_due = |keeper: &Self| keeper.read.elapsed() >= KEYS_INTERVAL_MIN || keeper.seen.is_old(&keeper.folder);
+        if holder.is_none() && is_due(self) && self.read().is_ok() {
             holder = known(self); // it may have been made a moment ago
         }
         if holder.is_none() {
@@ -184,7 +205,7 @@ impl Keeper {
     }
 
     fn read(&mut self) -> Result<(), KeysError> {
-        self.read = Instant::now();
+        (self.read, self.seen) = (Instant::now(), Seen::now(&self.folder));
         let (holders, errors) = self.folder.holders()?;
         self.tell(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         let mut known = self.shared.known();

@@ -20,6 +20,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -127,6 +128,21 @@ fn who_has_no_key_or_a_wrong_one_is_never_let_in() {
     }
     let status = agent.ask(&GetStatus {}).unwrap();
     assert_eq!(status.broker.malformed, 0, "their messages did not even arrive");
+}
+
+/// However short ago the folder was read: somebody with a key that opens nothing has just made the broker read it.
+#[test]
+fn key_that_was_just_made_opens_at_once() {
+    let (lab, other) = (Lab::new(), Lab::new());
+    let broker = TestBroker::start(lab.options());
+    let unknown = ClientKey { broker: lab.agents().broker, ..other.agents() };
+    for number in 0..20 {
+        let mut stranger = peer(&broker, Some(&unknown));
+        stranger.send(&GetStatus {});
+        thread::sleep(Duration::from_millis(number)); // into its handshake, and behind it
+        let key = lab.add(&format!("new-{number}"), Role::Viewer, &[]);
+        peer(&broker, Some(&key)).ask(&GetStatus {}).unwrap();
+    }
 }
 
 /// Both halves of what a key opens: requests and topics, over connections that were open before.

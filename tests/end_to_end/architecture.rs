@@ -28,11 +28,18 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ("ecs-broker", &["memmap2"]),
 ];
 
+/// The platform that cargo builds for here: packages of others are not on a machine that has only built.
+fn platform() -> String {
+    let version = Outcome::of(Command::new(env!("CARGO")).arg("-vV")).ok().stdout;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.expect("cargo tells its host").to_owned()
+}
+
 /// Normal dependencies (not those of tests) by package name.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(repository());
-    let metadata = Outcome::of(&mut cargo).ok().json();
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform()]);
+    let metadata = Outcome::of(cargo.current_dir(repository())).ok().json();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let name_of: BTreeMap<String, String> = list(&metadata["packages"])
         .iter()

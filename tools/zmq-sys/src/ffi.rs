@@ -242,6 +242,7 @@ fn bindgen_test_layout_zmq_msg_t() {
         concat!("Alignment of ", stringify!(zmq_msg_t))
     );
     assert_eq!(
+        // SAFETY: as bindgen writes it: only the address is made, nothing is read.
         unsafe { &(*(::std::ptr::null::<zmq_msg_t>())).__ as *const _ as usize },
         0usize,
         concat!(
@@ -254,6 +255,7 @@ fn bindgen_test_layout_zmq_msg_t() {
 }
 impl Default for zmq_msg_t {
     fn default() -> Self {
+        // SAFETY: bytes, numbers and a raw pointer: zeros are a value of each.
         unsafe { ::std::mem::zeroed() }
     }
 }
@@ -427,6 +429,7 @@ fn bindgen_test_layout_zmq_pollitem_t() {
         concat!("Alignment of ", stringify!(zmq_pollitem_t))
     );
     assert_eq!(
+        // SAFETY: as bindgen writes it: only the address is made, nothing is read.
         unsafe { &(*(::std::ptr::null::<zmq_pollitem_t>())).socket as *const _ as usize },
         0usize,
         concat!(
@@ -437,6 +440,7 @@ fn bindgen_test_layout_zmq_pollitem_t() {
         )
     );
     assert_eq!(
+        // SAFETY: as bindgen writes it: only the address is made, nothing is read.
         unsafe { &(*(::std::ptr::null::<zmq_pollitem_t>())).fd as *const _ as usize },
         8usize,
         concat!(
@@ -447,6 +451,7 @@ fn bindgen_test_layout_zmq_pollitem_t() {
         )
     );
     assert_eq!(
+        // SAFETY: as bindgen writes it: only the address is made, nothing is read.
         unsafe { &(*(::std::ptr::null::<zmq_pollitem_t>())).events as *const _ as usize },
         12usize,
         concat!(
@@ -457,6 +462,7 @@ fn bindgen_test_layout_zmq_pollitem_t() {
         )
     );
     assert_eq!(
+        // SAFETY: as bindgen writes it: only the address is made, nothing is read.
         unsafe { &(*(::std::ptr::null::<zmq_pollitem_t>())).revents as *const _ as usize },
         14usize,
         concat!(
@@ -469,6 +475,7 @@ fn bindgen_test_layout_zmq_pollitem_t() {
 }
 impl Default for zmq_pollitem_t {
     fn default() -> Self {
+        // SAFETY: bytes, numbers and a raw pointer: zeros are a value of each.
         unsafe { ::std::mem::zeroed() }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     image_path::{self, ImagePath},
     jobs::{SUBMITTERS, Submitters, appended_per_s},
     pairs::Pairs,
-    peers::{Programs, nats_server::NatsServer, rabbitmq::RabbitMq},
+    peers::{Programs, nats_client::NatsClient, nats_server::NatsServer, rabbitmq::RabbitMq},
     receive_floor::Handover,
     report::{Machine, Report, Row},
     running::{self, Running},
@@ -84,7 +84,8 @@ const SERVICE: &str = "bench";
 /// A process does not start, or an answer does not come. Peers are wanted and not installed.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
-    let programs = options.with_peers.then(Programs::find).transpose()?;
+    let find_peers = || anyhow::Ok((Programs::find()?, NatsClient::find()?));
+    let peers = options.with_peers.then(find_peers).transpose()?;
     let bench = Bench::start(options)?;
     let mut rows = Vec::new();
     for bytes in CALL_BYTES {
@@ -97,8 +98,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     bench.crowded(&mut rows)?;
     bench.beside_images(&mut rows)?;
     let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs.count, options.leg);
-    if let Some(programs) = programs {
-        let peers = [bench.beside_nats(&programs, &mut rows)?, bench.beside_rabbitmq(&programs, &mut rows)?];
+    if let Some((programs, nats_client)) = peers {
+        let peers =
+            [bench.beside_nats(&programs, &nats_client, &mut rows)?, bench.beside_rabbitmq(&programs, &mut rows)?];
         peers.iter().flatten().for_each(|peer| payload = format!("{payload}; {peer}"));
     }
     Ok(Report { machine, payload, rows })
@@ -200,31 +202,35 @@ impl Bench {
     }
 
     /// Returns what the peer says that it is, where it was needed.
-    fn beside_nats(&self, programs: &Programs, rows: &mut Vec<Row>) -> anyhow::Result<Option<String>> {
+    fn beside_nats(
+        &self,
+        programs: &Programs,
+        client: &NatsClient,
+        rows: &mut Vec<Row>,
+    ) -> anyhow::Result<Option<String>> {
         if !CALL_BYTES.iter().flat_map(|bytes| call_rows(*bytes)).any(|what| self.is_wanted(&what)) {
             return Ok(None);
         }
         let (pairs, leg) = (&self.options.pairs, self.options.leg);
-        let beside = |what: &str| format!("{what}, beside nats-server");
         let server = NatsServer::start(programs, self.folder.path())?;
-        let _worker = server.worker()?;
         for bytes in CALL_BYTES {
             let [what, what_in_flight] = call_rows(bytes);
-            if self.is_wanted(&what) {
-                let p50 =
-                    pairs.run(&beside(&what), || self.call_us(bytes, 0.5, leg), || server.call_p50_us(bytes, leg))?;
-                rows.push(Row::from_pairs(&what, "us", "nats request/reply", &p50));
-            }
-            if self.is_wanted(&what_in_flight) {
-                let rate = pairs.run(
-                    &beside(&what_in_flight),
-                    || self.calls_per_s(bytes),
-                    || server.calls_per_s(bytes, IN_FLIGHT, leg),
-                )?;
-                rows.push(Row::from_pairs(&what_in_flight, "calls/s", "nats request/reply", &rate));
-            }
+            let mut add = |what: &str, unit, baseline, ours: &dyn Fn() -> _, theirs: &dyn Fn() -> _| {
+                if self.is_wanted(what) {
+                    let measured = pairs.run(&format!("{what}, beside {baseline}"), ours, theirs)?;
+                    rows.push(Row::from_pairs(what, unit, baseline, &measured));
+                }
+                anyhow::Ok(())
+            };
+            let (rate, their_rate) =
+                (|| self.calls_per_s(bytes), || client.calls_per_s(&server, bytes, IN_FLIGHT, leg));
+            add(&what_in_flight, "calls/s", "nats, its Rust client", &rate, &their_rate)?;
+            let _worker = server.worker()?;
+            let bare = "nats, bare sockets";
+            add(&what, "us", bare, &|| self.call_us(bytes, 0.5, leg), &|| server.call_p50_us(bytes, leg))?;
+            add(&what_in_flight, "calls/s", bare, &rate, &|| server.calls_per_s(bytes, IN_FLIGHT, leg))?;
         }
-        Ok(Some(format!("nats-server {}", server.version)))
+        Ok(Some(format!("nats-server {}, async-nats {}", server.version, client.version())))
     }
 
     fn values(&self, bytes: usize, subscribers: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {

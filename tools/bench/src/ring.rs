@@ -100,8 +100,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let bytes = IMAGES.image_bytes();
     let legs = format!("{} pairs of {:?}", options.pairs.count, options.leg);
     let peer = match peer {
-        Some(Iceoryx2 { version, .. }) => {
-            format!("iceoryx2 {version}: messages and images of {} bytes", small_images::image_bytes())
+        Some(peer) => {
+            format!("iceoryx2 {}: messages and images of {} bytes", peer.version(), small_images::image_bytes())
         }
         None => "not beside iceoryx2: tools/bench-peers ring builds it, --peers measures it".to_owned(),
     };

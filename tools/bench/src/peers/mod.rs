@@ -3,20 +3,24 @@
 //! ```text
 //! ours                                     peer
 //! images, from thread to thread            iceoryx2: messages of as many bytes, from process to process
-//! calls                                    nats-server: request and reply, same hops, same payload
+//! calls                                    nats-server: request and reply, same hops, same payload, by a client of bare
+//!                                          sockets and by NATS' own Rust client
 //! jobs that are on disk when answered      RabbitMQ: persistent messages to a durable queue, with publisher confirms
 //! ```
 //!
 //! # Rules
 //! 1. A peer is a process of its own on a port of its own, with a folder of its own beside the store of our broker (the
 //!    same file system), in its default configuration otherwise. It runs during its rows only.
-//! 2. Its clients are lean: frames by hand over plain TCP, buffered both ways, no thread between. What a client costs
-//!    is charged to the peer, so this favours the peer.
+//! 2. Clients of bare sockets are lean: frames by hand over plain TCP, buffered both ways, no thread between, no call
+//!    that has an end of its own. What a client costs is charged to the peer, so this favours the peer. Where a peer's own
+//!    client stands beside ours, it is in the arrangement that is fastest here.
 //! 3. What is counted is the same: an answer that came back; a thing that is confirmed to be on disk.
 
 pub mod amqp;
+mod built;
 pub mod iceoryx2;
 pub mod nats;
+pub mod nats_client;
 pub mod nats_server;
 pub mod rabbitmq;
 mod wire;

@@ -52,6 +52,11 @@ impl NatsServer {
         Ok(Self { port, version, _process: process })
     }
 
+    /// Of the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Answers requests until it is dropped.
     ///
     /// # Errors

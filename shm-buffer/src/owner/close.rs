@@ -13,14 +13,13 @@ use crate::{
 
 impl Owner {
     /// Commits the images at the front that have all their packets: they leave the window together, and who sleeps is
-    /// woken once. Returns when the last of them began to come.
-    pub(super) fn commit_whole(&mut self, surroundings: &mut Surroundings<'_>) -> u64 {
-        let mut newest_packet_ns = 0;
+    /// woken once.
+    pub(super) fn commit_whole(&mut self, surroundings: &mut Surroundings<'_>) {
         loop {
             let whole = self.open.iter().take_while(|slot| slot.is_some_and(|slot| self.is_whole(slot))).count();
             if whole == 0 {
                 self.tell_readers();
-                return newest_packet_ns;
+                return;
             }
             for (id, &slot) in (self.base..).zip(self.open.iter().take(whole).flatten()) {
                 self.ring.window_entry(id).store(0, Relaxed);
@@ -30,7 +29,6 @@ impl Owner {
             crash_point!("close: closing whole");
             for _ in 0..whole {
                 let slot = self.open.pop_front().flatten().expect("counted above");
-                newest_packet_ns = newest_packet_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
                 self.base += 1;
                 self.end_slot(self.base - 1, slot, surroundings);
                 self.publish_closed();
@@ -50,7 +48,7 @@ impl Owner {
             None if self.is_touched(self.base) => return true,
             _ => {}
         }
-        self.base < due_end || self.oldest_first_packet_ns().is_some_and(|since| self.is_over(since, mono_ns))
+        self.base < due_end || self.waited_since_ns().is_some_and(|since| self.is_over(since, mono_ns))
     }
 
     fn is_over(&self, since_ns: u64, mono_ns: u64) -> bool {
@@ -80,10 +78,11 @@ impl Owner {
         self.ring.window_entry(id).load(Relaxed) == pack_slot(id, NO_SLOT_TOUCHED)
     }
 
-    /// The earliest first packet of the open images.
-    pub(super) fn oldest_first_packet_ns(&self) -> Option<u64> {
-        let first_packet = |&slot: &u16| Some(self.ring.slot(slot).first_packet_ns.load(Relaxed)).filter(|&ns| ns > 0);
-        self.open.iter().flatten().filter_map(first_packet).min()
+    /// Since when the deadline of the open images runs (O3). None: they have no packets.
+    pub(super) fn waited_since_ns(&self) -> Option<u64> {
+        let first_packet_ns = |&slot: &u16| self.ring.slot(slot).first_packet_ns.load(Relaxed);
+        let lowest = self.open.iter().flatten().map(first_packet_ns).find(|&ns| ns > 0)?;
+        Some(lowest.max(self.newest_closed_ns))
     }
 
     /// Ids below this one are due whatever has come of them: every contributor that is not silent has
@@ -139,6 +138,7 @@ impl Owner {
 
     /// Ends an image that has left the window: committed, or lost.
     fn end_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
+        self.newest_closed_ns = self.newest_closed_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
         if !self.wait_until_left(slot, surroundings.liveness) {
             self.quarantine.push(slot);
             self.count_discarded();

@@ -18,8 +18,9 @@
 //! O2  Every id from the first image of a run on is committed, or told as lost in a commit entry,
 //!     exactly once.
 //! O3  An image closes when every packet is there; or when every contributor's ports have shown ids
-//!     [`REORDER_IMAGES`](crate::limits::REORDER_IMAGES) above it; or when the deadline is over since
-//!     its own or a later image's first packet. A port that is silent is not waited for.
+//!     [`REORDER_IMAGES`](crate::limits::REORDER_IMAGES) above it; or when the deadline is over since the first
+//!     packet of the lowest open image that has one, and since those of all that closed before. So one packet from far
+//!     ahead does not hurry what comes before it. A port that is silent is not waited for.
 //! O4  A slot is reused only when no reliable reader's cursor holds its sequence, and no hazard word
 //!     of a living contributor names it.
 //! O5  Where no slot is free, the newest image is lost whole; nothing waits.
@@ -78,6 +79,8 @@ pub struct Owner {
     /// When packets began to come after a pause; ports may be silent for a deadline from then.
     resumed_ns: u64,
     last_first_packet_ns: u64,
+    /// The newest first packet of images that are closed.
+    newest_closed_ns: u64,
     last_commit_ns: u64,
     last_housekeeping_ns: u64,
     /// Contributors that did not leave a slot in time, by place, with the hazard that they had.
@@ -132,6 +135,7 @@ impl Owner {
             openings: 0,
             resumed_ns: 0,
             last_first_packet_ns: 0,
+            newest_closed_ns: 0,
             last_commit_ns: 0,
             last_housekeeping_ns: 0,
             stuck: Vec::new(),
@@ -147,7 +151,7 @@ impl Owner {
     /// Does all that can be done now. Ends in bounded time, whatever the others do.
     pub fn step(&mut self, surroundings: &mut Surroundings<'_>) -> StepOutcome {
         let first_seq = self.head;
-        let newest_packet_ns = self.commit_whole(surroundings);
+        self.commit_whole(surroundings);
         let now = surroundings.now;
         if now.mono_ns.saturating_sub(self.last_housekeeping_ns) >= HOUSEKEEPING_NS {
             self.last_housekeeping_ns = now.mono_ns;
@@ -155,7 +159,7 @@ impl Owner {
         }
         self.release_quarantine(surroundings.liveness);
         self.begin_run_if_asked(surroundings);
-        self.note_arrivals(newest_packet_ns);
+        self.note_arrivals();
         let due_end = self.passed_end(now.mono_ns);
         self.skip_gap(due_end, surroundings);
         self.open_ahead();
@@ -301,7 +305,7 @@ impl Owner {
     }
 
     fn next_look(&self, mono_ns: u64) -> u64 {
-        let due = self.oldest_first_packet_ns().map(|since| since.saturating_add(self.deadline_ns));
+        let due = self.waited_since_ns().map(|since| since.saturating_add(self.deadline_ns));
         let until_due = due.map_or(u64::MAX, |due| due.saturating_sub(mono_ns));
         until_due.clamp(100_000, HOUSEKEEPING_NS)
     }

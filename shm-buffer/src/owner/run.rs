@@ -54,10 +54,10 @@ impl Owner {
         self.open_ahead();
     }
 
-    /// Notes packets that came after a pause: of open images, or of those closed in this step.
-    pub(super) fn note_arrivals(&mut self, closed_newest_ns: u64) {
+    /// Notes packets that came after a pause: of open images, or of those that closed.
+    pub(super) fn note_arrivals(&mut self) {
         let newest = self.open.iter().flatten().map(|&slot| self.ring.slot(slot).first_packet_ns.load(Relaxed)).max();
-        let newest = newest.unwrap_or(0).max(closed_newest_ns);
+        let newest = newest.unwrap_or(0).max(self.newest_closed_ns);
         if newest > self.last_first_packet_ns {
             if newest - self.last_first_packet_ns > self.deadline_ns {
                 self.resumed_ns = newest;

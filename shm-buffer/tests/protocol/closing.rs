@@ -40,6 +40,30 @@ fn deadline_of_a_later_image_closes_the_empty_ones_before_it() {
     assert_eq!(ids, [(0, vec![]), (3, vec![lost])]);
 }
 
+/// A slow detector, whose window of images takes longer than the deadline, and one packet from ahead in it.
+#[test]
+fn one_packet_from_ahead_does_not_hurry_the_images_before_it() {
+    let mut rig = Rig::new(16, 8, 2);
+    let mut contributor = rig.contributor_in_run(2, 0);
+    let mut reader = Reader::reliable(&rig.ring, common::process(3), "writer", Start::Next).unwrap();
+    rig.whole_image(&mut contributor, 0);
+    common::place(&mut contributor, 4, &[0], rig.now_ns);
+    for id in 1..4 {
+        common::place(&mut contributor, id, &[0], rig.now_ns);
+        assert_eq!(rig.step_after(DEADLINE_NS / 2).committed, 0, "the rest of image {id} is on its way");
+        common::place(&mut contributor, id, &[1], rig.now_ns);
+        rig.step();
+    }
+    let since_ns = rig.now_ns - DEADLINE_NS / 2;
+    rig.step_after(since_ns + DEADLINE_NS - 1 - rig.now_ns);
+    let received = |step: ecs_shm_buffer::Delivery| step.image.map(|image| (image.id, image.packets_received));
+    let images: Vec<_> = std::iter::from_fn(|| reader.try_next()).map(received).collect();
+    assert_eq!(images, [0, 1, 2, 3].map(|id| Some((id, 2))), "nothing closed early");
+    rig.step_after(1);
+    let last = reader.try_next().and_then(received);
+    assert_eq!(last, Some((4, 1)), "it is waited for as long as for any other");
+}
+
 #[test]
 fn images_that_every_port_has_passed_close_at_once() {
     let mut rig = Rig::new(16, 4, 2);

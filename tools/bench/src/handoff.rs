@@ -3,22 +3,24 @@
 //!
 //! ```text
 //! core 0   last packet marked ─▶ owner reads its clock, and commits   core 1   reader, with a mapping of its own
-//!          marked                decided ──────────────────────────────▶ descriptor and first pixels read
+//!          marked                decided ──────────────────────────────▶ delivered ─▶ first pixels read
 //! ```
 //!
 //! The figure is the median of the time from `decided`, when the owner has all that it needs to commit (it takes its
-//! step with that very time), until `read`; another row is from `marked`, before the last packet is marked, so with a
-//! contributor's work in it and the owner's two clocks. The baselines are one word that a thread of core 1 waits for:
-//! half of a round trip where both spin, and one way by a futex, where it sleeps. Reader and waiter sleep as long, so
-//! that an idle core costs both the same.
+//! step with that very time), until `delivered`, when the reader has the image: its id, its packets, its times and where
+//! its pixels are. Other rows go on until the first pixels are `read`, or begin at `marked`, before the last packet is
+//! marked, so with a contributor's work in them and the owner's two clocks. The baselines are one word that a thread of
+//! core 1 waits for: half of a round trip where both spin, and one way by a futex, where it sleeps. Reader and waiter
+//! sleep as long, so that an idle core costs both the same.
 //!
 //! A word that bounces all the time is faster than one that comes out of a pause: both sides find the line, and what
 //! they run, where they left it, and many round trips share one clock. A third baseline is therefore one word, handed
-//! on once in the same pause as images are, and timed by the same two clocks. An image needs two lines, so it cannot
-//! be as fast: its pixels come after the line that tells where they are.
+//! on once in the same pause as images are, and timed by the same two clocks. With its first pixels an image needs two
+//! lines, one after the other: the first tells where they are.
 //!
 //! A peer hands messages of as many bytes from process to process in the same pause; its clock begins before it sends
-//! what it has loaned and written. Our reader is a thread with a mapping of its own, its subscriber a process.
+//! what it has loaned and written, and ends when its subscriber knows which message it has got, which is written in
+//! the message's first bytes. Our reader is a thread with a mapping of its own, its subscriber a process.
 //!
 //! Reading a clock takes as long as a hand-off here. The round trips need none; so, from what is measured between two
 //! clocks, what they show with nothing between them is taken off, from hand-off and futex alike. Times are kept by
@@ -78,21 +80,27 @@ enum Since {
     Marked,
 }
 
+/// And until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Delivered,
+    PixelsRead,
+}
+
 /// The times of one image on its owner's side.
 struct Sent {
     marked_ns: u64,
     decided_ns: u64,
 }
 
-/// The rows of hand-offs; one beside a peer, where there is one.
+/// The rows of hand-offs; some beside a peer, where there is one.
 ///
 /// # Errors
 /// The ring cannot be made, or there are fewer than two cores.
 pub fn measure(rows: &mut Rows<'_>, leg: Duration, peer: Option<&Iceoryx2>) -> anyhow::Result<()> {
-    let spinning = || handoff_ns(leg, Waiting::Spinning, Since::Decided);
-    let (what, half_round) = ("hand-off to a spinning reader, p50", "half a spin round trip");
     let names = [
-        what,
+        "hand-off to a spinning reader, p50",
+        "hand-off with its first pixels, p50",
         "hand-off to a spinning reader again, p50",
         "hand-off from the mark of its last packet, p50",
         "hand-off to a sleeping reader, p50",
@@ -103,24 +111,31 @@ pub fn measure(rows: &mut Rows<'_>, leg: Duration, peer: Option<&Iceoryx2>) -> a
     if thread::available_parallelism()?.get() < 2 {
         bail!("a hand-off is from one core to another, and this machine has one");
     }
-    let marked = || handoff_ns(leg, Waiting::Spinning, Since::Marked);
-    let asleep = || handoff_ns(leg, Waiting::Asleep, Since::Decided);
-    rows.measure(what, "ns", half_round, spinning, || spin_ns(leg))?;
-    if let Some(peer) = peer {
+    let spinning = || handoff_ns(leg, Waiting::Spinning, Since::Decided, Until::Delivered);
+    let with_pixels = || handoff_ns(leg, Waiting::Spinning, Since::Decided, Until::PixelsRead);
+    let marked = || handoff_ns(leg, Waiting::Spinning, Since::Marked, Until::PixelsRead);
+    let asleep = || handoff_ns(leg, Waiting::Asleep, Since::Decided, Until::Delivered);
+    let half_round = "half a spin round trip";
+    let beside_peer = |rows: &mut Rows<'_>, what: &str, ours: &dyn Fn() -> anyhow::Result<f64>| {
+        let Some(peer) = peer else { return Ok(()) };
         let theirs = || peer.handoff_ns(leg, IMAGES.image_bytes(), SPIN_PACE);
-        rows.measure(what, "ns", "iceoryx2 publish/subscribe", spinning, theirs)?;
-    }
-    rows.measure(names[1], "ns", "one word, paced and timed alike", spinning, || word_ns(leg))?;
-    rows.measure(names[2], "ns", half_round, marked, || spin_ns(leg))?;
-    rows.measure(names[3], "ns", "a bare futex wake", asleep, || futex_ns(leg))
+        rows.measure(what, "ns", "iceoryx2 publish/subscribe", ours, theirs)
+    };
+    rows.measure(names[0], "ns", half_round, spinning, || spin_ns(leg))?;
+    beside_peer(rows, names[0], &spinning)?;
+    rows.measure(names[1], "ns", half_round, with_pixels, || spin_ns(leg))?;
+    beside_peer(rows, names[1], &with_pixels)?;
+    rows.measure(names[2], "ns", "one word, paced and timed alike", spinning, || word_ns(leg))?;
+    rows.measure(names[3], "ns", half_round, marked, || spin_ns(leg))?;
+    rows.measure(names[4], "ns", "a bare futex wake", asleep, || futex_ns(leg))
 }
 
-fn handoff_ns(leg: Duration, waiting: Waiting, since: Since) -> anyhow::Result<f64> {
+fn handoff_ns(leg: Duration, waiting: Waiting, since: Since, until: Until) -> anyhow::Result<f64> {
     let path = PathBuf::from(format!("/dev/shm/ecs-bench-{}-handoff.ring", std::process::id()));
     let (ring, lock) = create_or_take_over(&path, IMAGES, &Proc).context("cannot make the benchmark's ring")?;
     let stop = AtomicBool::new(false);
     let measured = thread::scope(|scope| {
-        let reading = scope.spawn(|| read(&path, waiting, &stop));
+        let reading = scope.spawn(|| read(&path, waiting, until, &stop));
         let sending = scope.spawn(|| commit_images(&ring, leg, waiting));
         let sent = sending.join().expect("it does not panic");
         stop.store(true, Ordering::Relaxed);
@@ -200,8 +215,8 @@ fn rest(pace: Duration) {
     }
 }
 
-/// Which images were read on core 1, and when their first pixels were.
-fn read(path: &Path, waiting: Waiting, stop: &AtomicBool) -> anyhow::Result<Vec<(u64, u64)>> {
+/// Which images were read on core 1, and when.
+fn read(path: &Path, waiting: Waiting, until: Until, stop: &AtomicBool) -> anyhow::Result<Vec<(u64, u64)>> {
     pin(1)?;
     let ring = open(path, PixelAccess::ReadOnly)?;
     let mut reader = Reader::reliable(&ring, ProcessId::current(), "bench", Start::Next)?;
@@ -212,9 +227,10 @@ fn read(path: &Path, waiting: Waiting, stop: &AtomicBool) -> anyhow::Result<Vec<
             Waiting::Asleep => reader.next(PATIENCE),
         };
         let Some(image) = delivery.and_then(|delivery| delivery.image) else { continue };
+        let delivered_ns = (until == Until::Delivered).then(monotonic_ns);
         let first: [u8; 8] = reader.pixels(&image)[..8].try_into().expect("an image has more");
         let number = u64::from_le_bytes(first);
-        read.push((number, monotonic_ns()));
+        read.push((number, delivered_ns.unwrap_or_else(monotonic_ns)));
         if number != image.id {
             bail!("image {} has the pixels of {number}", image.id);
         }
@@ -356,9 +372,9 @@ mod tests {
     fn every_leg_brings_times() {
         let leg = Duration::from_millis(50);
         for time_ns in [
-            handoff_ns(leg, Waiting::Spinning, Since::Decided).unwrap(),
-            handoff_ns(leg, Waiting::Spinning, Since::Marked).unwrap(),
-            handoff_ns(leg, Waiting::Asleep, Since::Decided).unwrap(),
+            handoff_ns(leg, Waiting::Spinning, Since::Decided, Until::Delivered).unwrap(),
+            handoff_ns(leg, Waiting::Spinning, Since::Marked, Until::PixelsRead).unwrap(),
+            handoff_ns(leg, Waiting::Asleep, Since::Decided, Until::Delivered).unwrap(),
             spin_ns(leg).unwrap(),
             word_ns(leg).unwrap(),
             futex_ns(leg).unwrap(),

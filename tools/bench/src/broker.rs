@@ -6,7 +6,7 @@
 //! publish  owner ─▶ broker ─▶ subscribers                     beside     PUB ─▶ XSUB|XPUB proxy ─▶ subscribers
 //! jobs     100 submitters ─▶ broker ─▶ disk ─▶ answer         beside     append to a file, one sync for each 100
 //! crowd    call, while others are silent or deaf              beside     the same call without them
-//! images   call, while the image path runs at full rate       beside     the same call without it
+//! images   call, while the image path runs at full rate       beside     the same call without it; a spinning thread a core
 //! ```
 //!
 //! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
@@ -39,6 +39,7 @@ use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Ser
 use std::{
     collections::VecDeque,
     fs,
+    hint::spin_loop,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -343,6 +344,9 @@ impl Bench {
         let beside = || image_path::beside(&path, || self.call_us(64, 0.99, leg));
         let p99 = self.options.pairs.run(what, beside, || self.call_us(64, 0.99, leg))?;
         rows.push(Row::from_pairs(what, "us", "the same without it", &p99));
+        let spun = || beside_spinning(|| self.call_us(64, 0.99, leg));
+        let p99 = self.options.pairs.run(&format!("{what}, again"), beside, spun)?;
+        rows.push(Row::from_pairs(what, "us", "beside a thread a core that spins", &p99));
         Ok(())
     }
 
@@ -395,6 +399,23 @@ impl Bench {
         threads.into_iter().for_each(|thread| drop(thread.join()));
         rate
     }
+}
+
+/// Measures something while a thread for each core does nothing but spin: what the scheduler makes of it.
+fn beside_spinning(measure: impl FnOnce() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+    let is_measured = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism()?.get() {
+            scope.spawn(|| {
+                while !is_measured.load(Ordering::Relaxed) {
+                    spin_loop();
+                }
+            });
+        }
+        let measured = measure();
+        is_measured.store(true, Ordering::Relaxed);
+        measured
+    })
 }
 
 /// Names of the rows of calls that carry so much: one at a time, and many.

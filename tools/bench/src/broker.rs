@@ -224,7 +224,7 @@ impl Bench {
                 anyhow::Ok(())
             };
             let (rate, their_rate) =
-                (|| self.calls_per_s(bytes), || client.calls_per_s(&server, bytes, IN_FLIGHT, leg));
+                (|| self.calls_per_s(bytes), || client.calls_per_s(server.port(), bytes, IN_FLIGHT, leg));
             add(&what_in_flight, "calls/s", "nats, its Rust client", &rate, &their_rate)?;
             let _worker = server.worker()?;
             let bare = "nats, bare sockets";

@@ -105,7 +105,7 @@ struct BrokerArgs {
     /// Only the rows whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// Also beside nats-server and RabbitMQ, which it starts and stops itself; tools/bench-peers broker installs and builds them
+    /// Also beside nats-server and RabbitMQ, which it starts and stops itself; tools/bench-peers broker brings them
     #[arg(long)]
     peers: bool,
 }

@@ -6,8 +6,9 @@
 
 use std::{env, path::PathBuf};
 
-/// What libzmq's own build defines for this choice. `getrandom` is thread-safe, and needs no open file.
-const DEFINES: [&str; 3] = ["ZMQ_HAVE_CURVE", "ZMQ_USE_TWEETNACL", "ZMQ_HAVE_GETRANDOM"];
+/// What libzmq's own build defines for this choice. `getrandom` is thread-safe, and needs no open file. Its threads have names, by
+/// which they are found (`realtime` of the SDK, and a person's `top -H`).
+const DEFINES: [&str; 4] = ["ZMQ_HAVE_CURVE", "ZMQ_USE_TWEETNACL", "ZMQ_HAVE_GETRANDOM", "ZMQ_HAVE_PTHREAD_SETNAME_2"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -21,6 +21,7 @@ use crate::{
     limits::{HANDLER_PATIENCE, HANDLERS_SLICE, THREAD_IDLE, THREADS_MAX},
     outbox::Outbox,
     questions::{Questions, Task},
+    realtime::AGENT_THREAD,
     timer::Timer,
 };
 use std::{
@@ -100,7 +101,7 @@ impl Shared {
                 shared.end();
             }
         };
-        thread::Builder::new().name("ecs-agent".to_owned()).spawn(serve).map(drop)
+        thread::Builder::new().name(AGENT_THREAD.to_owned()).spawn(serve).map(drop)
     }
 
     fn serve(self: &Arc<Self>, mut post: Post) {

@@ -52,6 +52,7 @@
 //! | `link`, `monitor` | ZeroMQ, and whether the broker lets us in |
 //! | `timer` | an alarm clock |
 //! | [`cores`] | a thread on one core |
+//! | [`realtime`] | threads that messages pass go first where the host is full |
 //! | [`key`] | the key of this process |
 //! | [`stop`] | SIGTERM and SIGINT |
 //! | [`limits`] | every limit and interval |
@@ -70,6 +71,7 @@ mod link;
 mod monitor;
 mod outbox;
 mod questions;
+pub mod realtime;
 mod session;
 #[cfg(test)]
 mod simulation;

@@ -67,3 +67,10 @@ pub const LINGER_MS: i32 = 100;
 /// connections are not noticed otherwise.
 pub const PROBE_INTERVAL_MS: i32 = 2000;
 pub const PROBE_TIMEOUT_MS: i32 = 6000;
+/// How often it is looked whether threads that messages pass go first, and which.
+pub const REALTIME_LOOK: Duration = Duration::from_millis(100);
+/// They do while less of a core was idle, of the whole host, over so many looks: the kernel counts in hundredths of a second.
+pub const REALTIME_IDLE: f64 = 0.15;
+pub const REALTIME_LOOKS: usize = 5;
+/// One that takes more of a core does not.
+pub const REALTIME_SHARE_MAX: f64 = 0.5;

@@ -8,6 +8,7 @@
 //! K2  Looks that find nothing take `LOOK_SHARE` of the time at most.
 //! K3  Whoever works gets the core: each look lets others run first, and if it had to wait for long, the loop sleeps at once and
 //!     does not look again for `LOOK_PAUSE`.
+//! K4  A thread of real-time priority does not look: nobody would get its core meanwhile.
 
 use crate::limits::{LOOK_ALLOWANCE_MAX, LOOK_GAP, LOOK_LATE, LOOK_MAX, LOOK_PAUSE, LOOK_SHARE};
 use std::{
@@ -74,7 +75,7 @@ impl Lookout {
         self.allowance = LOOK_ALLOWANCE_MAX.min(self.allowance + earned);
         self.counted = now;
         let is_time = self.is_quick && now - self.found <= LOOK_GAP && now >= self.paused_until;
-        (is_time && self.allowance >= LOOK_MAX).then(|| now + LOOK_MAX)
+        (is_time && self.allowance >= LOOK_MAX && !has_realtime_priority()).then(|| now + LOOK_MAX)
     }
 
     fn end(&mut self, look: Look, begun: Instant, now: Instant) {
@@ -84,6 +85,13 @@ impl Lookout {
             Look::Disturbed => self.paused_until = now + LOOK_PAUSE,
         }
     }
+}
+
+/// Whether the calling thread has it (rule K4).
+fn has_realtime_priority() -> bool {
+    // SAFETY: it only reads what the kernel knows of this thread.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    matches!(policy & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR | libc::SCHED_FIFO)
 }
 
 #[cfg(test)]

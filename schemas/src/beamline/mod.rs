@@ -42,6 +42,8 @@ pub struct Beamline {
     /// What the broker and the writer must remember over a restart. Default: `.ecs/<name>` beside the
     /// TOML file. Made when it is missing.
     pub state_folder: PathBuf,
+    /// Whether threads that messages pass take real-time priority while no core is idle. Default false.
+    pub realtime: bool,
     pub broker: BrokerConfig,
     /// Its placement is that of converted pixels, where they are.
     pub detector: Detector,

@@ -6,7 +6,8 @@
 //! publish  owner ─▶ broker ─▶ subscribers                     beside     PUB ─▶ XSUB|XPUB proxy ─▶ subscribers
 //! jobs     100 submitters ─▶ broker ─▶ disk ─▶ answer         beside     append to a file, one sync for each 100
 //! crowd    call, while others are silent or deaf              beside     the same call without them
-//! images   call, while the image path runs at full rate       beside     the same call without it; a spinning thread a core
+//! images   a call now and then, while the image path runs     beside     the same without it; a spinning thread a core
+//!          at full rate, without and with real-time priority
 //! ```
 //!
 //! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
@@ -35,11 +36,16 @@ use ecs_schemas::{
     value::Value,
     value_type::{Form, ValueType},
 };
-use ecs_sdk::{Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service, Subscriber};
+use ecs_sdk::{
+    Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service, Subscriber,
+    limits::{REALTIME_LOOK, REALTIME_LOOKS},
+    realtime::Realtime,
+};
 use std::{
     collections::VecDeque,
     fs,
     hint::spin_loop,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -76,6 +82,11 @@ const FILLING_VALUES: u64 = 6000;
 const FILLING_BURST: u64 = 100;
 /// The broker gives up who answers no probe for 6 s: until then the crowd is there.
 const CROWD_LEG_MAX: Duration = Duration::from_secs(4);
+/// Calls are made for so long before they are timed: until it was seen how full the host is.
+const WARM_UP: Duration = REALTIME_LOOK.saturating_mul(REALTIME_LOOKS as u32 + 3);
+/// Between two calls beside the image path: few enough that they leave it its rate.
+const CALL_GAP: Duration = Duration::from_millis(2);
+const WITHOUT_IMAGES: &str = "the same without it";
 const SUBSYSTEM: &str = "bench/worker";
 const SERVICE: &str = "bench";
 
@@ -87,7 +98,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
     let find_peers = || anyhow::Ok((Programs::find()?, NatsClient::find()?));
     let peers = options.with_peers.then(find_peers).transpose()?;
-    let bench = Bench::start(options)?;
+    let bench = Bench::start(options, Priority::Ordinary)?;
     let mut rows = Vec::new();
     for bytes in CALL_BYTES {
         bench.calls(bytes, &mut rows)?;
@@ -97,14 +108,25 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     }
     bench.jobs(&mut rows)?;
     bench.crowded(&mut rows)?;
-    bench.beside_images(&mut rows)?;
     let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs.count, options.leg);
+    calls_beside_images(&bench, &mut rows)?;
+    if let Err(error) = prompt_calls_beside_images(options, &mut rows)? {
+        payload = format!("{payload}; no row with real-time priority, which this process may not have: {error}");
+    }
     if let Some((programs, nats_client)) = peers {
         let peers =
             [bench.beside_nats(&programs, &nats_client, &mut rows)?, bench.beside_rabbitmq(&programs, &mut rows)?];
         peers.iter().flatten().for_each(|peer| payload = format!("{payload}; {peer}"));
     }
     Ok(Report { machine, payload, rows })
+}
+
+/// Of the broker's threads that messages pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    Ordinary,
+    /// While the host is full (`beamline.realtime`).
+    Realtime,
 }
 
 struct Bench {
@@ -140,10 +162,10 @@ impl Service for Held {
 }
 
 impl Bench {
-    fn start(options: &Options) -> anyhow::Result<Self> {
+    fn start(options: &Options, priority: Priority) -> anyhow::Result<Self> {
         running::tidy_on_signal()?;
         let folder = running::temporary_folder()?;
-        let (request_endpoint, publish_endpoint) = write_beamline(folder.path())?;
+        let (request_endpoint, publish_endpoint) = write_beamline(folder.path(), priority)?;
         let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
         let config = AgentConfig {
             name: "bench/agent".to_owned(),
@@ -327,41 +349,50 @@ impl Bench {
         Ok(())
     }
 
-    /// The agents of the path are those of this broker, too.
-    fn beside_images(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        let what = "call p99 with the image path at full rate";
-        if !self.is_wanted(what) {
-            return Ok(());
-        }
-        let path = ImagePath::new(
-            &self.options.program,
-            &self.request_endpoint,
-            &self.publish_endpoint,
-            Which::Eiger500K,
-            Handover::Coalesced,
-        )?;
-        let leg = self.options.leg;
-        let beside = || image_path::beside(&path, || self.call_us(64, 0.99, leg));
-        let p99 = self.options.pairs.run(what, beside, || self.call_us(64, 0.99, leg))?;
-        rows.push(Row::from_pairs(what, "us", "the same without it", &p99));
-        let spun = || beside_spinning(|| self.call_us(64, 0.99, leg));
-        let p99 = self.options.pairs.run(&format!("{what}, again"), beside, spun)?;
-        rows.push(Row::from_pairs(what, "us", "beside a thread a core that spins", &p99));
-        Ok(())
+    /// Calls while the image path runs, and `other`. The agents of the path are those of this broker, too.
+    fn beside_images(
+        &self,
+        what: &str,
+        baseline: &'static str,
+        other: impl FnMut() -> anyhow::Result<f64>,
+    ) -> anyhow::Result<Row> {
+        let Self { options, request_endpoint, publish_endpoint, .. } = self;
+        let (which, handover) = (Which::Eiger500K, Handover::Coalesced);
+        let path = ImagePath::new(&options.program, request_endpoint, publish_endpoint, which, handover)?;
+        let ours = || image_path::beside(&path, || self.paced_call_p99_us());
+        let p99 = options.pairs.run(&format!("{what}; {baseline}"), ours, other)?;
+        Ok(Row::from_pairs(what, "us", baseline, &p99))
     }
 
     /// Time of a call, one at a time, that a `share` of them does not exceed.
     fn call_us(&self, bytes: usize, share: f64, leg: Duration) -> anyhow::Result<f64> {
+        Ok(quantile(self.call_times_us(bytes, leg, Duration::ZERO)?, share))
+    }
+
+    /// Of calls as tools make them, one now and then.
+    fn paced_call_p99_us(&self) -> anyhow::Result<f64> {
+        Ok(quantile(self.call_times_us(64, self.options.leg, CALL_GAP)?, 0.99))
+    }
+
+    /// Times of calls, one after the other with a `gap` between them.
+    fn call_times_us(&self, bytes: usize, leg: Duration, gap: Duration) -> anyhow::Result<Vec<f64>> {
         let client = Client::new(&self.request_endpoint)?;
         let call = echo(bytes);
+        let begun = Instant::now();
+        while begun.elapsed() < WARM_UP {
+            client.call(&call, PATIENCE)?;
+        }
         let mut times_us = Vec::new();
         let start = Instant::now();
         while start.elapsed() < leg {
             let begun = Instant::now();
             client.call(&call, PATIENCE)?;
             times_us.push(begun.elapsed().as_secs_f64() * 1e6);
+            if !gap.is_zero() {
+                thread::sleep(gap);
+            }
         }
-        Ok(quantile(times_us, share))
+        Ok(times_us)
     }
 
     /// Calls per second with many under way. As many as are done at a time are started at a time, as a program does that
@@ -399,6 +430,31 @@ impl Bench {
         threads.into_iter().for_each(|thread| drop(thread.join()));
         rate
     }
+}
+
+fn calls_beside_images(bench: &Bench, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let what = "call p99 with the image path at full rate";
+    if bench.is_wanted(what) {
+        rows.push(bench.beside_images(what, WITHOUT_IMAGES, || bench.paced_call_p99_us())?);
+        let spun = || beside_spinning(|| bench.paced_call_p99_us());
+        rows.push(bench.beside_images(what, "beside a thread a core that spins", spun)?);
+    }
+    Ok(())
+}
+
+/// The same with real-time priority for all threads that a call passes; what the host has against it.
+fn prompt_calls_beside_images(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<io::Result<()>> {
+    let what = "call p99 with the image path, real-time priority";
+    if !what.contains(&options.only) {
+        return Ok(Ok(()));
+    }
+    let _realtime = match Realtime::keep_with_caller() {
+        Ok(realtime) => realtime,
+        Err(error) => return Ok(Err(error)),
+    };
+    let bench = Bench::start(options, Priority::Realtime)?;
+    rows.push(bench.beside_images(what, WITHOUT_IMAGES, || bench.paced_call_p99_us())?);
+    Ok(Ok(()))
 }
 
 /// Measures something while a thread for each core does nothing but spin: what the scheduler makes of it.
@@ -443,12 +499,13 @@ fn echo(bytes: usize) -> DoCall {
 }
 
 /// Writes the configuration of a broker on ports of its own; returns its endpoints, for requests and for topics.
-pub(crate) fn write_beamline(folder: &Path) -> anyhow::Result<(String, String)> {
+pub(crate) fn write_beamline(folder: &Path, priority: Priority) -> anyhow::Result<(String, String)> {
     let (request_endpoint, publish_endpoint) = (free_endpoint()?, free_endpoint()?);
     fs::write(folder.join("detector.json"), include_str!("bench_detector.json"))?;
     let beamline = format!(
-        "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
-         \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n"
+        "[beamline]\nname = \"bench\"\nrealtime = {}\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
+         \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n",
+        priority == Priority::Realtime
     );
     fs::write(folder.join("beamline.toml"), beamline)?;
     Ok((request_endpoint, publish_endpoint))

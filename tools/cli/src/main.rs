@@ -18,6 +18,7 @@ mod options;
 mod params;
 mod picture;
 mod progress;
+mod realtime;
 mod registered;
 mod report;
 mod table;

@@ -1,6 +1,6 @@
 //! `ecs-cli agent`: one agent of a beamline as a process of its own.
 
-use crate::{beamline_file, exit::Exit, identity};
+use crate::{beamline_file, exit::Exit, identity, realtime};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use ecs_schemas::beamline::Beamline;
@@ -61,6 +61,7 @@ impl Agent {
         self.check_index(&beamline)?;
         identity::of_beamline(&beamline)?;
         let stop = stop::install();
+        let _realtime = realtime::of_agent(&beamline);
         match self.kind {
             Kind::Readout => ecs_readout::run(&beamline, self.index, &stop)?,
             Kind::Assembler => ecs_assembler::run(&beamline, &stop)?,

@@ -1,6 +1,6 @@
 //! `ecs-cli broker`: the broker of a beamline as a process of its own.
 
-use crate::{beamline_file, exit::Exit};
+use crate::{beamline_file, exit::Exit, realtime};
 use clap::Args;
 use ecs_broker::BrokerOptions;
 use ecs_schemas::beamline::Beamline;
@@ -31,7 +31,9 @@ impl Broker {
     pub fn run(self) -> anyhow::Result<Exit> {
         let stop = stop::install();
         allow_all_files();
-        let mut options = options(beamline_file::load(&self.config)?);
+        let beamline = beamline_file::load(&self.config)?;
+        let _realtime = realtime::of_broker(&beamline);
+        let mut options = options(beamline);
         options.insecure |= self.insecure;
         ecs_broker::run(options, || stop.is_set())?;
         Ok(Exit::Ok)

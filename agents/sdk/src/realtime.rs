@@ -203,9 +203,10 @@ fn thread_id() -> ThreadId {
 
 fn set(thread: ThreadId, priority: Priority) -> io::Result<()> {
     let (policy, sched_priority) = match priority {
-        Priority::Realtime => (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1),
+        Priority::Realtime => (libc::SCHED_RR, 1),
         Priority::Ordinary => (libc::SCHED_OTHER, 0),
     };
+    let policy = policy | libc::SCHED_RESET_ON_FORK; // R3; who has set it may not take it away without CAP_SYS_NICE
     let parameter = libc::sched_param { sched_priority };
     // SAFETY: the call reads the parameter, which lives across it, and nothing else.
     match unsafe { libc::sched_setscheduler(thread, policy, &raw const parameter) } {

@@ -27,10 +27,13 @@ impl Owner {
             }
             fence(SeqCst); // R3: pairs with the fence in Contributor::protect
             crash_point!("close: closing whole");
+            self.read_hazards();
             for _ in 0..whole {
                 let slot = self.open.pop_front().flatten().expect("counted above");
                 self.base += 1;
-                self.end_slot(self.base - 1, slot, surroundings);
+                let is_left = !self.hazards.iter().any(|&hazard| names(hazard, slot))
+                    || self.wait_until_left(slot, surroundings.liveness);
+                self.end_slot(self.base - 1, slot, is_left, surroundings);
                 self.publish_closed();
             }
         }
@@ -113,7 +116,8 @@ impl Owner {
                 self.mark_closing(slot);
                 fence(SeqCst); // R3: pairs with the fence in Contributor::protect
                 crash_point!("close: closing");
-                self.end_slot(id, slot, surroundings);
+                let is_left = self.wait_until_left(slot, surroundings.liveness);
+                self.end_slot(id, slot, is_left, surroundings);
             }
             None if touched => self.lose(id, 1, LossCause::RingFull),
             None => self.lose_empty(id, 1),
@@ -136,10 +140,10 @@ impl Owner {
         word.store(slot_word(word.load(Relaxed) >> 3, SlotState::Closing), Relaxed);
     }
 
-    /// Ends an image that has left the window: committed, or lost.
-    fn end_slot(&mut self, id: u64, slot: u16, surroundings: &mut Surroundings<'_>) {
+    /// Ends an image that has left the window: committed, or lost where a contributor has not left it.
+    fn end_slot(&mut self, id: u64, slot: u16, is_left: bool, surroundings: &mut Surroundings<'_>) {
         self.newest_closed_ns = self.newest_closed_ns.max(self.ring.slot(slot).first_packet_ns.load(Relaxed));
-        if !self.wait_until_left(slot, surroundings.liveness) {
+        if !is_left {
             self.quarantine.push(slot);
             self.count_discarded();
             self.ring.header().counters.slots_in_quarantine.store(self.quarantine.len() as u64, Relaxed);
@@ -220,13 +224,28 @@ impl Owner {
 
     /// A living contributor whose hazard word names the slot, and that word.
     pub(super) fn holder(&self, slot: u16, liveness: &dyn Liveness) -> Option<(usize, u64)> {
-        let names = |hazard: u64| (0..HAZARD_SLOTS).any(|index| (hazard >> (16 * index)) as u16 == slot + 1);
-        self.ring.participants().iter().enumerate().filter(|(_, place)| place.is(Role::Contributor)).find_map(
-            |(index, place)| {
-                let hazard = place.hazard.load(Acquire); // pairs with Release in Access::drop
-                let held = names(hazard) && place.who().is_some_and(|(process, _)| liveness.is_alive(process));
-                held.then_some((index, hazard))
-            },
-        )
+        let is_alive = |index: usize| self.ring.places()[index].who().is_some_and(|(one, _)| liveness.is_alive(one));
+        self.hazards().find(|&(index, hazard)| names(hazard, slot) && is_alive(index))
     }
+
+    /// What all contributors name now: for many images that are closing together, one look is enough. Who names none of them
+    /// then will name none any more (R3), and what it has written there is seen.
+    fn read_hazards(&mut self) {
+        let mut hazards = std::mem::take(&mut self.hazards);
+        hazards.clear();
+        hazards.extend(self.hazards().map(|(_, hazard)| hazard));
+        self.hazards = hazards;
+    }
+
+    /// The hazard word of each contributor, with its place.
+    fn hazards(&self) -> impl Iterator<Item = (usize, u64)> {
+        let places = self.ring.participants().iter().enumerate();
+        let contributors = places.filter(|(_, place)| place.is(Role::Contributor));
+        contributors.map(|(index, place)| (index, place.hazard.load(Acquire))) // pairs with Release in Access::drop
+    }
+}
+
+/// Whether a hazard word names a slot.
+fn names(hazard: u64, slot: u16) -> bool {
+    (0..HAZARD_SLOTS).any(|index| (hazard >> (16 * index)) as u16 == slot + 1)
 }

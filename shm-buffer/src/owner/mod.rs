@@ -85,6 +85,8 @@ pub struct Owner {
     last_housekeeping_ns: u64,
     /// Contributors that did not leave a slot in time, by place, with the hazard that they had.
     stuck: Vec<(usize, u64)>,
+    /// The hazards of all contributors, as of the images that were closed together last.
+    hazards: Vec<u64>,
 }
 
 /// The time at a step.
@@ -139,6 +141,7 @@ impl Owner {
             last_commit_ns: 0,
             last_housekeeping_ns: 0,
             stuck: Vec::new(),
+            hazards: Vec::new(),
         };
         owner.recover(process, liveness);
         owner

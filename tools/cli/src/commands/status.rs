@@ -62,13 +62,15 @@ impl Status {
     }
 }
 
-/// The status once all are ready, or the last one at the end of the time.
+/// The status once all are ready, or the last one at the end of the time. A broker that is not there yet is waited for, one that
+/// does not accept the key is not.
 fn wait_until_ready(client: &Client, seconds: f64) -> Result<Answer, CallError> {
     let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     let start = Instant::now();
     loop {
         match call(client, &GetStatus {}) {
             Ok(answer) if answer.ready || start.elapsed() >= patience => return Ok(answer),
+            Err(error @ CallError::NotAccepted { .. }) => return Err(error),
             Err(error) if start.elapsed() >= patience => return Err(error),
             _ => thread::sleep(POLL),
         }

@@ -142,6 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_of_real_time_priority_does_not_look() {
+        let tried = thread::spawn(|| {
+            let parameter = libc::sched_param { sched_priority: 1 };
+            // SAFETY: the call reads the parameter, which lives across it, and nothing else.
+            let is_set = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const parameter) } == 0;
+            let now = Instant::now();
+            let mut ready = Lookout { allowance: LOOK_ALLOWANCE_MAX, is_quick: true, ..Lookout::new(now) };
+            (is_set, ready.until(now).is_some())
+        });
+        let (is_set, looks) = tried.join().unwrap();
+        assert_ne!(is_set, looks, "one that may not have it looks");
+    }
+
+    #[test]
     fn sees_what_comes_while_it_looks() {
         // Found a moment ahead: however late this thread comes to its look, that was shortly before.
         let (paused_until, found) = (Instant::now(), Instant::now() + Duration::from_secs(60));

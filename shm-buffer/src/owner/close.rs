@@ -8,7 +8,7 @@ use crate::{
     loss::LossCause,
     participant::Role,
     process::Liveness,
-    sync::{Acquire, Relaxed, SeqCst, fence},
+    sync::{Acquire, Relaxed, SeqCst, fence, prefetch_to_write},
 };
 
 impl Owner {
@@ -21,6 +21,8 @@ impl Owner {
                 self.tell_readers();
                 return;
             }
+            // Readers have this line: it comes while the images are closed.
+            prefetch_to_write(std::ptr::from_ref(self.ring.commit(self.head)).cast());
             for (id, &slot) in (self.base..).zip(self.open.iter().take(whole).flatten()) {
                 self.ring.window_entry(id).store(0, Relaxed);
                 self.mark_closing(slot);

@@ -81,7 +81,7 @@ const CALL_BYTES: [usize; 2] = [64, 4096];
 const FILLING_VALUES: u64 = 6000;
 const FILLING_BURST: u64 = 100;
 /// The broker gives up who answers no probe for 6 s: until then the crowd is there.
-const CROWD_LEG_MAX: Duration = Duration::from_secs(4);
+const CROWD_LEG_MAX: Duration = Duration::from_secs(3);
 /// Calls are made for so long before they are timed: until it was seen how full the host is.
 const WARM_UP: Duration = REALTIME_LOOK.saturating_mul(REALTIME_LOOKS as u32 + 3);
 /// Between two calls beside the image path: few enough that they leave it its rate.

@@ -84,7 +84,7 @@ fn operator_submits_viewer_is_refused_and_who_has_no_key_is_told_so() {
         println!("{arguments:?}: not let in after {:?}; two seconds, says the specification", refused.took);
         refused.fails_with(1, "did not accept this connection, which has no key");
     }
-    let refused = secured.beamline.call(&["status", "--wait", "600"]);
+    let refused = secured.beamline.call(&["status", "--wait", "120"]);
     assert!(refused.took < PATIENCE, "it waited {:?} for a key that it has not", refused.took);
     refused.fails_with(1, "did not accept this connection, which has no key");
     assert_eq!(secured.secrets().len(), 4);

@@ -27,6 +27,52 @@ fn readout_and_assembler_stay_on_the_cores_that_are_named_and_the_others_where_t
     assert!(beamline.log().contains("MiB in huge pages"), "{}", beamline.log());
 }
 
+/// For each thread of a process, the cores that it may use.
+fn cores_of_threads(process: i32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    tasks.map(|task| cores_of(&format!("{process}/task/{}", task.file_name().to_str().unwrap()))).collect()
+}
+
+/// With `settings` under `[beamline]`.
+fn beamline_with(settings: &str, extra: &str) -> Beamline {
+    let beamline = Beamline::configured(Detector::Quadrant, extra);
+    let file = beamline.path("beamline.toml");
+    let text = fs::read_to_string(&file).unwrap().replace("[beamline]\n", &format!("[beamline]\n{settings}\n"));
+    fs::write(&file, text).unwrap();
+    beamline
+}
+
+#[test]
+fn all_stay_on_the_cores_of_the_beamline_but_the_threads_that_images_pass() {
+    let (own, others) = ("0", (thread::available_parallelism().unwrap().get() - 1).to_string());
+    let mut beamline = beamline_with(&format!("cores = [{others}]"), &format!("cores = [{own}]\n"));
+    beamline.start();
+    for kind in ["broker", "assembler", "writer"] {
+        let threads = cores_of_threads(beamline.pid(kind));
+        assert!(threads.len() > 1 && threads.iter().all(|cores| *cores == others), "{kind}: {threads:?}");
+    }
+    let readout = beamline.pid("readout");
+    let threads = cores_of_threads(readout);
+    assert_eq!(cores_of(&readout.to_string()), own, "its first thread receives");
+    let elsewhere = threads.iter().filter(|cores| **cores == others).count();
+    assert!(elsewhere + 1 == threads.len() || own == others, "{threads:?}");
+}
+
+#[test]
+fn a_core_that_the_host_does_not_have_is_named_and_nothing_is_started_again() {
+    for (settings, extra, key) in [
+        ("cores = [1023]", "", "beamline.cores"),
+        ("", "cores = [1023]\n", "readout.cores"),
+        ("", "[assembler]\ncore = 1023\n", "assembler.core"),
+    ] {
+        let beamline = beamline_with(settings, extra);
+        let output = beamline.call(&["up", "beamline.toml"]);
+        let told = format!("{}{}", output.stdout, output.stderr);
+        assert_ne!(output.code, 0, "{told}");
+        assert!(told.contains(&format!("{key}: this process may not use core 1023; it may use 0")), "{told}");
+    }
+}
+
 /// `SCHED_RR`, as a thread's `stat` has it.
 const REALTIME: &str = "2";
 
@@ -45,10 +91,7 @@ fn realtime_threads(process: i32) -> BTreeSet<String> {
 
 #[test]
 fn threads_that_messages_pass_go_first_while_no_core_is_idle_and_those_of_images_do_not() {
-    let mut beamline = Beamline::configured(Detector::Quadrant, "");
-    let file = beamline.path("beamline.toml");
-    let text = fs::read_to_string(&file).unwrap().replace("[beamline]\n", "[beamline]\nrealtime = true\n");
-    fs::write(&file, text).unwrap();
+    let mut beamline = beamline_with("realtime = true", "");
     beamline.start();
     let [broker, readout] = ["broker", "readout"].map(|kind| beamline.pid(kind));
     let now = || [broker, readout].map(realtime_threads);

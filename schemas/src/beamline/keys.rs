@@ -5,7 +5,7 @@ use crate::nearest::nearest;
 
 /// The sections and their keys; `spec/beamline.md` has the same table for people.
 pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
-    ("beamline", &["name", "data_folder", "state_folder", "realtime"]),
+    ("beamline", &["name", "data_folder", "state_folder", "cores", "realtime"]),
     ("broker", &["request_endpoint", "publish_endpoint", "heartbeat", "timeout", "keys", "key", "insecure"]),
     ("detector", &crate::detector::config::KEYS),
     ("conversion", &["to", "pixel", "gain", "pedestal", "photon_energy", "flat_field", "mask"]),

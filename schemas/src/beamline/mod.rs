@@ -42,6 +42,8 @@ pub struct Beamline {
     /// What the broker and the writer must remember over a restart. Default: `.ecs/<name>` beside the
     /// TOML file. Made when it is missing.
     pub state_folder: PathBuf,
+    /// Cores that every process stays on but readouts and an assembler with cores of their own; empty: the scheduler chooses.
+    pub cores: Vec<u32>,
     /// Whether threads that messages pass take real-time priority while no core is idle. Default false.
     pub realtime: bool,
     pub broker: BrokerConfig,

@@ -100,6 +100,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
         let name = self.name(&section);
         let data_folder = self.path(&section, "data_folder").unwrap_or_else(|| self.folder.clone());
         let state_folder = self.path(&section, "state_folder");
+        let cores = self.cores(&section);
         let realtime = section.flag(self.report, "realtime", false);
         let broker = self.broker();
         let mut detector = detector_section::read(&self.open("detector"), &self.folder, load, self.report);
@@ -113,6 +114,7 @@ impl<'r, 'a, 'i> Reader<'r, 'a, 'i> {
         Some(Beamline {
             data_folder,
             state_folder: state_folder.unwrap_or_else(|| self.folder.join(".ecs").join(&name)),
+            cores,
             realtime,
             broker,
             detector: detector?,

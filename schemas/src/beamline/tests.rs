@@ -31,7 +31,7 @@ fn minimal_file_gives_every_default() {
     assert_eq!(beamline.name, "x01");
     assert_eq!(beamline.data_folder, Path::new("/lab"));
     assert_eq!(beamline.state_folder, Path::new("/lab/.ecs/x01"));
-    assert!(!beamline.realtime);
+    assert!(beamline.cores.is_empty() && !beamline.realtime);
     assert_eq!(beamline.broker, BrokerConfig::default());
     assert_eq!(beamline.ring, RingConfig { path: "/dev/shm/ecs-x01.ring".into(), size_bytes: 1 << 30 });
     assert_eq!(beamline.detector.placement.pixel, PixelType::U32);
@@ -58,6 +58,7 @@ fn every_key_is_read() {
         name = "x01"
         data_folder = "/data"
         state_folder = "state"
+        cores = [0, 1]
         realtime = true
         [broker]
         request_endpoint = "tcp://10.0.0.1:9000"
@@ -92,7 +93,7 @@ fn every_key_is_read() {
     let beamline = parse(text).expect("valid");
     assert_eq!(beamline.data_folder, Path::new("/data"));
     assert_eq!(beamline.state_folder, Path::new("/lab/state"));
-    assert!(beamline.realtime);
+    assert!(beamline.cores == [0, 1] && beamline.realtime);
     let broker = BrokerConfig {
         request_endpoint: "tcp://10.0.0.1:9000".into(),
         publish_endpoint: "ipc:///run/ecs".into(),

@@ -5,7 +5,7 @@
 //! (`/proc/PID/stat`), which is counted in ticks: where that is more by what ticks cannot tell, it holds.
 
 use crate::{
-    broker::{PATIENCE, Priority, write_beamline},
+    broker::{PATIENCE, write_beamline},
     report::{Machine, Report, Row},
     running::{self, Running},
 };
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 
 fn cost(options: &Options, agents: usize) -> anyhow::Result<Cost> {
     let folder = running::temporary_folder()?;
-    let (request_endpoint, _) = write_beamline(folder.path(), Priority::Ordinary)?;
+    let (request_endpoint, _) = write_beamline(folder.path(), "")?;
     let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
     let agent = |number: usize| {
         let config = AgentConfig {

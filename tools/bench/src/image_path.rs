@@ -30,9 +30,24 @@ const PORT_TRIES: u32 = 20;
 /// Of the ring's pixels.
 pub const RING_BYTES: usize = 1 << 30;
 
+/// Of the readout and of all else, where cores are apart.
+pub const READOUT_CORE: u32 = 0;
+pub const OTHER_CORE: u32 = 1;
+
+/// Where the processes of a path run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCores {
+    /// Where the scheduler puts them.
+    Any,
+    /// The readout has a core for itself, and the assembler is elsewhere. So is the generator, which lets all others go before
+    /// it: the detector that it stands for takes no core of the host.
+    Apart,
+}
+
 /// How a path is configured; it runs while it is [`Flowing`], or [`Standing`].
 pub struct ImagePath {
     pub detector: Detector,
+    on_cores: OnCores,
     program: PathBuf,
     ring: PathBuf,
     /// Its configuration files; removed at the end.
@@ -58,6 +73,7 @@ impl ImagePath {
         publish_endpoint: &str,
         which: Which,
         handover: Handover,
+        on_cores: OnCores,
     ) -> anyhow::Result<Self> {
         static RINGS: AtomicU32 = AtomicU32::new(0);
         let folder = running::temporary_folder()?;
@@ -66,15 +82,19 @@ impl ImagePath {
         fs::write(folder.path().join("detector.json"), json)?;
         let number = RINGS.fetch_add(1, Ordering::Relaxed);
         let ring = Path::new("/dev/shm").join(format!("ecs-bench-path-{}-{number}.ring", process::id()));
+        let [others, readout] = match on_cores {
+            OnCores::Any => [String::new(), String::new()],
+            OnCores::Apart => [OTHER_CORE, READOUT_CORE].map(|core| format!("cores = [{core}]\n")),
+        };
         let beamline = format!(
-            "[beamline]\nname = \"bench\"\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
+            "[beamline]\nname = \"bench\"\n{others}[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
              \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n[ring]\npath = \"{}\"\nsize = {RING_BYTES}\n\
-             [readout]\naddress = \"127.0.0.1\"\nreceive_buffer = {BUFFER_BYTES}\ncoalesce = {}\n",
+             [readout]\naddress = \"127.0.0.1\"\nreceive_buffer = {BUFFER_BYTES}\ncoalesce = {}\n{readout}",
             ring.display(),
             handover == Handover::Coalesced,
         );
         fs::write(folder.path().join("beamline.toml"), beamline)?;
-        Ok(Self { detector, program: program.to_owned(), ring, folder })
+        Ok(Self { detector, on_cores, program: program.to_owned(), ring, folder })
     }
 
     /// A path without a broker.
@@ -84,7 +104,7 @@ impl ImagePath {
     pub fn without_broker(program: &Path, which: Which, handover: Handover) -> anyhow::Result<Self> {
         let nobody = std::env::temp_dir().join(format!("ecs-bench-nobody-{}", process::id()));
         let endpoint = |kind: &str| format!("ipc://{}.{kind}", nobody.display());
-        Self::new(program, &endpoint("req"), &endpoint("pub"), which, handover)
+        Self::new(program, &endpoint("req"), &endpoint("pub"), which, handover, OnCores::Any)
     }
 
     pub fn placement(&self) -> &Placement {
@@ -119,7 +139,13 @@ impl ImagePath {
     /// # Errors
     /// It does not start.
     pub fn generator(&self) -> anyhow::Result<Running> {
-        self.run(&["sim", "detector", "--config", "detector.json", "--images", "100000000"])
+        let mut command = Command::new(&self.program);
+        command.args(["sim", "detector", "--config", "detector.json", "--images", "100000000"]);
+        command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        match self.on_cores {
+            OnCores::Any => Running::spawn(&mut command),
+            OnCores::Apart => on_core(OTHER_CORE, || Running::spawn(running::behind_all_others(&mut command))),
+        }
     }
 
     /// A generator on core 1 that sends images from `first_id` on, `rate_hz` a second; 0: as fast as it can.
@@ -223,14 +249,15 @@ pub fn next_is_whole(reader: &mut Reader, patience: Duration) -> Option<bool> {
     Some(delivery.image.is_some_and(|image| image.packets_received == packets))
 }
 
-/// Measures something while the path runs and a reader takes its images.
+/// Measures something while the path runs and a reader takes its images; also how many came whole in a second.
 ///
 /// # Errors
 /// The path does not start, or carried nothing meanwhile; or the first of `measure`.
-pub fn beside(path: &ImagePath, measure: impl FnOnce() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+pub fn beside<T>(path: &ImagePath, measure: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
     let mut flowing = path.start()?;
     let is_measured = AtomicBool::new(false);
     thread::scope(|scope| {
+        let start = Instant::now();
         let reader = scope.spawn(|| flowing.read_while(|| !is_measured.load(Ordering::Relaxed)));
         let measured = measure();
         is_measured.store(true, Ordering::Relaxed);
@@ -238,7 +265,7 @@ pub fn beside(path: &ImagePath, measure: impl FnOnce() -> anyhow::Result<f64>) -
         if images == 0 {
             bail!("no image came whole through the path while it was measured");
         }
-        measured
+        Ok((measured?, f64::from(images) / start.elapsed().as_secs_f64()))
     })
 }
 

@@ -11,6 +11,7 @@ use ecs_sdk::stop;
 use ecs_supervisor::end_with_parent;
 use std::{
     fs, io, mem,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -113,6 +114,21 @@ impl Drop for Running {
         kill_group(self.pid());
         left.children.retain(|pid| *pid != self.pid());
         let _ = self.0.wait();
+    }
+}
+
+/// What `command` starts takes a core only while nobody else wants it (`SCHED_IDLE`).
+pub fn behind_all_others(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs in the child between fork and exec; the call is a plain system call, which reads the parameter,
+    // and the error does not allocate.
+    unsafe {
+        command.pre_exec(|| {
+            let parameter = libc::sched_param { sched_priority: 0 };
+            match libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameter) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     beamline_file::BeamlineFileError,
     human::{printable, printable_lines},
 };
-use ecs_sdk::{CallError, WatchError, key::KeyError};
+use ecs_sdk::{CallError, WatchError, cores::CoreError, key::KeyError};
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -67,10 +67,11 @@ fn told(error: &anyhow::Error) -> String {
 fn is_configuration(error: &anyhow::Error) -> bool {
     use {ecs_assembler::AssemblerError, ecs_broker::RunError, ecs_readout::ReadoutError};
     let of_broker = |error: &RunError| !matches!(error, RunError::Net(_));
-    let of_readout = |error: &ReadoutError| matches!(error, ReadoutError::Socket(_));
-    let of_assembler = |error: &AssemblerError| matches!(error, AssemblerError::Ring(_));
+    let of_readout = |error: &ReadoutError| matches!(error, ReadoutError::Socket(_) | ReadoutError::Core(_));
+    let of_assembler = |error: &AssemblerError| matches!(error, AssemblerError::Ring(_) | AssemblerError::Core(_));
     error.is::<BeamlineFileError>()
         || error.is::<KeyError>()
+        || error.is::<CoreError>()
         || error.downcast_ref().is_some_and(of_broker)
         || error.downcast_ref().is_some_and(of_readout)
         || error.downcast_ref().is_some_and(of_assembler)

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod completing;
 mod connection;
+mod cores;
 mod exit;
 mod human;
 mod identity;

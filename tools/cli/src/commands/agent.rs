@@ -1,6 +1,6 @@
 //! `ecs-cli agent`: one agent of a beamline as a process of its own.
 
-use crate::{beamline_file, exit::Exit, identity, realtime};
+use crate::{beamline_file, cores, exit::Exit, identity, realtime};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use ecs_schemas::beamline::Beamline;
@@ -58,6 +58,7 @@ impl Agent {
 
     pub fn run(self) -> anyhow::Result<Exit> {
         let beamline = beamline_file::load(&self.config)?;
+        cores::keep(&beamline)?;
         self.check_index(&beamline)?;
         identity::of_beamline(&beamline)?;
         let stop = stop::install();

@@ -1,6 +1,6 @@
 //! `ecs-cli broker`: the broker of a beamline as a process of its own.
 
-use crate::{beamline_file, exit::Exit, realtime};
+use crate::{beamline_file, cores, exit::Exit, realtime};
 use clap::Args;
 use ecs_broker::BrokerOptions;
 use ecs_schemas::beamline::Beamline;
@@ -29,9 +29,10 @@ pub struct Broker {
 
 impl Broker {
     pub fn run(self) -> anyhow::Result<Exit> {
+        let beamline = beamline_file::load(&self.config)?;
+        cores::keep(&beamline)?;
         let stop = stop::install();
         allow_all_files();
-        let beamline = beamline_file::load(&self.config)?;
         let _realtime = realtime::of_broker(&beamline);
         let mut options = options(beamline);
         options.insecure |= self.insecure;

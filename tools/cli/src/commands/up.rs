@@ -4,7 +4,7 @@
 //! the broker how the agents are, and tells when they are ready.
 
 use crate::{
-    beamline_file,
+    beamline_file, cores,
     exit::Exit,
     human, identity,
     logging::Logging,
@@ -58,6 +58,7 @@ pub struct Up {
 impl Up {
     pub fn run(self, logging: &Logging) -> anyhow::Result<Exit> {
         let beamline = beamline_file::load(&self.file)?;
+        cores::keep(&beamline)?;
         identity::of_beamline(&beamline)?;
         summary(&beamline).print()?;
         let plan = self.plan(&beamline, logging)?;

@@ -7,22 +7,22 @@
 //! jobs     100 submitters ─▶ broker ─▶ disk ─▶ answer         beside     append to a file, one sync for each 100
 //! crowd    call, while others are silent or deaf              beside     the same call without them
 //! images   a call now and then, while the image path runs     beside     the same without it; a spinning thread a core
-//!          at full rate, without and with real-time priority
+//!          at full rate: anywhere, with real-time priority,
+//!          with cores apart; how many images come meanwhile              as many without calls
 //! ```
 //!
 //! The broker is a process of its own, the rest are threads here; the bare proxies are threads with a ZeroMQ context of
 //! their own. With peers, calls and jobs are measured once more, beside message servers that others know
 //! ([`crate::peers`]).
 
+mod beside_images;
+
 use crate::{
     bare_proxy::{Proxy, Worker, count_messages, paced_rate},
     crowd::{CONNECTIONS, Crowd},
-    detectors::Which,
-    image_path::{self, ImagePath},
     jobs::{SUBMITTERS, Submitters, appended_per_s},
     pairs::Pairs,
     peers::{Programs, nats_client::NatsClient, nats_server::NatsServer, rabbitmq::RabbitMq},
-    receive_floor::Handover,
     report::{Machine, Report, Row},
     running::{self, Running},
 };
@@ -39,13 +39,10 @@ use ecs_schemas::{
 use ecs_sdk::{
     Agent, AgentConfig, Asked, Client, Handler, Host, Job, JobEnd, Service, Subscriber,
     limits::{REALTIME_LOOK, REALTIME_LOOKS},
-    realtime::Realtime,
 };
 use std::{
     collections::VecDeque,
     fs,
-    hint::spin_loop,
-    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -84,9 +81,6 @@ const FILLING_BURST: u64 = 100;
 const CROWD_LEG_MAX: Duration = Duration::from_secs(3);
 /// Calls are made for so long before they are timed: until it was seen how full the host is.
 const WARM_UP: Duration = REALTIME_LOOK.saturating_mul(REALTIME_LOOKS as u32 + 3);
-/// Between two calls beside the image path: few enough that they leave it its rate.
-const CALL_GAP: Duration = Duration::from_millis(2);
-const WITHOUT_IMAGES: &str = "the same without it";
 const SUBSYSTEM: &str = "bench/worker";
 const SERVICE: &str = "bench";
 
@@ -98,7 +92,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let machine = Machine::read();
     let find_peers = || anyhow::Ok((Programs::find()?, NatsClient::find()?));
     let peers = options.with_peers.then(find_peers).transpose()?;
-    let bench = Bench::start(options, Priority::Ordinary)?;
+    let bench = Bench::start(options, "")?;
     let mut rows = Vec::new();
     for bytes in CALL_BYTES {
         bench.calls(bytes, &mut rows)?;
@@ -109,9 +103,12 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     bench.jobs(&mut rows)?;
     bench.crowded(&mut rows)?;
     let mut payload = format!("tcp loopback; {} pairs of {:?}", options.pairs.count, options.leg);
-    calls_beside_images(&bench, &mut rows)?;
-    if let Err(error) = prompt_calls_beside_images(options, &mut rows)? {
+    beside_images::anywhere(&bench, &mut rows)?;
+    if let Err(error) = beside_images::with_realtime_priority(options, &mut rows)? {
         payload = format!("{payload}; no row with real-time priority, which this process may not have: {error}");
+    }
+    if let Err(error) = beside_images::with_cores_apart(options, &mut rows)? {
+        payload = format!("{payload}; no row with cores apart: {error}");
     }
     if let Some((programs, nats_client)) = peers {
         let peers =
@@ -119,14 +116,6 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         peers.iter().flatten().for_each(|peer| payload = format!("{payload}; {peer}"));
     }
     Ok(Report { machine, payload, rows })
-}
-
-/// Of the broker's threads that messages pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Priority {
-    Ordinary,
-    /// While the host is full (`beamline.realtime`).
-    Realtime,
 }
 
 struct Bench {
@@ -162,10 +151,11 @@ impl Service for Held {
 }
 
 impl Bench {
-    fn start(options: &Options, priority: Priority) -> anyhow::Result<Self> {
+    /// With these `settings` of `[beamline]`.
+    fn start(options: &Options, settings: &str) -> anyhow::Result<Self> {
         running::tidy_on_signal()?;
         let folder = running::temporary_folder()?;
-        let (request_endpoint, publish_endpoint) = write_beamline(folder.path(), priority)?;
+        let (request_endpoint, publish_endpoint) = write_beamline(folder.path(), settings)?;
         let broker = Running::start(&options.program, folder.path(), &["broker", "--config", "beamline.toml", "-q"])?;
         let config = AgentConfig {
             name: "bench/agent".to_owned(),
@@ -349,29 +339,9 @@ impl Bench {
         Ok(())
     }
 
-    /// Calls while the image path runs, and `other`. The agents of the path are those of this broker, too.
-    fn beside_images(
-        &self,
-        what: &str,
-        baseline: &'static str,
-        other: impl FnMut() -> anyhow::Result<f64>,
-    ) -> anyhow::Result<Row> {
-        let Self { options, request_endpoint, publish_endpoint, .. } = self;
-        let (which, handover) = (Which::Eiger500K, Handover::Coalesced);
-        let path = ImagePath::new(&options.program, request_endpoint, publish_endpoint, which, handover)?;
-        let ours = || image_path::beside(&path, || self.paced_call_p99_us());
-        let p99 = options.pairs.run(&format!("{what}; {baseline}"), ours, other)?;
-        Ok(Row::from_pairs(what, "us", baseline, &p99))
-    }
-
     /// Time of a call, one at a time, that a `share` of them does not exceed.
     fn call_us(&self, bytes: usize, share: f64, leg: Duration) -> anyhow::Result<f64> {
         Ok(quantile(self.call_times_us(bytes, leg, Duration::ZERO)?, share))
-    }
-
-    /// Of calls as tools make them, one now and then.
-    fn paced_call_p99_us(&self) -> anyhow::Result<f64> {
-        Ok(quantile(self.call_times_us(64, self.options.leg, CALL_GAP)?, 0.99))
     }
 
     /// Times of calls, one after the other with a `gap` between them.
@@ -379,18 +349,21 @@ impl Bench {
         let client = Client::new(&self.request_endpoint)?;
         let call = echo(bytes);
         let begun = Instant::now();
-        while begun.elapsed() < WARM_UP {
+        let timed_call = || {
+            let start = Instant::now();
             client.call(&call, PATIENCE)?;
-        }
-        let mut times_us = Vec::new();
-        let start = Instant::now();
-        while start.elapsed() < leg {
-            let begun = Instant::now();
-            client.call(&call, PATIENCE)?;
-            times_us.push(begun.elapsed().as_secs_f64() * 1e6);
+            let time_us = start.elapsed().as_secs_f64() * 1e6;
             if !gap.is_zero() {
                 thread::sleep(gap);
             }
+            anyhow::Ok(time_us)
+        };
+        while begun.elapsed() < WARM_UP {
+            timed_call()?;
+        }
+        let (mut times_us, start) = (Vec::new(), Instant::now());
+        while start.elapsed() < leg {
+            times_us.push(timed_call()?);
         }
         Ok(times_us)
     }
@@ -432,48 +405,6 @@ impl Bench {
     }
 }
 
-fn calls_beside_images(bench: &Bench, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let what = "call p99 with the image path at full rate";
-    if bench.is_wanted(what) {
-        rows.push(bench.beside_images(what, WITHOUT_IMAGES, || bench.paced_call_p99_us())?);
-        let spun = || beside_spinning(|| bench.paced_call_p99_us());
-        rows.push(bench.beside_images(what, "beside a thread a core that spins", spun)?);
-    }
-    Ok(())
-}
-
-/// The same with real-time priority for all threads that a call passes; what the host has against it.
-fn prompt_calls_beside_images(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<io::Result<()>> {
-    let what = "call p99 with the image path, real-time priority";
-    if !what.contains(&options.only) {
-        return Ok(Ok(()));
-    }
-    let _realtime = match Realtime::keep_with_caller() {
-        Ok(realtime) => realtime,
-        Err(error) => return Ok(Err(error)),
-    };
-    let bench = Bench::start(options, Priority::Realtime)?;
-    rows.push(bench.beside_images(what, WITHOUT_IMAGES, || bench.paced_call_p99_us())?);
-    Ok(Ok(()))
-}
-
-/// Measures something while a thread for each core does nothing but spin: what the scheduler makes of it.
-fn beside_spinning(measure: impl FnOnce() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
-    let is_measured = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism()?.get() {
-            scope.spawn(|| {
-                while !is_measured.load(Ordering::Relaxed) {
-                    spin_loop();
-                }
-            });
-        }
-        let measured = measure();
-        is_measured.store(true, Ordering::Relaxed);
-        measured
-    })
-}
-
 /// Names of the rows of calls that carry so much: one at a time, and many.
 fn call_rows(bytes: usize) -> [String; 2] {
     [format!("one call at a time, {bytes} B, p50"), format!("{IN_FLIGHT} calls in flight, {bytes} B")]
@@ -498,14 +429,14 @@ fn echo(bytes: usize) -> DoCall {
     DoCall { call: "echo".to_owned(), params }
 }
 
-/// Writes the configuration of a broker on ports of its own; returns its endpoints, for requests and for topics.
-pub(crate) fn write_beamline(folder: &Path, priority: Priority) -> anyhow::Result<(String, String)> {
+/// Writes the configuration of a broker on ports of its own, with these `settings` of `[beamline]`; returns its endpoints, for
+/// requests and for topics.
+pub(crate) fn write_beamline(folder: &Path, settings: &str) -> anyhow::Result<(String, String)> {
     let (request_endpoint, publish_endpoint) = (free_endpoint()?, free_endpoint()?);
-    fs::write(folder.join("detector.json"), include_str!("bench_detector.json"))?;
+    fs::write(folder.join("detector.json"), include_str!("../bench_detector.json"))?;
     let beamline = format!(
-        "[beamline]\nname = \"bench\"\nrealtime = {}\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
+        "[beamline]\nname = \"bench\"\n{settings}\n[broker]\nrequest_endpoint = \"{request_endpoint}\"\npublish_endpoint = \
          \"{publish_endpoint}\"\n[detector]\nconfig = \"detector.json\"\n",
-        priority == Priority::Realtime
     );
     fs::write(folder.join("beamline.toml"), beamline)?;
     Ok((request_endpoint, publish_endpoint))

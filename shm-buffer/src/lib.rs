@@ -60,6 +60,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bitmap;
 mod contributor;
 mod control;
 mod crash;
@@ -80,6 +81,7 @@ mod reader;
 mod status;
 mod sync;
 
+pub use bitmap::Bitmap;
 pub use contributor::{Access, Contributor, Lookup, MADE_DIFFERENTLY, Mark, OpenImage, PacketFate, PacketInfo};
 pub use control::Ring;
 pub use geometry::{Geometry, GeometryError};

@@ -14,6 +14,7 @@
 //!     the head, and wakes who sleeps, afterwards. Who takes over from an owner that died between moves the head.
 
 use crate::{
+    bitmap::Bitmap,
     control::Ring,
     crash::crash_point,
     futex::Event,
@@ -23,10 +24,7 @@ use crate::{
     process::ProcessId,
     sync::{Acquire, Relaxed, Release, SeqCst, fence, prefetch},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// One reader of the ring. Leaves, and lets go of what it holds, when it is dropped.
 pub struct Reader {
@@ -42,7 +40,7 @@ pub struct Reader {
     /// Steps that were delivered, and let go of but for the last one.
     delivered: u64,
     /// The bitmap of every whole image.
-    whole: Arc<[u64]>,
+    whole: Bitmap,
 }
 
 /// What is at a sequence.
@@ -81,9 +79,8 @@ pub struct Delivery {
 pub struct Image {
     pub id: u64,
     pub packets_received: u32,
-    /// Bit `p % 64` of word `p / 64`: packet `p` is in its place; the pixels of the others hold the
-    /// fill value. Whole images of one reader share theirs.
-    pub bitmap: Arc<[u64]>,
+    /// Which packets are in their places; the pixels of the others hold the fill value.
+    pub bitmap: Bitmap,
     /// Nanoseconds since 1970-01-01 UTC.
     pub first_packet_utc_ns: u64,
     pub commit_utc_ns: u64,
@@ -152,7 +149,7 @@ impl Reader {
             holds: false,
             overtaken: 0,
             delivered: 0,
-            whole: whole_bitmap(ring.geometry().packets_per_image),
+            whole: Bitmap::whole(ring.geometry().packets_per_image),
         })
     }
 
@@ -284,7 +281,7 @@ impl Reader {
     fn read_image(&self, entry: &CommitEntry, accounted: Accounted, seq: u64, slot: u16) -> Image {
         let packets_received = entry.packets_received.load(Relaxed);
         let bitmap = match packets_received == self.ring.geometry().packets_per_image {
-            true => Arc::clone(&self.whole),
+            true => self.whole.clone(),
             false => self.ring.bitmap(slot).iter().map(|word| word.load(Relaxed)).collect(),
         };
         Image {
@@ -339,10 +336,4 @@ fn read_lost(entry: &CommitEntry, ranges: usize) -> Vec<LostRange> {
         Some(LostRange { first_id: lost.first_id.load(Relaxed), count: packed >> 8, cause })
     };
     entry.lost[..ranges].iter().map_while(range).collect()
-}
-
-/// The bits of all packets.
-fn whole_bitmap(packets: u32) -> Arc<[u64]> {
-    let bits = |first: u32| u64::MAX >> 64_u32.saturating_sub(packets - first);
-    (0..packets).step_by(64).map(bits).collect()
 }

@@ -13,11 +13,8 @@
 //! | I9 | the sums of status.rs hold in a ring at rest |
 
 use super::{FILL, Living, PACKET_BYTES, pattern, raw};
-use ecs_shm_buffer::{Delivery, Image, Liveness, LostRange, Ring};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use ecs_shm_buffer::{Bitmap, Delivery, Image, Liveness, LostRange, Ring};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What one reader has been told so far.
 #[derive(Debug, Default, Clone)]
@@ -66,13 +63,13 @@ impl Told {
 pub struct CommonHistory(BTreeMap<u64, Step>);
 
 /// Run, image id, losses, bitmap.
-type Step = (u64, Option<u64>, Vec<LostRange>, Arc<[u64]>);
+type Step = (u64, Option<u64>, Vec<LostRange>, Option<Bitmap>);
 
 impl CommonHistory {
     /// Checks I3.
     pub fn check(&mut self, delivery: &Delivery) {
         let image = delivery.image.as_ref();
-        let bitmap = image.map(|image| image.bitmap.clone()).unwrap_or_default();
+        let bitmap = image.map(|image| image.bitmap.clone());
         let told = (delivery.epoch, image.map(|image| image.id), delivery.lost.clone(), bitmap);
         let first = self.0.entry(delivery.seq).or_insert_with(|| told.clone());
         assert_eq!(*first, told, "I3: two readers are told different things of {}", delivery.seq);

@@ -226,9 +226,9 @@ fn read(path: &Path, waiting: Waiting, until: Until, stop: &AtomicBool) -> anyho
             Waiting::Spinning => reader.try_next(),
             Waiting::Asleep => reader.next(PATIENCE),
         };
-        let Some(image) = delivery.and_then(|delivery| delivery.image) else { continue };
+        let Some(image) = delivery.as_ref().and_then(|delivery| delivery.image.as_ref()) else { continue };
         let delivered_ns = (until == Until::Delivered).then(monotonic_ns);
-        let first: [u8; 8] = reader.pixels(&image)[..8].try_into().expect("an image has more");
+        let first: [u8; 8] = reader.pixels(image)[..8].try_into().expect("an image has more");
         let number = u64::from_le_bytes(first);
         read.push((number, delivered_ns.unwrap_or_else(monotonic_ns)));
         if number != image.id {

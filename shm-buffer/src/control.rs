@@ -18,6 +18,7 @@ use std::{ptr::NonNull, sync::Arc};
 #[derive(Clone)]
 pub struct Ring {
     geometry: Geometry,
+    strides: Strides,
     header: NonNull<Header>,
     participants: NonNull<Participant>,
     slots: NonNull<SlotControl>,
@@ -25,6 +26,18 @@ pub struct Ring {
     bitmaps: NonNull<AtomicU64>,
     pixels: NonNull<u8>,
     backing: Arc<Backing>,
+}
+
+/// Numbers that follow from the geometry. Kept: each image needs them, some between its commit and its reader.
+#[derive(Clone, Copy)]
+struct Strides {
+    /// Bits of a sequence number that say which commit entry it has.
+    commit_mask: usize,
+    /// Bits of an id that say which window entry it has; none where the window is not a power of two.
+    window_mask: Option<u64>,
+    slot_bytes: usize,
+    bitmap_words: usize,
+    bitmap_stride: usize,
 }
 
 /// What keeps the memory alive.
@@ -48,6 +61,18 @@ unsafe impl Sync for Ring {}
 unsafe impl Send for HeapMemory {}
 // SAFETY: as above; nothing reads it through this handle.
 unsafe impl Sync for HeapMemory {}
+
+impl Strides {
+    fn of(geometry: &Geometry) -> Self {
+        Self {
+            commit_mask: geometry.commits() - 1,
+            window_mask: geometry.window.is_power_of_two().then(|| u64::from(geometry.window) - 1),
+            slot_bytes: geometry.slot_bytes() as usize,
+            bitmap_words: geometry.bitmap_words(),
+            bitmap_stride: geometry.bitmap_stride(),
+        }
+    }
+}
 
 impl Ring {
     /// A ring inside this process, for tests and models.
@@ -84,6 +109,7 @@ impl Ring {
             |offset: usize| NonNull::new(control.as_ptr().wrapping_add(offset)).expect("inside the control region");
         Self {
             geometry,
+            strides: Strides::of(&geometry),
             header: control.cast(),
             participants: at(geometry.participants_offset()).cast(),
             slots: at(geometry.slots_offset()).cast(),
@@ -125,10 +151,8 @@ impl Ring {
     }
 
     pub(crate) fn commit(&self, seq: u64) -> &CommitEntry {
-        let commits = self.geometry.commits();
-        // SAFETY: as for the header.
-        let entries = unsafe { std::slice::from_raw_parts(self.commits.as_ptr(), commits) };
-        &entries[seq as usize & (commits - 1)]
+        // SAFETY: as for the header; there are as many entries as the mask has values.
+        unsafe { self.commits.add(seq as usize & self.strides.commit_mask).as_ref() }
     }
 
     /// Steps that are committed: the head, or one more while its owner is between the two stores of R6, or died there.
@@ -141,9 +165,9 @@ impl Ring {
     /// Packet bitmap of a slot: bit `p % 64` of word `p / 64` is packet `p`.
     pub(crate) fn bitmap(&self, slot: u16) -> &[AtomicU64] {
         assert!(u32::from(slot) < self.geometry.slots, "slot {slot} of {}", self.geometry.slots);
-        let first = usize::from(slot) * self.geometry.bitmap_stride();
+        let first = usize::from(slot) * self.strides.bitmap_stride;
         // SAFETY: as for the header; the slot was checked.
-        unsafe { std::slice::from_raw_parts(self.bitmaps.as_ptr().add(first), self.geometry.bitmap_words()) }
+        unsafe { std::slice::from_raw_parts(self.bitmaps.as_ptr().add(first), self.strides.bitmap_words) }
     }
 
     /// How many of the pixels lie in huge pages, as this process has them mapped; none where the kernel does not tell, and
@@ -158,11 +182,12 @@ impl Ring {
     /// First pixel byte of a slot. Who may use it, and when, is the caller's to know (R1, R2).
     pub(crate) fn pixels(&self, slot: u16) -> *mut u8 {
         assert!(u32::from(slot) < self.geometry.slots, "slot {slot} of {}", self.geometry.slots);
-        self.pixels.as_ptr().wrapping_add(usize::from(slot) * self.geometry.slot_bytes() as usize)
+        self.pixels.as_ptr().wrapping_add(usize::from(slot) * self.strides.slot_bytes)
     }
 
     pub(crate) fn window_entry(&self, id: u64) -> &AtomicU64 {
-        &self.header().window_table[(id % u64::from(self.geometry.window)) as usize]
+        let index = self.strides.window_mask.map_or_else(|| id % u64::from(self.geometry.window), |mask| id & mask);
+        &self.header().window_table[index as usize]
     }
 
     /// True once the owner has ended on purpose: no image will come any more.

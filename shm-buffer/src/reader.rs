@@ -269,7 +269,7 @@ impl Reader {
             seq,
             epoch: entry.epoch.load(Relaxed),
             overtaken: self.overtaken,
-            lost: read_lost(entry, accounted.lost_ranges),
+            lost: if accounted.lost_ranges == 0 { Vec::new() } else { read_lost(entry, accounted.lost_ranges) },
             image: (slot != NO_SLOT).then(|| self.read_image(entry, accounted, seq, slot)),
         };
         fence(Acquire); // what was read comes before the second look (R2)

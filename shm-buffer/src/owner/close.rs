@@ -16,13 +16,14 @@ impl Owner {
     /// woken once.
     pub(super) fn commit_whole(&mut self, surroundings: &mut Surroundings<'_>) {
         loop {
-            let whole = self.open.iter().take_while(|slot| slot.is_some_and(|slot| self.is_whole(slot))).count();
-            if whole == 0 {
+            let is_whole = |slot: &Option<u16>| slot.is_some_and(|slot| self.is_whole(slot));
+            if !self.open.front().is_some_and(is_whole) {
                 self.tell_readers();
                 return;
             }
-            // Readers have this line: it comes while the images are closed.
+            // Readers have this line: it comes while the images are counted and closed.
             prefetch_to_write(std::ptr::from_ref(self.ring.commit(self.head)).cast());
+            let whole = self.open.iter().take_while(|slot| is_whole(slot)).count();
             for (id, &slot) in (self.base..).zip(self.open.iter().take(whole).flatten()) {
                 self.ring.window_entry(id).store(0, Relaxed);
                 self.mark_closing(slot);
@@ -249,5 +250,7 @@ impl Owner {
 
 /// Whether a hazard word names a slot.
 fn names(hazard: u64, slot: u16) -> bool {
-    (0..HAZARD_SLOTS).any(|index| (hazard >> (16 * index)) as u16 == slot + 1)
+    const SHIFTS: [u32; HAZARD_SLOTS] = [0, 16, 32, 48]; // known ones: looked through without a check of any
+    let named = slot + 1;
+    SHIFTS.iter().any(|shift| (hazard >> shift) as u16 == named)
 }

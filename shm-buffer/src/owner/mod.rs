@@ -318,7 +318,8 @@ impl Owner {
 impl Now {
     pub fn read() -> Self {
         let utc = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { mono_ns: monotonic_ns(), utc_ns: utc.as_nanos() as u64 }
+        let utc_ns = utc.as_nanos() as u64;
+        Self { mono_ns: monotonic_ns(), utc_ns }
     }
 }
 

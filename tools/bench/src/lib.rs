@@ -12,6 +12,7 @@
 //! | [`broker::run`] | calls and published values through the broker | libzmq's proxies with the same hops |
 //! | | the same, where peers are wanted | nats-server and RabbitMQ ([`peers`]) |
 //! | | a call while the image path runs at full rate | the same call without it |
+//! | | images of that path while calls are made | as many without calls |
 //! | [`conversion::run`] | a JUNGFRAU's pixels from the cache to floats in memory | the same bytes through memory; a plain loop |
 //! | [`idle::run`] | a broker with agents that do nothing: CPU and memory | the same broker without agents |
 //! | [`path::run`] | generator → readout → assembler → reader, as processes | a bare `recvmmsg` loop, same generator |

@@ -54,9 +54,15 @@ pub fn report(error: &anyhow::Error, is_service: bool) -> Exit {
     exit
 }
 
-/// An error with its causes. What the broker or an agent says is one line; our own may have several.
+/// An error with its causes, each once: many name theirs in what they say. What the broker or an agent says is one line; our own
+/// may have several.
 fn told(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
     match error.chain().any(|cause| cause.is::<CallError>() || cause.is::<WatchError>()) {
         true => printable(&text),
         false => printable_lines(&text),
@@ -75,4 +81,20 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         || error.downcast_ref().is_some_and(of_broker)
         || error.downcast_ref().is_some_and(of_readout)
         || error.downcast_ref().is_some_and(of_assembler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn each_cause_of_an_error_is_told_once() {
+        let taken = || io::Error::from_raw_os_error(98);
+        let bind = ecs_sim::record::RecordError::Bind { address: [0, 0, 0, 0].into(), port: 50028, source: taken() };
+        let text = told(&anyhow::Error::from(bind));
+        assert_eq!(text.matches("Address already in use").count(), 1, "{text}");
+        let text = told(&Err::<(), _>(taken()).context("no port").unwrap_err());
+        assert_eq!(text, "no port: Address already in use (os error 98)");
+    }
 }

@@ -153,11 +153,11 @@ impl Watches {
         }
     }
 
-    /// An item has a new value. Returns those who want every one (W4); the others are due when their interval is over.
     pub fn is_empty(&self) -> bool {
         self.by_path.is_empty()
     }
 
+    /// An item has a new value. Returns those who want every one (W4); the others are due when their interval is over.
     pub fn note_published(&mut self, path: &str, now_ns: u64) -> Vec<Due> {
         let Some(watchers) = self.by_path.get_mut(path) else { return Vec::new() };
         let mut at_once = Vec::new();

@@ -138,7 +138,7 @@ fn torment(shared: &Shared, processes: &mut Processes, seed: u64, duration: Dura
         if !matches!(planned.target, Target::Agent(_)) {
             shared.epoch.fetch_add(1, Ordering::Relaxed);
         }
-        println!("{:>9.3} s {:?} {:?}", start.elapsed().as_secs_f64(), planned.step, planned.target);
+        processes.log_step(start.elapsed(), &planned);
         processes.carry_out(&planned);
     }
 }

@@ -69,6 +69,12 @@ impl<'a> Processes<'a> {
         self.beamline.path("reader.out")
     }
 
+    /// Into a file that [`Self::logs`] shows the end of: on the standard output they would hide what was found.
+    pub fn log_step(&self, at: Duration, planned: &Planned) {
+        let mut log = appended(self.beamline.path("steps.log")).expect("a log");
+        writeln!(log, "{:>9.3} s {:?} {:?}", at.as_secs_f64(), planned.step, planned.target).expect("room for a line");
+    }
+
     pub fn carry_out(&mut self, planned: &Planned) {
         match planned.step {
             Step::Kill => {
@@ -237,9 +243,9 @@ impl<'a> Processes<'a> {
         self.rss_bytes_max = self.rss_bytes_max.max(kib.unwrap_or(0_u64) * 1024);
     }
 
-    /// Ends of the broker's logs and all that panicked, for whoever looks for the reason.
+    /// Ends of the plan, of the broker's logs and all that panicked, for whoever looks for the reason.
     pub fn logs(&self) -> String {
-        let logs = ["broker.log", ".ecs/broker.log", "agents.log"].map(|name| {
+        let logs = ["steps.log", "broker.log", ".ecs/broker.log", "agents.log"].map(|name| {
             let text = fs::read(self.beamline.path(name)).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).into_owned();
             let lines: Vec<&str> = text.lines().collect();

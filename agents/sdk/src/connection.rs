@@ -74,7 +74,7 @@ impl Connection {
         self.session.answer(self.answers.drain(..));
         if self.session.is_stopping() {
             self.workers.kill_all();
-            self.questions.cancel_all();
+            self.questions.cancel_until(u64::MAX);
         }
     }
 
@@ -113,10 +113,8 @@ impl Connection {
         match order {
             Order::Ask(header, body) => self.questions.ask(header, &body),
             Order::Cancel(id) => self.questions.cancel(id),
-            Order::Welcome { is_other_broker, kept } => {
-                if is_other_broker {
-                    self.questions.cancel_all(); // the one that asked has died, and what it asked with it
-                }
+            Order::Welcome { broker_started_ns, kept } => {
+                self.questions.cancel_until(broker_started_ns);
                 kept.into_iter().for_each(|(name, values)| self.questions.restore(name, values));
             }
             Order::Restore(name, values) => self.questions.restore(name, values),

@@ -169,8 +169,10 @@ impl Questions {
         self.add(Task { subsystem, is_in_lane: true, what: What::Restore(Box::new(work)) });
     }
 
-    pub fn cancel_all(&self) {
-        lock(&self.tasks).open.values().for_each(|asked| asked.cancel());
+    /// Nobody waits any more for the answers to questions with an id up to `last`.
+    pub fn cancel_until(&self, last: u64) {
+        let tasks = lock(&self.tasks);
+        tasks.open.iter().filter(|(id, _)| **id <= last).for_each(|(_, asked)| asked.cancel());
     }
 
     fn refuse(&self, header: &Header, failure: Failure) {

@@ -49,7 +49,8 @@ pub enum Order {
     Cancel(u64),
     /// The agent is registered: values that the broker has kept, by subsystem.
     Welcome {
-        is_other_broker: bool,
+        /// Questions with an id up to this are of a broker that is gone (rule 4 of `registry.md`).
+        broker_started_ns: u64,
         kept: Vec<(String, Vec<Restored>)>,
     },
     /// What the broker has kept of a subsystem that it was told of since.
@@ -93,7 +94,6 @@ pub struct Session {
     heard: Instant,
     silence: Duration,
     /// Of the broker that it was registered with last.
-    broker_started_ns: Option<u64>,
     /// Rule A2.
     jobs: BTreeSet<JobId>,
     /// Reports that were not answered, by request id, so in their order. At most three for each job.
@@ -120,7 +120,6 @@ impl Session {
             leave_id: 0,
             heard: now,
             silence: SILENCE_DEFAULT,
-            broker_started_ns: None,
             jobs: BTreeSet::new(),
             pending: BTreeMap::new(),
             telemetry: None,
@@ -356,8 +355,6 @@ impl Session {
     }
 
     fn welcome(&mut self, welcome: &Registered, now: Instant) -> Order {
-        let is_other_broker =
-            self.broker_started_ns.replace(welcome.started_ns).is_some_and(|ns| ns != welcome.started_ns);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
         self.silence = Duration::from_millis(welcome.timeout_ms.into()).max(heartbeat);
         self.phase = Phase::Registered { heartbeat_at: now + heartbeat, heartbeat };
@@ -369,7 +366,7 @@ impl Session {
             *last_id += 1;
             *last_id
         });
-        Order::Welcome { is_other_broker, kept }
+        Order::Welcome { broker_started_ns: welcome.started_ns, kept }
     }
 
     fn refused(&mut self, id: u64, failure: Failure, now: Instant) {

@@ -80,6 +80,25 @@ fn a_broadcast_reaches_all_that_handle_it_and_its_answer_has_every_end() {
     world.check_nothing_is_left();
 }
 
+/// Rule 4 of `exchange.md`: an agent tells by it what a broker that is gone has asked.
+#[test]
+fn ids_of_questions_are_above_the_start_of_their_broker_and_below_the_start_of_the_next() {
+    let mut world = World::new();
+    let mut asked_before = 0;
+    for _ in 0..3 {
+        let started_ns = world.host("a", "x01/agent-a", 1, &[handler("x01/a")]).started_ns;
+        assert!(asked_before <= started_ns, "{asked_before} was asked by the broker before {started_ns}");
+        for _ in 0..2 {
+            world.begin("c", &arm(&["x01/a"]));
+            let (question, _) = world.question::<RunEvent>("a");
+            assert!(question.id > started_ns.max(asked_before), "{} of {started_ns}", question.id);
+            asked_before = question.id;
+        }
+        world.now_ns += SECOND_NS;
+        world.restart_broker();
+    }
+}
+
 #[test]
 fn a_broadcast_that_nobody_handles_is_answered_at_once_with_no_ends() {
     let mut world = world();

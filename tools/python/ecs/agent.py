@@ -265,9 +265,8 @@ class Agent(Client):
         services = [its.wire() for its in self._services.values()]
         return {**self._about, "services": services, "jobs": sorted(self._jobs), "subsystems": described}
 
-    def _welcomed(self, welcome: Dict[str, Any], is_same_broker: bool) -> None:
-        if not is_same_broker:
-            self._questions.cancel_all()  # the broker that asked has died, and what it asked with it
+    def _welcomed(self, welcome: Dict[str, Any]) -> None:
+        self._questions.cancel_until(welcome["started_ns"])  # rule 4 of registry.md
         fresh = []
         for described in welcome["subsystems"]:
             subsystem = self._subsystems.get(described["name"])

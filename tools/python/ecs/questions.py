@@ -78,9 +78,9 @@ class Questions:
         # The question was lost on the way, or has its answer: the broker hears so (rule 6 of `exchange.md`).
         self._connection.answer({**header, "id": id}, None, Cancelled(f"{self._agent} does not have question {id}"))
 
-    def cancel_all(self) -> None:
-        """Whoever asked has died."""
-        for id in list(self.open):
+    def cancel_until(self, last: int) -> None:
+        """Whoever asked the questions with an id up to ``last`` has died."""
+        for id in [id for id in self.open if id <= last]:
             self._cancel(id)
 
     def _cancel(self, id: int) -> None:

@@ -5,7 +5,6 @@
                       └── no connection, silence, or `not_registered`
 
 G1  The gate is open while the agent is registered, so that nothing of it is sent as somebody else's.
-G2  The broker says when it started: where that is another time than before, nobody waits for what the old one asked.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _SILENCE_TIMEOUTS = 2
 
 class Registration:
     """``describe()`` makes what is said at each registration; after each, before anything that the broker asks next is
-    heard, ``welcomed(reply, is_same_broker)`` is called."""
+    heard, ``welcomed(reply)`` is called."""
 
     def __init__(
         self,
         connection: Connection,
         name: str,
         describe: Callable[[], Dict[str, Any]],
-        welcomed: Callable[[Dict[str, Any], bool], None],
+        welcomed: Callable[[Dict[str, Any]], None],
     ):
         self._connection = connection
         self._name = name
@@ -50,7 +49,6 @@ class Registration:
         #: Rises with each attempt and loss: what belongs to an older one is void.
         self._epoch = 0
         self._pause = BACKOFF_MIN_S
-        self._broker_started_ns: Optional[int] = None
         connection.on_connected.append(self._connected)
         connection.on_broken.append(self.lost)
 
@@ -127,16 +125,13 @@ class Registration:
         self._greet_later(epoch)
 
     def _registered(self, epoch: int, welcome: Dict[str, Any]) -> None:
-        started_ns = welcome["started_ns"]
-        is_same = self._broker_started_ns in (None, started_ns)  # rule G2
-        self._broker_started_ns = started_ns
         self._phase, self.refusal = "registered", None
         self._pause = BACKOFF_MIN_S
         _log.info("%s is registered", self._name)
         self._connection.open_gate()
         # First of all: whatever becomes of the rest, the agent lives.
         self._keep_beating(epoch, welcome["heartbeat_ms"] / 1000, welcome["timeout_ms"] / 1000)
-        self._welcomed(welcome, is_same)
+        self._welcomed(welcome)
 
     def _keep_beating(self, epoch: int, interval_s: float, timeout_s: float) -> None:
         if epoch != self._epoch or self._phase != "registered":

@@ -8,9 +8,7 @@ import threading
 import time
 from typing import Annotated, Literal, Optional
 
-import msgpack
 import pytest
-import zmq
 from conftest import TIMEOUT_S, is_ready, value_or_none, wait_for
 
 import ecs
@@ -604,40 +602,6 @@ def test_telemetry_is_in_the_status_and_on_its_topic(agent, client):
         agent.telemetry({"images_per_s": 3.5})
         assert topics.next(5).payload == {"images_per_s": 3.5}
     assert client.status().agents["x01/vacuum"].telemetry == {"images_per_s": 3.5}
-
-
-def test_a_question_that_was_lost_on_the_way_and_is_cancelled_is_answered(tmp_path):
-    """The broker here is a bare ROUTER: the test is the peer."""
-    where = f"ipc://{tmp_path}/req"
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.bind(where)
-        agent = ecs.Agent("x01/vacuum", where, publish=f"ipc://{tmp_path}/pub")
-
-        def say(identity, header, body):
-            router.send_multipart([identity, msgpack.packb({"v": 1, **header}), msgpack.packb(body)])
-
-        def next_of(kind):
-            while True:
-                assert router.poll(5_000), f"no {kind}"
-                identity, header, body = router.recv_multipart()
-                header = msgpack.unpackb(header)
-                if header["kind"] == "agent.heartbeat":
-                    say(identity, {"kind": "agent.heartbeat.reply", "id": header["id"]}, {})
-                if header["kind"] == kind:
-                    return identity, header, msgpack.unpackb(body)
-
-        starting = threading.Thread(target=agent.start, kwargs={"ready": False})
-        starting.start()
-        identity, header, _ = next_of("agent.register")
-        welcome = {"beamline": "x01", "heartbeat_ms": 1000, "timeout_ms": 3000, "started_ns": 1, "subsystems": []}
-        say(identity, {"kind": "agent.register.reply", "id": header["id"]}, welcome)
-        say(identity, {"kind": "exchange.cancel", "id": 0}, {"id": 7})
-        _, header, failure = next_of("error")
-        assert (header["id"], failure["code"]) == (7, "cancelled")
-        while starting.is_alive():
-            next_of("agent.heartbeat")
-            starting.join(0.1)
-        agent.close(0)
 
 
 def test_second_function_or_item_of_a_name_is_refused_and_the_same_one_written_anew_is_not(agent, client):

@@ -219,10 +219,8 @@ impl Process {
             Order::Ask(header, body) => self.questions.ask(header, &body),
             Order::Cancel(id) => self.questions.cancel(id),
             Order::Restore(name, values) => self.questions.restore(name, values),
-            Order::Welcome { is_other_broker, kept } => {
-                if is_other_broker {
-                    self.questions.cancel_all();
-                }
+            Order::Welcome { broker_started_ns, kept } => {
+                self.questions.cancel_until(broker_started_ns);
                 kept.into_iter().for_each(|(name, values)| self.questions.restore(name, values));
             }
             Order::Run(run) if self.session.has(run.id) => self.session.repeat(run.id),

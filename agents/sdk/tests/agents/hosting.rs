@@ -6,9 +6,10 @@ use ecs_schemas::{
     alarm::{ListAlarms, Severity},
     envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Notice, Request, decode, encode},
     error_code::{ErrorCode, Failure},
-    exchange::{CallEvent, Cancel, DoCall, EventResults, Feedback, TargetEnd},
+    exchange::{CallEvent, Cancel, DoCall, Done, EventResults, Feedback, RunCall, TargetEnd},
+    job::Ack,
     kv::{Get, Item, Reading, Restored, Set},
-    registry::{AgentState, Register, Registered},
+    registry::{AgentState, Heartbeat, Register, Registered},
     subsystem::{Describe, Description, GetSubsystem, Handled, Param},
     trace::GetTrace,
     value::Value,
@@ -16,6 +17,7 @@ use ecs_schemas::{
 };
 use ecs_sdk::{Agent, AgentConfig, Asked, CallError, Client, Handler, Host, Params, Subscriber, Watcher};
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -71,9 +73,10 @@ impl Handler for Device {
         }
     }
 
-    fn on_call(&self, call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
+    fn on_call(&self, call: &str, params: &Params, asked: &Asked) -> Result<Value, Failure> {
         match call {
             "slow" => sleep(Duration::from_millis(600)),
+            "given_up" => return Ok(asked.wait_cancelled(Duration::from_millis(600)).into()),
             "chain" => {
                 let client = Client::new(&self.endpoint).expect("an endpoint");
                 let get = Get { subsystem: "x01/stage".to_owned(), item: "who".to_owned() };
@@ -108,7 +111,12 @@ fn description(name: &str) -> Description {
             Item { name: "who".to_owned(), published: false, ..Item::default() },
         ],
         events: ["can_begin", "prepare_trial", "break"].map(|name| handled(name, 1)).into(),
-        calls: vec![Handled { params: vec![n], ..handled("echo", 4) }, handled("slow", 1), handled("chain", 1)],
+        calls: vec![
+            Handled { params: vec![n], ..handled("echo", 4) },
+            handled("slow", 1),
+            handled("chain", 1),
+            handled("given_up", 2),
+        ],
         ..Description::default()
     }
 }
@@ -524,6 +532,60 @@ fn what_waited_for_kept_values_is_begun_at_once_behind_them() {
     assert!(!slow.restored.lock().unwrap().is_empty(), "answered before it had its values");
     assert!(begun.elapsed() < beamline.heartbeat, "it waited for the next sign of life");
     again.stop(Duration::ZERO);
+}
+
+/// An agent that asks twice to be registered, since the first answer is late, may be asked something before the second one.
+#[test]
+fn what_a_broker_asks_before_its_welcome_is_done_and_what_the_one_before_it_asked_is_given_up() {
+    const BEFORE: u64 = 1_000;
+    const NEW: u64 = 2_000;
+    let beamline = Beamline::without_broker();
+    let router = rude_broker(&beamline);
+    let agent = Agent::start(beamline.config(), vec![]).unwrap();
+    let _host = agent.host(description("x01/stage"), Arc::new(Device::default())).unwrap();
+    let mut begun = vec![];
+    let mut answers = BTreeMap::new();
+    while answers.len() < 2 {
+        let (from, messages) = take_all(&router);
+        let say =
+            |header: Header, body: Vec<u8>| router.send_multipart([&from[..], &encode(&header), &body], 0).unwrap();
+        for (header, body) in messages {
+            match header.kind.as_str() {
+                Register::KIND => {
+                    let ask = |id: u64| {
+                        let call = ("x01/stage".to_owned(), "given_up".to_owned());
+                        let run =
+                            RunCall { subsystem: call.0, call: call.1, params: Params::new(), by: "me".to_owned() };
+                        say(Header::request(RunCall::KIND, id, 10_000), run.to_body());
+                    };
+                    let started_ns = if begun.is_empty() { BEFORE } else { NEW };
+                    let subsystems = vec![];
+                    let (beamline, heartbeat_ms, timeout_ms) = ("x01".to_owned(), 50, 3000);
+                    let welcome = Registered { beamline, heartbeat_ms, timeout_ms, started_ns, subsystems };
+                    if started_ns == NEW {
+                        ask(NEW + 1);
+                    }
+                    say(header.reply(), encode(&welcome));
+                    if started_ns == BEFORE {
+                        ask(BEFORE + 1);
+                    }
+                    begun.push(started_ns);
+                }
+                Heartbeat::KIND if begun == [BEFORE] => {
+                    say(header.error(), encode(&Failure::new(ErrorCode::NotRegistered, "a new broker")));
+                }
+                KIND_ERROR => drop(answers.insert(header.id, "an error".into())),
+                kind if kind == format!("{}.reply", RunCall::KIND) => {
+                    drop(answers.insert(header.id, decode::<Done>(&body).unwrap().value));
+                }
+                _ if header.id > 0 => say(header.reply(), encode(&Ack {})),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(answers, BTreeMap::from([(BEFORE + 1, true.into()), (NEW + 1, false.into())]));
+    drop(router);
+    agent.stop(Duration::ZERO);
 }
 
 /// A broker that has lost its question on the way counts the worker as busy until it hears of it.

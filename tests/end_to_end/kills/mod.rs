@@ -55,8 +55,7 @@ const JOBS_MAX: u64 = 4000;
 const SUBMITTERS: u64 = 2;
 /// Shortest pause of a submitter: enough for a queue, and so little that it empties on two cores.
 const SUBMIT_PAUSE: Duration = Duration::from_millis(40);
-/// Seen were 20 MiB after 30 s, and 28 MiB after 5 minutes with 2000 jobs, as many that follow them, and readers that were
-/// stopped. More than twice that is something that grows.
+/// Seen were 33 to 39 MiB after 30 s with whatever seed; an idle broker has 32. Much more is something that grows.
 const RSS_BYTES_MAX: u64 = 64 << 20;
 const AGENTS: [&str; 5] = ["readout", "assembler", "writer", "py-1", "py-2"];
 

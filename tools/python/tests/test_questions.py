@@ -86,24 +86,25 @@ def test_what_a_broker_asks_before_its_welcome_is_done_and_what_the_one_before_i
     before, new = 1_000, 2_000
     agent = bare_broker.agent("x01/stage")
 
-    @agent.subsystem("x01/stage-box").call("given_up", at_once=2)
-    def given_up(ctx):
-        return ctx.wait_cancelled(0.6)
+    @agent.subsystem("x01/stage-box").call("is_given_up", at_once=2)
+    def is_given_up(ctx, seconds: float):
+        return ctx.wait_cancelled(seconds)
 
-    def ask(identity, id):
-        body = {"subsystem": "x01/stage-box", "call": "given_up", "params": {}, "by": "me"}
-        bare_broker.say(identity, {"kind": "call.run", "id": id, "deadline_ms": 10_000}, body)
+    def ask(identity, id, seconds):
+        params = {"seconds": seconds}
+        body = {"subsystem": "x01/stage-box", "call": "is_given_up", "params": params, "by": "me"}
+        bare_broker.say(identity, {"kind": "call.run", "id": id, "deadline_ms": 60_000}, body)
 
     starting = begin(agent)
     identity, header, registered = bare_broker.next_of("agent.register")
     bare_broker.welcome(identity, header, registered, started_ns=before)
     bare_broker.beat_until_ended(starting)
-    ask(identity, before + 1)
+    ask(identity, before + 1, 60.0)
     identity, header, _ = bare_broker.next_of("agent.heartbeat")
     failure = {"code": "not_registered", "message": "a new broker"}
     bare_broker.say(identity, {"kind": "error", "id": header["id"]}, failure)
     identity, header, registered = bare_broker.next_of("agent.register")
-    ask(identity, new + 1)
+    ask(identity, new + 1, 0.5)
     bare_broker.welcome(identity, header, registered, started_ns=new)
     ended = {}
     while len(ended) < 2:

@@ -76,7 +76,10 @@ impl Handler for Device {
     fn on_call(&self, call: &str, params: &Params, asked: &Asked) -> Result<Value, Failure> {
         match call {
             "slow" => sleep(Duration::from_millis(600)),
-            "given_up" => return Ok(asked.wait_cancelled(Duration::from_millis(600)).into()),
+            "is_given_up" => {
+                let seconds = params.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
+                return Ok(asked.wait_cancelled(Duration::from_secs_f64(seconds)).into());
+            }
             "chain" => {
                 let client = Client::new(&self.endpoint).expect("an endpoint");
                 let get = Get { subsystem: "x01/stage".to_owned(), item: "who".to_owned() };
@@ -115,7 +118,7 @@ fn description(name: &str) -> Description {
             Handled { params: vec![n], ..handled("echo", 4) },
             handled("slow", 1),
             handled("chain", 1),
-            handled("given_up", 2),
+            handled("is_given_up", 2),
         ],
         ..Description::default()
     }
@@ -534,6 +537,13 @@ fn what_waited_for_kept_values_is_begun_at_once_behind_them() {
     again.stop(Duration::ZERO);
 }
 
+/// The question whether its caller gives up within `seconds`.
+fn is_given_up(id: u64, seconds: f64) -> (Header, Vec<u8>) {
+    let (subsystem, call, by) = ("x01/stage".to_owned(), "is_given_up".to_owned(), "me".to_owned());
+    let run = RunCall { subsystem, call, params: [("seconds".to_owned(), seconds.into())].into(), by };
+    (Header::request(RunCall::KIND, id, 60_000), run.to_body())
+}
+
 /// An agent that asks twice to be registered, since the first answer is late, may be asked something before the second one.
 #[test]
 fn what_a_broker_asks_before_its_welcome_is_done_and_what_the_one_before_it_asked_is_given_up() {
@@ -543,42 +553,40 @@ fn what_a_broker_asks_before_its_welcome_is_done_and_what_the_one_before_it_aske
     let router = rude_broker(&beamline);
     let agent = Agent::start(beamline.config(), vec![]).unwrap();
     let _host = agent.host(description("x01/stage"), Arc::new(Device::default())).unwrap();
-    let mut begun = vec![];
+    let mut welcomed = 0;
     let mut answers = BTreeMap::new();
+    let begun = Instant::now();
     while answers.len() < 2 {
+        assert!(begun.elapsed() < WATCHDOG, "{answers:?}");
         let (from, messages) = take_all(&router);
-        let say =
-            |header: Header, body: Vec<u8>| router.send_multipart([&from[..], &encode(&header), &body], 0).unwrap();
+        let say = |(header, body): (Header, Vec<u8>)| {
+            router.send_multipart([&from[..], &encode(&header), &body], 0).unwrap();
+        };
         for (header, body) in messages {
+            let welcome = |started_ns| {
+                let (beamline, heartbeat_ms, timeout_ms, subsystems) = ("x01".to_owned(), 50, 60_000, vec![]);
+                let welcome = Registered { beamline, heartbeat_ms, timeout_ms, started_ns, subsystems };
+                say((header.reply(), encode(&welcome)));
+            };
             match header.kind.as_str() {
-                Register::KIND => {
-                    let ask = |id: u64| {
-                        let call = ("x01/stage".to_owned(), "given_up".to_owned());
-                        let run =
-                            RunCall { subsystem: call.0, call: call.1, params: Params::new(), by: "me".to_owned() };
-                        say(Header::request(RunCall::KIND, id, 10_000), run.to_body());
-                    };
-                    let started_ns = if begun.is_empty() { BEFORE } else { NEW };
-                    let subsystems = vec![];
-                    let (beamline, heartbeat_ms, timeout_ms) = ("x01".to_owned(), 50, 3000);
-                    let welcome = Registered { beamline, heartbeat_ms, timeout_ms, started_ns, subsystems };
-                    if started_ns == NEW {
-                        ask(NEW + 1);
-                    }
-                    say(header.reply(), encode(&welcome));
-                    if started_ns == BEFORE {
-                        ask(BEFORE + 1);
-                    }
-                    begun.push(started_ns);
+                Register::KIND if welcomed == 0 => {
+                    welcomed = 1;
+                    welcome(BEFORE);
+                    say(is_given_up(BEFORE + 1, 60.0));
                 }
-                Heartbeat::KIND if begun == [BEFORE] => {
-                    say(header.error(), encode(&Failure::new(ErrorCode::NotRegistered, "a new broker")));
+                Register::KIND => {
+                    welcomed = 2;
+                    say(is_given_up(NEW + 1, 0.5));
+                    welcome(NEW);
+                }
+                Heartbeat::KIND if welcomed == 1 => {
+                    say((header.error(), encode(&Failure::new(ErrorCode::NotRegistered, "a new broker"))));
                 }
                 KIND_ERROR => drop(answers.insert(header.id, "an error".into())),
                 kind if kind == format!("{}.reply", RunCall::KIND) => {
                     drop(answers.insert(header.id, decode::<Done>(&body).unwrap().value));
                 }
-                _ if header.id > 0 => say(header.reply(), encode(&Ack {})),
+                _ if header.id > 0 => say((header.reply(), encode(&Ack {}))),
                 _ => {}
             }
         }

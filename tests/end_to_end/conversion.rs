@@ -277,6 +277,15 @@ fn pedestals_taken_from_darks_are_used_by_running_readouts_and_by_one_that_was_k
     assert!(counts["complete"].as_u64().unwrap() > 250 && counts["partial"].as_u64().unwrap() > 0, "{counts:#}");
     let again = calibrations(&beamline.path("killed.h5")).0;
     assert!(again.iter().all(|number| *number == 0 || *number == numbers[0]), "0: lost images; {again:?} {numbers:?}");
+
+    // Without their file nothing is converted as if there were others; the log says how to go on, and that is enough.
+    fs::remove_file(beamline.path("dark.h5")).unwrap();
+    send(beamline.pid_of_name("readout-0"), libc::SIGKILL);
+    let active = beamline.path(".ecs").join(&beamline.name).join("pedestal.active");
+    let hint = format!("or remove {}, by which these pedestals are to be used", active.display());
+    wait_for("the readout's word", Duration::from_secs(20), || beamline.log().contains(&hint).then_some(()));
+    fs::remove_file(active).unwrap();
+    beamline.call(&["status", "--wait", "30"]).ok();
 }
 
 /// Names pedestals as a job does.

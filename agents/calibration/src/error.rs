@@ -1,6 +1,6 @@
 //! Why files are not a calibration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is wrong with a file of gains, pedestals, a mask or a flat field.
 #[derive(Debug, thiserror::Error)]
@@ -14,4 +14,20 @@ pub enum CalibrationError {
     Shape { path: PathBuf, found: String, needed: String },
     #[error("cannot write {path}: {reason}", path = path.display())]
     Write { path: PathBuf, reason: String },
+    /// The pedestals that were taken last, which nobody has named in the settings.
+    #[error("{what}; put it back, or remove {named_by}, by which these pedestals are to be used", named_by = named_by.display())]
+    Active { what: Box<CalibrationError>, named_by: PathBuf },
+}
+
+impl CalibrationError {
+    /// The file that is wrong.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. }
+            | Self::NoDataset { path, .. }
+            | Self::Shape { path, .. }
+            | Self::Write { path, .. } => path,
+            Self::Active { what, .. } => what.path(),
+        }
+    }
 }

@@ -65,6 +65,16 @@ pub fn active_pedestal(state_folder: &Path) -> Result<Option<ActivePedestal>, Ca
     read(&state_folder.join(PEDESTAL))
 }
 
+/// Says of an error about the file of `active` what has named that file: the settings do not.
+pub fn explained(error: CalibrationError, active: Option<&ActivePedestal>, state_folder: &Path) -> CalibrationError {
+    match active {
+        Some(active) if active.path == error.path() => {
+            CalibrationError::Active { what: Box::new(error), named_by: state_folder.join(PEDESTAL) }
+        }
+        _ => error,
+    }
+}
+
 /// Asks the readout for pixels as they come, until the value is dropped or this process ends.
 ///
 /// # Errors

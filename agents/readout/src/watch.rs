@@ -102,7 +102,8 @@ impl Watcher {
     /// Reads what is active, and tells of it before any image has its number.
     fn read(&self, from: Duration) -> Result<(), CalibrationError> {
         let pedestal = self.active.as_ref().map(|active| active.path.as_path());
-        let calibration = Calibration::read(&self.beamline, pedestal, self.modules.clone())?;
+        let calibration = Calibration::read(&self.beamline, pedestal, self.modules.clone())
+            .map_err(|error| state::explained(error, self.active.as_ref(), &self.beamline.state_folder))?;
         calibration.tell(&self.beamline.state_folder)?;
         let pedestal = calibration.about.pedestal.as_deref().unwrap_or("none".as_ref()).display();
         tracing::info!(number = format!("{:016x}", calibration.number), %pedestal, "calibration read");

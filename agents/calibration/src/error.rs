@@ -15,7 +15,7 @@ pub enum CalibrationError {
     #[error("cannot write {path}: {reason}", path = path.display())]
     Write { path: PathBuf, reason: String },
     /// The pedestals that were taken last, which nobody has named in the settings.
-    #[error("{what}; put it back, or remove {named_by}, by which these pedestals are to be used", named_by = named_by.display())]
+    #[error("{what}; put the right file there, or remove {named_by}, by which these pedestals are to be used", named_by = named_by.display())]
     Active { what: Box<CalibrationError>, named_by: PathBuf },
 }
 

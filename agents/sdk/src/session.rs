@@ -93,7 +93,6 @@ pub struct Session {
     leave_id: u64,
     heard: Instant,
     silence: Duration,
-    /// Of the broker that it was registered with last.
     /// Rule A2.
     jobs: BTreeSet<JobId>,
     /// Reports that were not answered, by request id, so in their order. At most three for each job.

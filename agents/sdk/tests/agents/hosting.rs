@@ -1,15 +1,14 @@
 //! Subsystems that an agent hosts, over real sockets: the stories of an exposure with a veto, of a data service under
 //! abuse, and of trials that wait for each other.
 
-use crate::setup::{Beamline, CALL, WATCHDOG, rude_broker, take, take_all, wait_for};
+use crate::setup::{Beamline, CALL, WATCHDOG, wait_for};
 use ecs_schemas::{
     alarm::{ListAlarms, Severity},
-    envelope::{BODY_BYTES_MAX, Header, KIND_ERROR, Notice, Request, decode, encode},
+    envelope::{BODY_BYTES_MAX, Notice, decode},
     error_code::{ErrorCode, Failure},
-    exchange::{CallEvent, Cancel, DoCall, Done, EventResults, Feedback, RunCall, TargetEnd},
-    job::Ack,
+    exchange::{CallEvent, DoCall, EventResults, Feedback, TargetEnd},
     kv::{Get, Item, Reading, Restored, Set},
-    registry::{AgentState, Heartbeat, Register, Registered},
+    registry::{AgentState, Register},
     subsystem::{Describe, Description, GetSubsystem, Handled, Param},
     trace::GetTrace,
     value::Value,
@@ -17,7 +16,6 @@ use ecs_schemas::{
 };
 use ecs_sdk::{Agent, AgentConfig, Asked, CallError, Client, Handler, Host, Params, Subscriber, Watcher};
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -73,13 +71,9 @@ impl Handler for Device {
         }
     }
 
-    fn on_call(&self, call: &str, params: &Params, asked: &Asked) -> Result<Value, Failure> {
+    fn on_call(&self, call: &str, params: &Params, _asked: &Asked) -> Result<Value, Failure> {
         match call {
             "slow" => sleep(Duration::from_millis(600)),
-            "is_given_up" => {
-                let seconds = params.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
-                return Ok(asked.wait_cancelled(Duration::from_secs_f64(seconds)).into());
-            }
             "chain" => {
                 let client = Client::new(&self.endpoint).expect("an endpoint");
                 let get = Get { subsystem: "x01/stage".to_owned(), item: "who".to_owned() };
@@ -114,12 +108,7 @@ fn description(name: &str) -> Description {
             Item { name: "who".to_owned(), published: false, ..Item::default() },
         ],
         events: ["can_begin", "prepare_trial", "break"].map(|name| handled(name, 1)).into(),
-        calls: vec![
-            Handled { params: vec![n], ..handled("echo", 4) },
-            handled("slow", 1),
-            handled("chain", 1),
-            handled("is_given_up", 2),
-        ],
+        calls: vec![Handled { params: vec![n], ..handled("echo", 4) }, handled("slow", 1), handled("chain", 1)],
         ..Description::default()
     }
 }
@@ -535,88 +524,4 @@ fn what_waited_for_kept_values_is_begun_at_once_behind_them() {
     assert!(!slow.restored.lock().unwrap().is_empty(), "answered before it had its values");
     assert!(begun.elapsed() < beamline.heartbeat, "it waited for the next sign of life");
     again.stop(Duration::ZERO);
-}
-
-/// The question whether its caller gives up within `seconds`.
-fn is_given_up(id: u64, seconds: f64) -> (Header, Vec<u8>) {
-    let (subsystem, call, by) = ("x01/stage".to_owned(), "is_given_up".to_owned(), "me".to_owned());
-    let run = RunCall { subsystem, call, params: [("seconds".to_owned(), seconds.into())].into(), by };
-    (Header::request(RunCall::KIND, id, 60_000), run.to_body())
-}
-
-/// An agent that asks twice to be registered, since the first answer is late, may be asked something before the second one.
-#[test]
-fn what_a_broker_asks_before_its_welcome_is_done_and_what_the_one_before_it_asked_is_given_up() {
-    const BEFORE: u64 = 1_000;
-    const NEW: u64 = 2_000;
-    let beamline = Beamline::without_broker();
-    let router = rude_broker(&beamline);
-    let agent = Agent::start(beamline.config(), vec![]).unwrap();
-    let _host = agent.host(description("x01/stage"), Arc::new(Device::default())).unwrap();
-    let mut welcomed = 0;
-    let mut answers = BTreeMap::new();
-    let begun = Instant::now();
-    while answers.len() < 2 {
-        assert!(begun.elapsed() < WATCHDOG, "{answers:?}");
-        let (from, messages) = take_all(&router);
-        let say = |(header, body): (Header, Vec<u8>)| {
-            router.send_multipart([&from[..], &encode(&header), &body], 0).unwrap();
-        };
-        for (header, body) in messages {
-            let welcome = |started_ns| {
-                let (beamline, heartbeat_ms, timeout_ms, subsystems) = ("x01".to_owned(), 50, 60_000, vec![]);
-                let welcome = Registered { beamline, heartbeat_ms, timeout_ms, started_ns, subsystems };
-                say((header.reply(), encode(&welcome)));
-            };
-            match header.kind.as_str() {
-                Register::KIND if welcomed == 0 => {
-                    welcomed = 1;
-                    welcome(BEFORE);
-                    say(is_given_up(BEFORE + 1, 60.0));
-                }
-                Register::KIND => {
-                    welcomed = 2;
-                    say(is_given_up(NEW + 1, 0.5));
-                    welcome(NEW);
-                }
-                Heartbeat::KIND if welcomed == 1 => {
-                    say((header.error(), encode(&Failure::new(ErrorCode::NotRegistered, "a new broker"))));
-                }
-                KIND_ERROR => drop(answers.insert(header.id, "an error".into())),
-                kind if kind == format!("{}.reply", RunCall::KIND) => {
-                    drop(answers.insert(header.id, decode::<Done>(&body).unwrap().value));
-                }
-                _ if header.id > 0 => say((header.reply(), encode(&Ack {}))),
-                _ => {}
-            }
-        }
-    }
-    assert_eq!(answers, BTreeMap::from([(BEFORE + 1, true.into()), (NEW + 1, false.into())]));
-    drop(router);
-    agent.stop(Duration::ZERO);
-}
-
-/// A broker that has lost its question on the way counts the worker as busy until it hears of it.
-#[test]
-fn cancel_of_a_question_that_never_came_is_answered() {
-    let beamline = Beamline::without_broker();
-    let router = rude_broker(&beamline);
-    let agent = Agent::start(beamline.config(), vec![]).unwrap();
-    let (identity, header) = take(&router);
-    assert_eq!(header.kind, Register::KIND);
-    let (heartbeat_ms, timeout_ms) = (1000, 3000);
-    let welcome =
-        Registered { beamline: "x01".to_owned(), heartbeat_ms, timeout_ms, started_ns: 1, subsystems: vec![] };
-    router.send_multipart([&identity[..], &encode(&header.reply()), &encode(&welcome)], 0).unwrap();
-    let cancel = Header::notice(Cancel::KIND);
-    router.send_multipart([&identity[..], &encode(&cancel), &encode(&Cancel { id: 7 })], 0).unwrap();
-    let answer = loop {
-        let (_, messages) = take_all(&router);
-        if let Some((header, body)) = messages.iter().find(|(header, _)| header.kind == KIND_ERROR) {
-            break (header.id, decode::<Failure>(body).unwrap().code);
-        }
-    };
-    assert_eq!(answer, (7, ErrorCode::Cancelled));
-    drop(router);
-    agent.stop(Duration::ZERO);
 }

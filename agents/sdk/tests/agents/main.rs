@@ -5,6 +5,7 @@
 //! | `connection` | registering, losing and finding the broker, leaving |
 //! | `hosting` | subsystems: values, events, calls, alarms, traces |
 //! | `jobs` | services: ends, kills, panics, restarts of the broker |
+//! | `questions` | what a broker asks that loses its words, or is another one |
 //! | `tools` | clients and subscribers |
 //! | `security` | keys: who is not let in is told why |
 //! | `signals` | the wish to stop |
@@ -14,6 +15,7 @@
 mod connection;
 mod hosting;
 mod jobs;
+mod questions;
 mod security;
 mod setup;
 mod signals;
